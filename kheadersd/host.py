@@ -1,0 +1,105 @@
+"""The host that is served: where its files are, and which kernel runs on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+from .release import Release, parse_release
+
+_MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
+_NT_GNU_BUILD_ID = 3
+
+
+class Host:
+    """The tree of files below ``root``: ``/`` itself, or an image, a container or a trial.
+
+    Attributes:
+        root: the directory that is the host's ``/``.
+        running: the release of the kernel that runs there.
+        build_id: the running kernel's GNU build-id in hex, ``""`` where it cannot be read. Two builds can
+            have one release (Debian keeps it across
+            security updates of one ABI).
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root.resolve()
+        self.running = self._running_release()
+        self.build_id = self._build_id()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is the machine we run on, whose module we may load and unload."""
+        return self.root == Path("/")
+
+    def path(self, *parts: str) -> Path:
+        """A path below the root; ``parts`` are relative names that are already known to be safe."""
+        return self.root.joinpath(*(part.lstrip("/") for part in parts))
+
+    def resolve(self, path: Path) -> Path:
+        """Follow every symlink of ``path`` as a process would whose ``/`` is our root.
+
+        Args:
+            path: an absolute path that begins with the root.
+
+        Raises:
+            OSError: a component does not exist (ENOENT), is not a directory (ENOTDIR), or there are too many
+                links (ELOOP).
+        """
+        if self.is_live:
+            return path.resolve(strict=True)
+        pending = list(reversed(path.relative_to(self.root).parts))
+        resolved = self.root
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                if resolved != self.root:
+                    resolved = resolved.parent
+                continue
+            step = resolved / part
+            if not step.is_symlink():
+                step.lstat()  # ENOENT, ENOTDIR
+                resolved = step
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = Path(os.readlink(step))
+            if target.is_absolute():
+                resolved = self.root
+            pending.extend(part for part in reversed(target.parts) if part != "/")
+        return resolved
+
+    def modules_directory(self, release: Release) -> Path:
+        """``/lib/modules/<release>`` of this host, which need not exist."""
+        return self.path("lib/modules", release)
+
+    def _running_release(self) -> Release:
+        try:
+            text = self.path("proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            text = os.uname().release
+        return parse_release(text)
+
+    def _build_id(self) -> str:
+        try:
+            notes = self.path("sys/kernel/notes").read_bytes()
+        except OSError:
+            return ""
+        return find_build_id(notes)
+
+
+def find_build_id(notes: bytes) -> str:
+    """The GNU build-id in a sequence of ELF notes in this machine's byte order, in hex; ``""`` if none."""
+    offset = 0
+    while offset + 12 <= len(notes):
+        name_size, value_size, kind = struct.unpack_from("=III", notes, offset)
+        name_at = offset + 12
+        value_at = name_at + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
+            return notes[value_at : value_at + value_size].hex()
+        offset = value_at + (value_size + 3 & ~3)
+    return ""
