@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
 from pathlib import Path
 
+from .errors import InvalidArgs
 from .release import Release, parse_release
 
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
@@ -76,6 +78,20 @@ class Host:
     def modules_directory(self, release: Release) -> Path:
         """``/lib/modules/<release>`` of this host, which need not exist."""
         return self.path("lib/modules", release)
+
+    def installed_releases(self) -> set[Release]:
+        """The kernels that have modules on this host; blocking."""
+        try:
+            names = os.listdir(self.path("lib/modules"))
+        except OSError:
+            return set()
+        installed = set()
+        for name in names:
+            # A directory that a removed kernel left behind has no modules any more.
+            if any(self.path("lib/modules", name, part).exists() for part in ("kernel", "modules.dep")):
+                with contextlib.suppress(InvalidArgs):
+                    installed.add(parse_release(name))
+        return installed
 
     def _running_release(self) -> Release:
         try:

@@ -1,0 +1,5 @@
+"""``python3 -m kheadersd``."""
+
+from .daemon import main
+
+main()

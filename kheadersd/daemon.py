@@ -1,0 +1,266 @@
+"""The program: reads its arguments and configuration, serves on the bus, and ends cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, config, logcontrol
+from .authority import Authority
+from .bus.connection import Connection
+from .bus.failures import ConnectionLost
+from .bus.library import session_bus_address, system_bus_address
+from .errors import KheadersError, Timeout
+from .host import Host
+from .journal import Event, Handler, Journal
+from .loaders import UNIT, ModprobeLoader, UnitLoader
+from .module import NoLoader
+from .service import NAME, Service
+from .state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .bus.connection import Answer
+    from .module import Loader
+    from .served import Observer
+
+log = logging.getLogger(__name__)
+
+# Extraction, checking, removing and syncing: more of them at a time only disturb each other.
+_THREADS = 4
+_FIRST_CONNECT = 10.0
+"""Seconds for which the bus may be missing at start."""
+_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds between attempts to find the bus again; the last one for ever."""
+# A descriptor for each lease, and some for the work.
+_SPARE_DESCRIPTORS = 512
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="kheadersd", description="Provides kernel headers to tracing tools over D-Bus."
+    )
+    parser.add_argument(
+        "--session", action="store_true", help="serve on the session bus, a trial without root"
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", default=Path("/"), help="serve the host whose files are below DIR"
+    )
+    parser.add_argument(
+        "--cache-directory", type=Path, metavar="DIR", help="instead of Directory= in [Cache]"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read only this configuration file")
+    parser.add_argument("--debug", action="store_true", help="log everything")
+    parser.add_argument("--version", action="version", version=f"kheadersd {__version__}")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT; exit status 0 then, 1 if it could not start."""
+    arguments = parse_arguments()
+    os.umask(0o022)
+    if arguments.config is not None:
+        settings, problems = config.load(arguments.config, (), required=True)
+    else:
+        settings, problems = config.load()
+    journal = Journal(
+        target="console" if sys.stderr.isatty() else "auto",
+        level="debug" if arguments.debug else settings.log_level,
+    )
+    logging.basicConfig(handlers=[Handler(journal)], level=logging.DEBUG)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for problem in problems:
+        journal.report(Event.CONFIG_PROBLEM, str(problem), path=str(problem.file))
+    try:
+        asyncio.run(_Daemon(arguments, settings, journal).run())
+    except KheadersError as error:
+        journal.report(Event.FAILED, f"kheadersd cannot run: {error.message}", error=error.bus_name)
+        sys.exit(1)
+
+
+class _Daemon:
+    """One run of the program."""
+
+    def __init__(self, arguments: argparse.Namespace, settings: config.Config, journal: Journal) -> None:
+        self._session = arguments.session
+        self._settings = settings
+        self._journal = journal
+        self._host = Host(_existing_directory(arguments.root))
+        self._cache_directory = self._choose_cache_directory(arguments.cache_directory)
+        self._connection: Connection | None = None
+        self._authority = Authority(trusted_uid=os.getuid() if self._session else None)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            KheadersError: it could not start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.set_default_executor(
+            concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kheadersd")
+        )
+        _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
+        service = Service(self._make_state, self._authority)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                stack.push_async_callback(service.state.close)
+                await service.state.start()
+                await self._serve(service)
+        finally:
+            self._journal.report(Event.STOPPING, "kheadersd has stopped")
+
+    def _make_state(self, observer: Observer) -> State:
+        return State(
+            self._host, self._settings, self._cache_directory, self._journal, self._choose_loader(), observer
+        )
+
+    # The bus
+
+    async def _serve(self, service: Service) -> None:
+        """Be on the bus, and come back to it when it is lost, until told to stop."""
+        first = True
+        while not self._stop.is_set():
+            connection = await self._connect(first)
+            if connection is None:
+                return
+            self._connection = connection
+            try:
+                service.attach(connection)
+                connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
+                await connection.request_name(NAME)
+                self._ready(connection, first)
+                first = False
+                await self._until_lost(connection)
+            except (ConnectionLost, Timeout) as error:
+                if first:
+                    raise
+                self._journal.report(Event.BUS_LOST, f"The bus was lost: {error.message}")
+            finally:
+                self._connection = None
+                service.detach()
+                if self._stop.is_set():
+                    _notify("STOPPING=1")
+                await connection.close()
+
+    def _ready(self, connection: Connection, first: bool) -> None:
+        if first:
+            self._journal.report(
+                Event.STARTED,
+                f"kheadersd {__version__} serves {self._host.running}, cache {self._cache_directory}",
+                release=self._host.running,
+                path=str(self._cache_directory),
+            )
+            _notify("READY=1")
+        else:
+            self._journal.report(Event.BUS_CONNECTED, f"On the bus again, as {connection.unique_name}")
+
+    async def _until_lost(self, connection: Connection) -> None:
+        stopping = asyncio.create_task(self._stop.wait())
+        connection.closed.add_done_callback(lambda _: stopping.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        if connection.closed.done():
+            self._journal.report(Event.BUS_LOST, f"The bus was lost: {connection.closed.result()}")
+
+    async def _connect(self, first: bool) -> Connection | None:
+        """Find the bus. None when told to stop meanwhile.
+
+        Raises:
+            ConnectionLost, Timeout: it is not there, at start.
+        """
+        deadline = asyncio.get_running_loop().time() + _FIRST_CONNECT
+        pauses = iter(_PAUSES)
+        while not self._stop.is_set():
+            try:
+                return await Connection.open(session_bus_address() if self._session else system_bus_address())
+            except (ConnectionLost, Timeout) as error:
+                if first and asyncio.get_running_loop().time() > deadline:
+                    raise
+                log.debug("no bus yet: %s", error.message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses, _PAUSES[-1])):
+                    await self._stop.wait()
+        return None
+
+    async def call(self, *arguments: Any, **keywords: Any) -> Answer:
+        """`Connection.call` on whatever connection there is now."""
+        if self._connection is None:
+            raise ConnectionLost("there is no connection to the bus at this moment")
+        return await self._connection.call(*arguments, **keywords)
+
+    # Choices
+
+    def _choose_loader(self) -> Loader:
+        wanted = self._settings.loader
+        if not self._host.is_live:
+            return NoLoader(f"the host below {self._host.root} is not this machine")
+        if self._session:
+            return NoLoader("a daemon on a session bus has no business with the kernel's modules")
+        if wanted == "none":
+            return NoLoader("Loader=none in [Module] forbids it")
+        if wanted == "systemd" or (wanted == "auto" and _unit_is_installed()):
+            return UnitLoader(self._host, self)
+        if os.geteuid() != 0:
+            return NoLoader("kheadersd neither runs as root nor has the unit kheaders-module.service")
+        record = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/kheaders"))
+        record.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return ModprobeLoader(self._host, record / "module-owned")
+
+    def _choose_cache_directory(self, chosen: Path | None) -> Path:
+        if chosen is not None:
+            return Path(os.path.abspath(chosen))
+        if self._session and self._settings.cache_directory == config.Config().cache_directory:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            return Path(base) / "kheaders"
+        return self._settings.cache_directory
+
+
+def _existing_directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise KheadersError(f"--root {path}: there is no such directory")
+    return path
+
+
+def _unit_is_installed() -> bool:
+    """Whether systemd runs here and has the unit that loads the module."""
+    return Path("/run/systemd/system").is_dir() and any(
+        Path(directory, "systemd/system", UNIT).exists() for directory in ("/etc", "/run", "/usr/lib", "/lib")
+    )
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit as far as we need, and may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+
+
+def _notify(state: str) -> None:
+    """Tell the service manager, if one wants to know."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return
+    from systemd import daemon
+
+    try:
+        daemon.notify(state)
+    except OSError as error:
+        log.warning("the service manager could not be told %s: %s", state, error)
+
+
+if __name__ == "__main__":
+    main()

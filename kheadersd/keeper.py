@@ -1,0 +1,263 @@
+"""Keeps the cache: makes entries durable, lets them go when it is time, and tells of every change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from .errors import InUse, KheadersError, NotCached
+from .journal import Event
+from .retention import Retention, victims
+from .work import Background, SharedWork, in_thread
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .cache import Cache, Opened, Published
+    from .config import Config
+    from .entry import Entry
+    from .host import Host
+    from .journal import Journal
+    from .leases import Leases
+    from .release import Release
+    from .served import Observer
+
+
+class Keeper:
+    """The life of entries after they were made. Belongs to the event loop."""
+
+    def __init__(
+        self, host: Host, config: Config, cache: Cache, leases: Leases, journal: Journal, observer: Observer
+    ) -> None:
+        self.cache = cache
+        self._host = host
+        self._retention = Retention(
+            max_age=None if config.max_age is None else int(config.max_age * 1e6),
+            max_entries=config.max_entries,
+            max_bytes=config.max_size,
+        )
+        self._leases = leases
+        self._journal = journal
+        self._observer = observer
+        self._background = Background()
+        self._work = SharedWork()
+        # Directories of entries that were replaced while somebody held a lease on them.
+        self._waiting: dict[str, list[Path]] = {}
+
+    def opened(self, found: Opened) -> None:
+        """Tell what was found at start, and finish what the predecessor could not."""
+        for name, why in found.cleared:
+            self._journal.report(
+                Event.CACHE_CLEARED, f"Cleared {name}: {why}", path=str(self.cache.directory / name)
+            )
+        for name in found.strangers:
+            self._journal.report(
+                Event.CACHE_CLEARED,
+                f"{name} in the cache directory is not ours and was left alone",
+                path=str(self.cache.directory / name),
+            )
+        for problem in found.problems:
+            self._failed(problem)
+        for entry in found.kept:
+            if not entry.durable:
+                self._background.start(self._make_durable(entry))
+        self._background.start(self._prune_quietly())
+        self.tell_state()
+
+    def tell_state(self) -> None:
+        """One journal entry with the state of the cache."""
+        entries = self.cache.entries()
+        releases = ", ".join(sorted({entry.release for entry in entries})) or "none"
+        self._journal.report(
+            Event.CACHE_STATE,
+            f"The cache has {len(entries)} entries, {self.cache.total_bytes()} bytes: {releases}",
+            path=str(self.cache.directory),
+            bytes=self.cache.total_bytes(),
+            entries=len(entries),
+        )
+        self._observer.changed()
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        await self._work.close()
+        await self._background.settle()
+
+    # Entries come
+
+    def added(self, published: Published, seconds: float) -> None:
+        """Make a new entry known, and do in the background what its caller need not wait for."""
+        entry = published.entry
+        if published.replaced is not None:
+            self._let_go(entry.name, published.replaced)
+        self.cache.insert(entry)
+        record = entry.record
+        self._journal.report(
+            Event.ENTRY_ADDED,
+            f"Extracted the headers of {record.release} from {record.origin} ({record.source}) "
+            f"to {entry.path} in {seconds:.2f} s",
+            release=record.release,
+            source=record.source,
+            path=str(entry.path),
+            digest=record.digest,
+            bytes=record.bytes,
+            duration_usec=int(seconds * 1e6),
+        )
+        self._observer.entry_added(entry)
+        self.tell_state()
+        self._background.start(self._settle_in(entry))
+
+    async def _settle_in(self, entry: Entry) -> None:
+        await self._make_durable(entry)
+        await self._prune_quietly()
+
+    async def _make_durable(self, entry: Entry) -> None:
+        try:
+            whole = await in_thread(self.cache.make_durable, entry)
+        except KheadersError as error:
+            if entry in self.cache:
+                self._failed(error.message)
+            return
+        if whole:
+            entry.durable = True
+        elif entry in self.cache:
+            self.found_damaged(entry, "some of its files vanished while it was made")
+
+    # Entries go
+
+    def found_damaged(self, entry: Entry, what: str) -> None:
+        """An entry is not as it was made: forget it, so that it is made again when it is next asked for."""
+        self._journal.report(
+            Event.ENTRY_DAMAGED,
+            f"The headers of {entry.release} in {entry.path} are damaged: {what}; "
+            "they are made again when they are needed",
+            release=entry.release,
+            path=str(entry.path),
+            digest=entry.record.digest,
+        )
+        self._take_away(entry, "damaged")
+
+    async def remove(self, release: Release, *, force: bool) -> int:
+        """Remove the entries of a release, and all that was made from them.
+
+        Returns:
+            The bytes that this frees.
+
+        Raises:
+            NotCached: there are none.
+            InUse: somebody holds a lease, and ``force`` is not set. Nothing is removed then.
+        """
+        entries = [entry for entry in self.cache.entries() if entry.release == release]
+        if not entries:
+            raise NotCached(f"nothing is cached for {release}")
+        held = sum(self._leases.held(entry.name) for entry in entries)
+        if held and not force:
+            raise InUse(
+                f"the headers of {release} are leased {held} times (see kheadersctl status); "
+                "wait for the leases to end, or force the removal"
+            )
+        return await self._remove_all([(entry, "requested") for entry in entries])
+
+    async def prune(self) -> tuple[list[Release], int]:
+        """Apply the retention policy.
+
+        Returns:
+            The releases whose entries left, and the bytes that this freed.
+        """
+        return await self._work.share("prune", self._prune)
+
+    async def _prune(self) -> tuple[list[Release], int]:
+        protected = await in_thread(self._host.installed_releases)
+        chosen = victims(
+            self.cache.entries(),
+            protected={*protected, self._host.running},
+            leased=self._leased_names(),
+            policy=self._retention,
+            now=time.time_ns() // 1000,
+        )
+        freed = await self._remove_all(chosen)
+        return [entry.release for entry, _ in chosen], freed
+
+    async def _prune_quietly(self) -> None:
+        try:
+            await self.prune()
+        except KheadersError as error:
+            self._failed(error.message)
+
+    async def _remove_all(self, chosen: Collection[tuple[Entry, str]]) -> int:
+        freed = 0
+        for entry, reason in chosen:
+            if entry in self.cache:
+                freed += entry.bytes
+                self._take_away(entry, reason, lease_counts=False)
+        await self._background.settle()
+        return freed
+
+    def _take_away(self, entry: Entry, reason: str, *, lease_counts: bool = True) -> None:
+        try:
+            trash = self.cache.retire(entry)
+        except KheadersError as error:
+            self._failed(error.message)
+            trash = None
+        if trash is not None:
+            self._let_go(entry.name, trash, lease_counts=lease_counts)
+        self._journal.report(
+            Event.ENTRY_REMOVED,
+            f"Removed the headers of {entry.release} from {entry.path}: {reason}",
+            release=entry.release,
+            source=entry.record.source,
+            path=str(entry.path),
+            digest=entry.record.digest,
+            bytes=entry.bytes,
+        )
+        self._observer.entry_removed(entry, reason)
+        self.tell_state()
+
+    def _leased_names(self) -> set[str]:
+        return {entry.name for entry in self.cache.entries() if self._leases.held(entry.name)}
+
+    def _let_go(self, name: str, trash: Path, *, lease_counts: bool = True) -> None:
+        """Remove a directory that has lost its name; later, if somebody may still be working in it."""
+        if lease_counts and self._leases.held(name):
+            self._waiting.setdefault(name, []).append(trash)
+        else:
+            self._background.start(self._discard(trash))
+
+    def leases_changed(self) -> None:
+        """Remove what only waited for a lease to end."""
+        for name in [name for name in self._waiting if not self._leases.held(name)]:
+            for trash in self._waiting.pop(name):
+                self._background.start(self._discard(trash))
+
+    async def _discard(self, trash: Path) -> None:
+        for problem in await in_thread(self.cache.discard, trash):
+            self._failed(problem)
+
+    # Looking
+
+    async def verify(self, release: Release) -> list[str]:
+        """Compare every file of the newest entry of a release with what was extracted.
+
+        A damaged entry is not handed out any more.
+
+        Returns:
+            The problems, a sentence each; empty if it is intact.
+
+        Raises:
+            NotCached: there is no entry.
+        """
+        entry = self.cache.find(release)
+        if entry is None:
+            raise NotCached(f"nothing is cached for {release}, so there is nothing to verify")
+        problems = await self._work.share(("verify", entry.name), lambda: in_thread(self.cache.verify, entry))
+        if problems and entry in self.cache:
+            self.found_damaged(entry, problems[0])
+        return problems
+
+    def _failed(self, problem: str) -> None:
+        self._journal.report(
+            Event.CACHE_FAILED,
+            problem,
+            path=str(self.cache.directory),
+            error="org.freedesktop.DBus.Error.Failed",
+        )

@@ -1,0 +1,92 @@
+"""What is being done right now, told by the threads that do it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .release import Release
+    from .sources import Report
+
+INTERVAL = 0.2
+"""Seconds between two reports of one stage; a new stage is told at once, if the budget allows it."""
+
+_RATE = 20.0
+"""Reports told a second in all, however many callers make us work; a short burst may be twice that."""
+
+Tell = Callable[["Release", str, float], None]
+
+
+class Progress:
+    """Collects reports from any thread, and tells them on the event loop, not too often.
+
+    Args:
+        tell: called with the release, the stage and the fraction done, 0 to 1.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._doing: dict[object, str] = {}
+        self._budget = _Budget(_RATE)
+
+    @property
+    def activity(self) -> str:
+        """What is being done, in words; "idle" if nothing is."""
+        if not self._doing:
+            return "idle"
+        first, *others = self._doing.values()
+        return f"{first} and {len(others)} more" if others else first
+
+    @contextlib.contextmanager
+    def of(self, release: Release, source: str) -> Iterator[Report]:
+        """The progress of one piece of work, until the ``with`` block ends."""
+        loop = asyncio.get_running_loop()
+        work = object()
+        told = False
+        last_stage, last_time = "", 0.0
+
+        def note(stage: str, fraction: float) -> None:
+            nonlocal told
+            if work in self._doing:
+                self._doing[work] = f"{stage} {release} ({source})"
+                if self._budget.spend():
+                    told = True
+                    self._tell(release, stage, fraction)
+
+        def report(stage: str, fraction: float) -> None:
+            nonlocal last_stage, last_time
+            now = time.monotonic()
+            if stage == last_stage and now - last_time < INTERVAL:
+                return
+            last_stage, last_time = stage, now
+            loop.call_soon_threadsafe(note, stage, min(max(fraction, 0.0), 1.0))
+
+        self._doing[work] = f"looking for {release} ({source})"
+        try:
+            yield report
+        finally:
+            del self._doing[work]
+            if told:
+                self._tell(release, "done", 1.0)
+
+
+class _Budget:
+    """A token bucket: ``rate`` a second, bursts of twice that."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._tokens = 2 * rate
+        self._at = time.monotonic()
+
+    def spend(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(2 * self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,351 @@
+"""Headers on request: walks the sources, shares the work, hands out what is there. Knows nothing of D-Bus."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+from .authority import Action
+from .disk import Vanished
+from .errors import (
+    AccessDenied,
+    Corrupt,
+    InteractiveAuthorizationRequired,
+    KheadersError,
+    ModuleFailed,
+    NotAvailable,
+    NotCached,
+    ReleaseMismatch,
+    Timeout,
+)
+from .headers import environment
+from .journal import Event
+from .make import make_entry
+from .served import Request, Served
+from .sources import SOURCE_NAMES, Archive, Nothing, Source, Tree, Why
+from .treewriter import Limits
+from .work import SharedWork, in_thread, within
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .entry import Entry
+    from .host import Host
+    from .journal import Journal
+    from .keeper import Keeper
+    from .progress import Progress
+    from .release import Release
+    from .sources import Report
+    from .sources.package import PackageSource
+    from .sources.tree import TreeSource
+
+Consent = Callable[[Action], Awaitable[int]]
+"""Asks whether the caller may do something and answers with its uid; raises AccessDenied or
+InteractiveAuthorizationRequired."""
+
+# What a source may have that is of no use. The search goes on, but if nothing else is found, this is what the
+# caller gets to know.
+_UNUSABLE = (Corrupt, ReleaseMismatch, ModuleFailed, Timeout)
+# Somebody who removes the cache while an entry is made must not fail the request.
+_ATTEMPTS = 3
+
+
+class Provider:
+    """Finds and makes headers. All methods belong to the event loop; what blocks is done in threads."""
+
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        keeper: Keeper,
+        sources: Mapping[str, Source],
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        self._host = host
+        self._config = config
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._sources = sources
+        self._journal = journal
+        self._progress = progress
+        self._work = SharedWork()
+        self._served: dict[str, Served] = {}
+
+    async def close(self) -> None:
+        """Give up all work, and wait until it has cleaned up behind itself."""
+        await self._work.close()
+
+    # What is there
+
+    def ready(self, request: Request) -> Served | None:
+        """What can be handed out at once, checked at this moment; tens of microseconds.
+
+        None also when it takes a longer look to know: `get` looks longer.
+        """
+        if request.sources[0] == "tree":
+            known, tree = self._tree_source.present(request.release)
+            if tree is not None:
+                return self._in_place(request.release, tree)
+            if not known:
+                return None
+        return self._cached(request)
+
+    async def lookup(self, release: Release) -> Served:
+        """What is there for a release, from whatever source, without making anything.
+
+        Raises:
+            NotCached: nothing is.
+        """
+        request = Request(release, SOURCE_NAMES)
+        served = self.ready(request)
+        if served is None:
+            try:
+                served = await self._find_tree(release)
+            except Nothing as nothing:
+                served = self._cached(request)
+                if served is None:
+                    raise NotCached(
+                        f"there are no headers for {release} now: the cache has none, and {nothing.message}; "
+                        "GetHeaders makes them"
+                    ) from None
+        return served
+
+    def _cached(self, request: Request) -> Served | None:
+        entry = self._cache.find(request.release)
+        if entry is None or entry.record.source not in request.sources or not self._is_current(entry):
+            return None
+        if not self._cache.check(entry):
+            self._keeper.found_damaged(entry, "some of its files were deleted or changed")
+            return None
+        last_used = self._cache.touch(entry)
+        served = self._served.get(entry.name)
+        if served is None or served.entry is not entry or served.last_used != last_used:
+            served = self._served[entry.name] = self._from_entry(entry, fresh=False)
+        return served
+
+    def _is_current(self, entry: Entry) -> bool:
+        """Whether the entry is still what its source would give: of the same kernel build, the same file."""
+        record = entry.record
+        if (
+            record.build_id
+            and record.release == self._host.running
+            and record.build_id != self._host.build_id
+        ):
+            return False
+        if not record.origin_stamp:
+            return True
+        stamp = self._sources[record.source].stamp(record.origin)
+        # Distributions delete a kernel's modules while it still runs; what was made from them stays good.
+        return stamp in ("", record.origin_stamp)
+
+    def _in_place(self, release: Release, tree: Tree) -> Served:
+        served = self._served.get(release)
+        if served is None or served.tree != tree:
+            served = Served(release, "tree", tree, False, environment(tree, release, self._host))
+            self._served[release] = served
+        return served
+
+    def describe(self, entry: Entry) -> Served:
+        """An entry as it would be served, unchecked."""
+        return self._from_entry(entry, fresh=False)
+
+    def _from_entry(self, entry: Entry, *, fresh: bool) -> Served:
+        tree = Tree(entry.path, entry.path)
+        return Served(
+            entry.release,
+            entry.record.source,
+            tree,
+            fresh,
+            environment(tree, entry.release, self._host),
+            entry,
+            entry.last_used,
+        )
+
+    # What has to be made
+
+    async def get(self, request: Request, consent: Consent) -> Served:
+        """Headers for a request: those that are there, else from the first source that has them.
+
+        Whoever asks for the same at the same time shares the work, and needs no consent for what is already
+        under way: its result is everybody's to read.
+
+        Raises:
+            NotAvailable: no source has them; the message says why not for each.
+            Corrupt, ReleaseMismatch, ModuleFailed: the best that a source had was of no use.
+            NoSpace, Timeout: they could not be made.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
+        """
+        if request.refresh:
+            await consent(Action.MANAGE)
+        failures: dict[str, Nothing | KheadersError] = {}
+        for phase in _phases(request):
+            served = None if request.refresh else self.ready(request)
+            if served is None:
+                served = await self._run_phase(phase, consent, failures)
+            if served is not None:
+                return served
+        raise _verdict(request.release, failures)
+
+    async def _run_phase(
+        self, phase: Request, consent: Consent, failures: dict[str, Nothing | KheadersError]
+    ) -> Served | None:
+        first = phase.sources[0]
+        try:
+            if first == "tree":
+                return await self._find_tree(phase.release)
+            uid = None
+            if first == "package":
+                uid = await self._consent_to_download(phase.release, consent)
+            elif not self._work.under_way(phase):
+                await consent(Action.EXTRACT)
+            if not phase.refresh and (served := self._cached(phase)):
+                return served
+            return await self._work.share(phase, lambda: self._walk(phase, uid))
+        except Nothing as nothing:
+            failures[first] = nothing
+        except _Failed as failed:
+            failures.update(failed.failures)
+        return None
+
+    async def _find_tree(self, release: Release) -> Served:
+        tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
+        return self._in_place(release, tree)
+
+    async def _consent_to_download(self, release: Release, consent: Consent) -> int:
+        """Ask about a download, unless it is known that there is nothing to be had.
+
+        Raises:
+            Nothing: no package has the headers, or the caller may not make us find out.
+            AccessDenied, InteractiveAuthorizationRequired: there is a package that the caller may not have
+                downloaded.
+        """
+        source = cast("PackageSource", self._sources["package"])
+        offered = await self._work.share(("offered", release), lambda: source.offered(release))
+        try:
+            return await consent(Action.DOWNLOAD)
+        except (AccessDenied, InteractiveAuthorizationRequired) as refusal:
+            if offered is None:
+                raise Nothing(Why.NOT_AUTHORISED, refusal.message) from None
+            raise type(refusal)(f"the headers of {release} are in {offered}: {refusal.message}") from None
+
+    async def _walk(self, phase: Request, uid: int | None) -> Served:
+        """Ask the sources of a phase in turn.
+
+        Raises:
+            _Failed: none of them has headers.
+        """
+        failures: dict[str, Nothing | KheadersError] = {}
+        downloads = phase.sources[0] == "package"
+        limit = self._config.download_timeout if downloads else self._config.extract_timeout
+        if downloads:
+            self._journal.report(
+                Event.DOWNLOAD_STARTED,
+                f"Downloading the headers package of {phase.release}",
+                release=phase.release,
+                source="package",
+                client_uid=uid,
+            )
+        for name in phase.sources:
+            try:
+                with self._progress.of(phase.release, name) as report:
+                    return await within(
+                        limit,
+                        self._make(phase, name, report),
+                        lambda name=name: Timeout(  # type: ignore[misc]
+                            f"source {name} took longer than {limit:g} s for {phase.release}; "
+                            "see ExtractTimeout= and DownloadTimeout= in kheadersd.conf(5)"
+                        ),
+                    )
+            except (Nothing, *_UNUSABLE) as failure:
+                failures[name] = failure
+        raise _Failed(failures)
+
+    async def _make(self, phase: Request, name: str, report: Report) -> Served:
+        offer = await self._sources[name].find(phase.release, report)
+        if isinstance(offer, Tree):
+            return self._in_place(phase.release, offer)
+        return await self._work.share(
+            ("extract", phase.release, offer.digest, phase.refresh),
+            lambda: self._extract(phase, name, offer, report),
+        )
+
+    async def _extract(self, phase: Request, name: str, archive: Archive, report: Report) -> Served:
+        if not phase.refresh and (entry := await self._confirm(phase.release, name, archive)):
+            return self._from_entry(entry, fresh=False)
+        limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
+        started = time.monotonic()
+        for attempt in itertools.count(1):
+            cancelled = threading.Event()
+            try:
+                published = await in_thread(
+                    make_entry,
+                    self._cache,
+                    phase.release,
+                    name,
+                    archive,
+                    limits,
+                    report,
+                    cancelled,
+                    cancelled=cancelled,
+                )
+                break
+            except Vanished:
+                if attempt == _ATTEMPTS:
+                    raise
+        self._keeper.added(published, time.monotonic() - started)
+        return self._from_entry(published.entry, fresh=True)
+
+    async def _confirm(self, release: Release, name: str, archive: Archive) -> Entry | None:
+        """The entry that was made from the very same archive, if it is as it should be."""
+        entry = self._cache.named(release, archive.digest)
+        if entry is None or not self._cache.check(entry):
+            return None
+        record = dataclasses.replace(
+            entry.record,
+            source=name,
+            origin=archive.origin,
+            origin_stamp=archive.origin_stamp,
+            build_id=archive.build_id,
+        )
+        if record != entry.record:
+            await in_thread(self._cache.rewrite, entry, record)
+            entry.record = record
+        self._cache.touch(entry)
+        return entry
+
+    @property
+    def _tree_source(self) -> TreeSource:
+        return cast("TreeSource", self._sources["tree"])
+
+
+class _Failed(Exception):
+    """No source of a phase has headers."""
+
+    def __init__(self, failures: Mapping[str, Nothing | KheadersError]) -> None:
+        super().__init__()
+        self.failures = failures
+
+
+def _phases(request: Request) -> Iterator[Request]:
+    """Split a request where the consent it takes changes: none, to extract, or to download."""
+    for _, names in itertools.groupby(
+        request.sources, lambda name: name if name in ("tree", "package") else "local"
+    ):
+        yield dataclasses.replace(request, sources=tuple(names))
+
+
+def _verdict(release: Release, failures: Mapping[str, Nothing | KheadersError]) -> KheadersError:
+    reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
+    for failure in failures.values():
+        if isinstance(failure, _UNUSABLE):
+            others = "; ".join(f"{name}: {other}" for name, other in failures.items() if other is not failure)
+            return type(failure)(failure.message + (f" (also tried: {others})" if others else ""))
+    return NotAvailable(f"no source has headers for {release}: {reasons}")
+
+
+def _ignore(stage: str, fraction: float) -> None:
+    """A `Report` for what is too short to be reported."""

@@ -1,0 +1,67 @@
+"""What callers ask for and what they are given, in the daemon's own terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .entry import Entry
+    from .release import Release
+    from .sources import Tree
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asks for.
+
+    Attributes:
+        sources: the sources to try, in this order.
+        refresh: whether what is cached must not be used.
+    """
+
+    release: Release
+    sources: tuple[str, ...]
+    refresh: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """Headers that are there: a tree in place, or an entry of the cache.
+
+    Attributes:
+        fresh: whether they were made for the request.
+        environment: what makes bcc and bpftrace use them; empty where setting nothing is right.
+        entry: the cached entry, None for a tree in place.
+        last_used: of the entry, microseconds since the epoch; 0 for a tree in place.
+    """
+
+    release: Release
+    source: str
+    tree: Tree
+    fresh: bool
+    environment: Mapping[str, str]
+    entry: Entry | None = None
+    last_used: int = 0
+
+    @property
+    def path(self) -> Path:
+        """What callers are told. Of a split tree it is the build tree, as kbuild takes it."""
+        return self.tree.build_tree
+
+
+class Observer(Protocol):
+    """Is told what happened. Called on the event loop; must be quick."""
+
+    def entry_added(self, entry: Entry) -> None: ...
+
+    def entry_removed(self, entry: Entry, reason: str) -> None: ...
+
+    def progress(self, release: Release, stage: str, fraction: float) -> None: ...
+
+    def changed(self) -> None:
+        """Some of the state that the properties show may have changed."""
+        ...

@@ -1,0 +1,296 @@
+"""The interface `org.kheaders.Provide`: translates between the bus and the provider, and decides nothing.
+
+Whatever a caller sends is checked here, before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from . import __version__
+from .authority import Action
+from .bus.library import Variant, encode
+from .bus.objects import Interface, Method, Property, Reply
+from .errors import KheadersError
+from .journal import Event
+from .options import FORCE, REASON, REFRESH, SOURCES, Option, Options
+from .release import Release, parse_release
+from .served import Request, Served
+from .sources import SOURCE_NAMES
+
+if TYPE_CHECKING:
+    from .authority import Authority
+    from .bus.connection import Connection
+    from .bus.objects import Call
+    from .entry import Entry
+    from .served import Observer
+    from .state import State
+
+NAME = "org.kheaders.Provide"
+PATH = "/org/kheaders/Provide"
+
+Values = Sequence[object]
+Handler = Callable[["Call"], "Values | Reply | Awaitable[Values | Reply]"]
+
+_HEADERS = "sa{sv}"
+_LEASED = "sha{sv}"
+# Enough for one PropertiesChanged to tell of all that one piece of work changes.
+_SETTLE = 0.02
+_MAX_ENCODED = 256
+
+
+class Service:
+    """The object on the bus. One serves all connections that follow one another.
+
+    Args:
+        make_state: makes everything there is to be served, given whom to tell what happens: this object.
+    """
+
+    def __init__(self, make_state: Callable[[Observer], State], authority: Authority) -> None:
+        self.state = self._state = make_state(self)
+        self._authority = authority
+        self._connection: Connection | None = None
+        self._encoded: dict[Served, Reply] = {}
+        self._told: dict[str, object] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self.interface = self._make_interface()
+
+    # The connection
+
+    def attach(self, connection: Connection) -> None:
+        """Serve on this connection from now on."""
+        self._connection = connection
+        self._told = self._current()
+        connection.export(PATH, [self.interface])
+
+    def detach(self) -> None:
+        """The connection is gone; signals go nowhere until the next one."""
+        self._connection = None
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+
+    # Signals (the provider's Observer)
+
+    def entry_added(self, entry: Entry) -> None:
+        details = _details(self._state.provider.describe(entry))
+        self._emit("EntryAdded", "ssa{sv}", [entry.release, str(entry.path), details])
+
+    def entry_removed(self, entry: Entry, reason: str) -> None:
+        self._encoded.clear()
+        self._emit("EntryRemoved", "sss", [entry.release, str(entry.path), reason])
+
+    def progress(self, release: Release, stage: str, fraction: float) -> None:
+        self._emit("Progress", "ssd", [release, stage, fraction])
+
+    def changed(self) -> None:
+        """Tell soon which properties have changed: what happens together is told together."""
+        if self._telling is None and self._connection is not None:
+            self._telling = asyncio.get_running_loop().call_later(_SETTLE, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        current = self._current()
+        changed = [name for name, value in current.items() if self._told.get(name) != value]
+        self._told = current
+        if changed and self._connection is not None:
+            self._connection.properties_changed(PATH, NAME, changed)
+
+    def _current(self) -> dict[str, object]:
+        return {name: prop.get() for name, prop in self.interface.properties.items() if prop.emits == "true"}
+
+    def _emit(self, member: str, signature: str, values: Values) -> None:
+        if self._connection is not None:
+            self._connection.emit(PATH, NAME, member, signature, values)
+
+    # The interface
+
+    def _make_interface(self) -> Interface:
+        state = self._state
+        methods = {
+            "GetHeaders": Method("sa{sv}", _HEADERS, self._get_headers),
+            "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire)),
+            "Lookup": Method("s", _HEADERS, self._lookup),
+            "UnloadModule": Method("a{sv}", "s", self._told_of_failure(self._unload_module)),
+            "Remove": Method("sa{sv}", "t", self._told_of_failure(self._remove)),
+            "Prune": Method("a{sv}", "ast", self._told_of_failure(self._prune)),
+            "Verify": Method("sa{sv}", "bas", self._told_of_failure(self._verify)),
+            "ListEntries": Method("", "aa{sv}", self._list_entries),
+            "ListLeases": Method("", "a(ssuus)", self._list_leases),
+            "Describe": Method("", "s", self._describe),
+        }
+        properties = {
+            "Version": Property("s", lambda: __version__, emits="const"),
+            "RunningRelease": Property("s", lambda: state.host.running, emits="const"),
+            "CacheDirectory": Property("s", lambda: str(state.cache.directory), emits="const"),
+            "ModuleState": Property("s", state.module.state, emits="true"),
+            "ModuleOwned": Property("b", lambda: state.module.owned, emits="true"),
+            "Activity": Property("s", lambda: state.progress.activity, emits="true"),
+            "EntryCount": Property("u", lambda: len(state.cache.entries()), emits="true"),
+            "CacheBytes": Property("t", state.cache.total_bytes, emits="true"),
+            "LeaseCount": Property("u", lambda: len(state.leases), emits="true"),
+            "LastError": Property("(ss)", lambda: list(state.last_error), emits="true"),
+        }
+        return Interface(NAME, methods, properties, interface_xml())
+
+    # Methods
+
+    def _get_headers(self, call: Call) -> Reply | Awaitable[Values | Reply]:
+        request = self._request(call, (SOURCES, REFRESH))
+        if not request.refresh and (served := self._state.provider.ready(request)):
+            return self._reply(served)
+        return self._told_of_failure(self._get_headers_slowly)(call)
+
+    async def _get_headers_slowly(self, call: Call) -> Reply:
+        return self._reply(await self._get(call, self._request(call, (SOURCES, REFRESH))))
+
+    async def _acquire(self, call: Call) -> Reply:
+        options = Options(_variants(call.args[1]), (SOURCES, REFRESH, REASON))
+        request = self._request(call, (SOURCES, REFRESH, REASON))
+        credentials = await call.credentials()
+        while True:
+            ready = None if request.refresh else self._state.provider.ready(request)
+            served = ready or await self._get(call, request)
+            # From here to the lease nothing else runs; the entry may have left while we waited for it.
+            if served.entry is None or served.entry in self._state.cache:
+                break
+        name = served.entry.name if served.entry is not None else ""
+        descriptor = self._state.leases.grant(
+            name, served.release, call.sender, credentials.uid, credentials.pid, options[REASON]
+        )
+        self._state.journal.report(
+            Event.LEASE_GRANTED,
+            f"The headers of {served.release} are leased to {call.sender}: {options[REASON] or 'no reason'}",
+            release=served.release,
+            path=str(served.path),
+            client_uid=credentials.uid,
+        )
+        body = encode(_LEASED, [str(served.path), 0, _details(served)])
+        return Reply(body, [descriptor])
+
+    async def _get(self, call: Call, request: Request) -> Served:
+        async def consent(action: Action) -> int:
+            await self._authority.require(call, action)
+            return (await call.credentials()).uid
+
+        return await self._state.provider.get(request, consent)
+
+    def _lookup(self, call: Call) -> Reply | Awaitable[Reply]:
+        release = self._release(call.args[0])
+        if served := self._state.provider.ready(Request(release, SOURCE_NAMES)):
+            return self._reply(served)
+        return self._lookup_slowly(release)
+
+    async def _lookup_slowly(self, release: Release) -> Reply:
+        return self._reply(await self._state.provider.lookup(release))
+
+    async def _unload_module(self, call: Call) -> Values:
+        Options(_variants(call.args[0]), ())
+        await self._authority.require(call, Action.MANAGE)
+        return [await self._state.module.unload_if_idle()]
+
+    async def _remove(self, call: Call) -> Values:
+        release = self._release(call.args[0])
+        options = Options(_variants(call.args[1]), (FORCE,))
+        await self._authority.require(call, Action.MANAGE)
+        return [await self._state.keeper.remove(release, force=options[FORCE])]
+
+    async def _prune(self, call: Call) -> Values:
+        Options(_variants(call.args[0]), ())
+        await self._authority.require(call, Action.MANAGE)
+        return await self._state.keeper.prune()
+
+    async def _verify(self, call: Call) -> Values:
+        release = self._release(call.args[0])
+        Options(_variants(call.args[1]), ())
+        problems = await self._state.keeper.verify(release)
+        return [not problems, problems]
+
+    def _list_entries(self, call: Call) -> Values:  # noqa: ARG002
+        return [[_details(self._state.provider.describe(entry)) for entry in self._state.cache.entries()]]
+
+    def _list_leases(self, call: Call) -> Values:  # noqa: ARG002
+        return [
+            [
+                [lease.release, lease.sender, lease.uid, lease.pid, lease.reason]
+                for lease in self._state.leases.all()
+            ]
+        ]
+
+    def _describe(self, call: Call) -> Values:  # noqa: ARG002
+        return [json.dumps(self._state.describe())]
+
+    # What comes in
+
+    def _request(self, call: Call, allowed: Sequence[Option[Any]]) -> Request:
+        options = Options(_variants(call.args[1]), allowed)
+        chosen = options[SOURCES]
+        sources = tuple(chosen or self._state.config.sources)
+        return Request(self._release(call.args[0]), sources, options[REFRESH])
+
+    def _release(self, text: object) -> Release:
+        return parse_release(str(text)) if text else self._state.host.running
+
+    # What goes out
+
+    def _reply(self, served: Served) -> Reply:
+        """The answer with these headers, encoded once for all who get the same."""
+        reply = self._encoded.get(served)
+        if reply is None:
+            reply = Reply(encode(_HEADERS, [str(served.path), _details(served)]))
+            if not served.fresh:
+                if len(self._encoded) >= _MAX_ENCODED:
+                    self._encoded.clear()
+                self._encoded[served] = reply
+        return reply
+
+    def _told_of_failure(
+        self, handler: Callable[[Call], Awaitable[Values | Reply]]
+    ) -> Callable[[Call], Awaitable[Values | Reply]]:
+        """Let the journal and LastError know when work fails."""
+
+        async def handle(call: Call) -> Values | Reply:
+            try:
+                return await handler(call)
+            except KheadersError as error:
+                self._state.failed(error, (await call.credentials()).uid)
+                raise
+
+        return handle
+
+
+def interface_xml() -> str:
+    """The ``<interface>`` element of the installed XML file, word for word."""
+    text = importlib.resources.files("kheadersd").joinpath("data/org.kheaders.Provide.xml").read_text("utf-8")
+    return text[text.index("<interface") : text.index("</interface>") + len("</interface>")]
+
+
+def _variants(options: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", options)
+
+
+def _details(served: Served) -> dict[str, Variant]:
+    """What callers are told of headers, as ``a{sv}``."""
+    details = {
+        "release": Variant("s", served.release),
+        "source": Variant("s", served.source),
+        "source_tree": Variant("s", str(served.tree.source_tree)),
+        "build_tree": Variant("s", str(served.tree.build_tree)),
+        "fresh": Variant("b", served.fresh),
+        "environment": Variant("a{ss}", dict(served.environment)),
+    }
+    if served.entry is not None:
+        record = served.entry.record
+        details |= {
+            "digest": Variant("s", record.digest),
+            "bytes": Variant("t", served.entry.bytes),
+            "files": Variant("u", record.files),
+            "extracted_at": Variant("t", record.extracted_at),
+            "last_used": Variant("t", served.last_used),
+            "origin": Variant("s", record.origin),
+        }
+    return details

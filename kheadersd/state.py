@@ -1,0 +1,183 @@
+"""The parts of a running daemon, wired up: what there is to be served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .cache import Cache
+from .errors import PROVIDE_ERRORS, InUse, KheadersError, NotCached
+from .journal import Event
+from .keeper import Keeper
+from .leases import Lease, Leases
+from .module import KernelModule
+from .progress import Progress
+from .provider import Provider
+from .sources.module import ModuleSource
+from .sources.module_file import ModuleFileSource
+from .sources.package import PackageSource
+from .sources.sysfs import SysfsSource
+from .sources.tree import TreeSource
+from .work import in_thread
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .config import Config
+    from .host import Host
+    from .journal import Journal
+    from .module import Loader
+    from .served import Observer
+    from .sources import Source
+
+# Of many who are told the same, the journal hears once in so many seconds.
+_REPEAT = 1.0
+
+
+class State:
+    """Everything behind the interface. Belongs to the event loop.
+
+    Attributes:
+        last_error: name and message of the last failure, ("", "") if there was none.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        cache_directory: Path,
+        journal: Journal,
+        loader: Loader,
+        observer: Observer,
+    ) -> None:
+        self.host = host
+        self.config = config
+        self.journal = journal
+        self.last_error = ("", "")
+        self._last_error_at = 0.0
+        self._observer = observer
+        self.cache = Cache(cache_directory)
+        self.leases = Leases(
+            cache_directory / ".leases",
+            max_total=config.max_leases,
+            max_per_uid=config.max_leases_per_user,
+            on_change=self._leases_changed,
+            on_end=self._lease_ended,
+        )
+        self.module = KernelModule(host, loader)
+        self.progress = Progress(self._progressed)
+        self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
+        sources: list[Source] = [
+            TreeSource(host),
+            SysfsSource(host, self.module),
+            ModuleFileSource(host),
+            ModuleSource(host, self.module),
+            PackageSource(host, cache_directory / ".apt"),
+        ]
+        self.provider = Provider(
+            host, config, self.keeper, {source.name: source for source in sources}, journal, self.progress
+        )
+
+    async def start(self) -> None:
+        """Open the cache and pick up what a predecessor left.
+
+        Raises:
+            KheadersError: the cache directory cannot be used.
+        """
+        found = await in_thread(self.cache.open)
+        for problem in self.leases.adopt():
+            self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
+        self.keeper.opened(found)
+        await self.module.recover()
+
+    async def close(self) -> None:
+        """End all work, and leave nothing behind but the cache and the leases that are held."""
+        await self.provider.close()
+        await self.keeper.close()
+        self.leases.close()
+        self.cache.close()
+
+    def failed(self, error: KheadersError, uid: int | None) -> None:
+        """Note that a request failed or was refused."""
+        failure = (error.bus_name, error.message)
+        now = asyncio.get_running_loop().time()
+        if failure == self.last_error and now - self._last_error_at < _REPEAT:
+            return
+        if error.bus_name.startswith(PROVIDE_ERRORS) and not isinstance(error, (NotCached, InUse)):
+            self.last_error = failure
+            self._last_error_at = now
+            self._observer.changed()
+        self.journal.report_failure(error, client_uid=uid)
+
+    def describe(self) -> dict[str, object]:
+        """All of the state, fit for JSON."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "time": time.time_ns() // 1000,
+            "host": {
+                "root": str(self.host.root),
+                "running_release": self.host.running,
+                "build_id": self.host.build_id,
+            },
+            "module": {"state": self.module.state(), "owned": self.module.owned},
+            "activity": self.progress.activity,
+            "cache": {
+                "directory": str(self.cache.directory),
+                "bytes": self.cache.total_bytes(),
+                "entries": [
+                    {
+                        "release": entry.release,
+                        "path": str(entry.path),
+                        "source": entry.record.source,
+                        "origin": entry.record.origin,
+                        "digest": entry.record.digest,
+                        "build_id": entry.record.build_id,
+                        "bytes": entry.bytes,
+                        "files": entry.record.files,
+                        "extracted_at": entry.record.extracted_at,
+                        "last_used": entry.last_used,
+                        "durable": entry.durable,
+                        "leases": self.leases.held(entry.name),
+                    }
+                    for entry in self.cache.entries()
+                ],
+            },
+            "leases": [
+                {
+                    "release": lease.release,
+                    "sender": lease.sender,
+                    "uid": lease.uid,
+                    "pid": lease.pid,
+                    "reason": lease.reason,
+                    "since": lease.since,
+                }
+                for lease in self.leases.all()
+            ],
+            "last_error": {"name": self.last_error[0], "message": self.last_error[1]},
+            "sources": list(self.config.sources),
+            "retention": {
+                "max_entries": self.config.max_entries,
+                "max_bytes": self.config.max_size,
+                "max_age_seconds": self.config.max_age,
+            },
+        }
+
+    def _progressed(self, release: str, stage: str, fraction: float) -> None:
+        self._observer.progress(release, stage, fraction)  # type: ignore[arg-type]
+        self._observer.changed()
+
+    def _leases_changed(self) -> None:
+        self.keeper.leases_changed()
+        self._observer.changed()
+
+    def _lease_ended(self, lease: Lease) -> None:
+        self.journal.report(
+            Event.LEASE_ENDED,
+            f"The lease of {lease.sender} on the headers of {lease.release} has ended",
+            release=lease.release,
+            client_uid=lease.uid,
+        )

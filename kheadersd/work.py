@@ -1,0 +1,111 @@
+"""Work that is shared by all who ask for it, owned by one task, and given up when nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class SharedWork:
+    """At most one task for each key; everybody who asks meanwhile gets its result."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Hashable, _Job] = {}
+        self._winding_down: set[asyncio.Task[Any]] = set()
+
+    def under_way(self, key: Hashable) -> bool:
+        """Whether asking for ``key`` now would join work that somebody else started."""
+        return key in self._jobs
+
+    async def share(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Join the work for ``key``, or start it.
+
+        When the last of those who wait is cancelled, so is the work. Errors of the work reach all of them.
+        """
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = _Job(asyncio.create_task(start()))
+            job.task.add_done_callback(lambda _: self._forget(key, job))
+        job.waiters += 1
+        try:
+            return cast("T", await asyncio.shield(job.task))
+        finally:
+            job.waiters -= 1
+            if not job.waiters and not job.task.done():
+                # Whoever asks from now on starts anew, while this task still cleans up behind itself.
+                self._winding_down.add(job.task)
+                job.task.add_done_callback(self._winding_down.discard)
+                self._forget(key, job)
+                job.task.cancel()
+
+    async def close(self) -> None:
+        """Cancel everything and wait until it has cleaned up behind itself."""
+        tasks = {job.task for job in self._jobs.values()} | self._winding_down
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget(self, key: Hashable, job: _Job) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
+        if job.task.done() and not job.task.cancelled():
+            job.task.exception()  # those who waited have it; if they all left, nobody wants it
+
+
+class _Job:
+    __slots__ = ("task", "waiters")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.waiters = 0
+
+
+async def in_thread(function: Callable[..., T], *args: object, cancelled: threading.Event | None = None) -> T:
+    """Run a blocking function in a thread, and never leave it behind.
+
+    When the caller is cancelled, ``cancelled`` is set, so that the function can end early, and the
+    cancellation goes on only once the thread is done: whatever the function holds has been given back.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if cancelled is not None:
+            cancelled.set()
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise
+
+
+class Background:
+    """Tasks that nobody waits for, owned until they end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait until everything that was started, and whatever that started, has ended."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], Exception]) -> T:
+    """Wait for ``work`` at most so long (None: for ever); then cancel it and raise what ``late`` makes."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise late() from None
