@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import enum
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
 from .bus.failures import BusError, ConnectionLost
-from .errors import AccessDenied, InteractiveAuthorizationRequired, Timeout
+from .errors import (
+    FREEDESKTOP_ERRORS,
+    AccessDenied,
+    InteractiveAuthorizationRequired,
+    KheadersError,
+    LimitsExceeded,
+    Timeout,
+)
+from .work import Background, SharedWork
 
 if TYPE_CHECKING:
     from .bus.connection import Connection
@@ -15,11 +26,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_POLKIT = "org.freedesktop.PolicyKit1"
+_AUTHORITY = (
+    "org.freedesktop.PolicyKit1",
+    "/org/freedesktop/PolicyKit1/Authority",
+    "org.freedesktop.PolicyKit1.Authority",
+)
 _ALLOW_USER_INTERACTION = 1
-# Long enough for somebody to find their password; the bus itself bounds how many calls can wait.
+# Long enough for somebody to find their password.
 _INTERACTIVE_TIMEOUT = 300.0
-_TIMEOUT = 25.0
+# Below the 25 seconds after which libraries give up, so that the caller still hears of it.
+_TIMEOUT = 15.0
+# A user can keep polkit waiting, by an agent that never answers; the bus lets us wait for 128 answers in all.
+_QUESTIONS_PER_USER = 16
 
 
 class Action(enum.Enum):
@@ -39,13 +57,15 @@ _PURPOSE = {
 _WITHOUT_POLKIT = frozenset({Action.EXTRACT})
 _NO_POLKIT = frozenset(
     {
-        "org.freedesktop.DBus.Error.ServiceUnknown",
-        "org.freedesktop.DBus.Error.NameHasNoOwner",
-        "org.freedesktop.DBus.Error.Spawn.ServiceNotFound",
+        FREEDESKTOP_ERRORS + "ServiceUnknown",
+        FREEDESKTOP_ERRORS + "NameHasNoOwner",
+        FREEDESKTOP_ERRORS + "Spawn.ServiceNotFound",
         "org.freedesktop.systemd1.NoSuchUnit",
         "org.freedesktop.systemd1.UnitMasked",
     }
 )
+# polkit went, or was restarted, while we waited.
+_LOST = FREEDESKTOP_ERRORS + "NoReply"
 
 
 class Authority:
@@ -57,27 +77,35 @@ class Authority:
 
     def __init__(self, trusted_uid: int | None = None) -> None:
         self._trusted = {0} if trusted_uid is None else {0, trusted_uid}
+        self._questions = SharedWork()
+        self._background = Background()
+        self._numbers = itertools.count(1)
+        self._open: collections.Counter[int] = collections.Counter()
 
     async def require(self, call: Call, action: Action) -> None:
         """Let a call through or refuse it.
 
         Raises:
-            AccessDenied: the caller may not.
+            AccessDenied: the caller may not, or polkit did not say.
             InteractiveAuthorizationRequired: the caller may after authenticating, and the message did not
                 allow us to ask for that.
+            LimitsExceeded: too many questions about the caller's user are open.
         """
-        credentials = await call.credentials()
-        if credentials.uid in self._trusted:
+        uid = (await call.credentials()).uid
+        if uid in self._trusted:
             return
+        # Whoever asks for the same many times is one question to polkit.
+        question = (call.connection, call.sender, action, call.allow_interactive)
         try:
-            allowed, challenge = await self._ask(call.connection, call.sender, action, call.allow_interactive)
+            allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, *question))
         except BusError as error:
             if error.name not in _NO_POLKIT:
-                log.warning("polkit could not be asked about %s: %s", action.value, error.message)
-            allowed, challenge = error.name in _NO_POLKIT and action in _WITHOUT_POLKIT, False
+                raise _unanswered(action, error) from None
+            if action in _WITHOUT_POLKIT:
+                return
+            raise AccessDenied(f"only root may {_PURPOSE[action]} here, as no polkit runs") from None
         except (Timeout, ConnectionLost) as error:
-            log.warning("polkit did not answer about %s: %s", action.value, error)
-            allowed, challenge = False, False
+            raise _unanswered(action, error) from None
         if allowed:
             return
         if challenge and not call.allow_interactive:
@@ -93,22 +121,69 @@ class Authority:
         if credentials.uid not in self._trusted:
             raise AccessDenied(f"only root may {what}")
 
-    @staticmethod
     async def _ask(
-        connection: Connection, sender: str, action: Action, interactive: bool
+        self, uid: int, connection: Connection, sender: str, action: Action, interactive: bool
+    ) -> tuple[bool, bool]:
+        """polkit's answer: whether it is allowed, and whether it could be by authenticating."""
+        if self._open[uid] >= _QUESTIONS_PER_USER:
+            raise LimitsExceeded(
+                f"polkit has yet to answer {_QUESTIONS_PER_USER} questions about user {uid}; wait for some"
+            )
+        self._open[uid] += 1
+        try:
+            return await self._check(connection, sender, action, interactive)
+        except BusError as error:
+            if error.name != _LOST:
+                raise
+            return await self._check(connection, sender, action, interactive)
+        finally:
+            self._open[uid] -= 1
+            if not self._open[uid]:
+                del self._open[uid]
+
+    async def _check(
+        self, connection: Connection, sender: str, action: Action, interactive: bool
     ) -> tuple[bool, bool]:
         from .bus.library import Variant
 
         # By bus name, never by pid: a pid can be another process's by the time polkit looks.
         subject = ["system-bus-name", {"name": Variant("s", sender)}]
-        answer = await connection.call(
-            _POLKIT,
-            "/org/freedesktop/PolicyKit1/Authority",
-            "org.freedesktop.PolicyKit1.Authority",
-            "CheckAuthorization",
-            "(sa{sv})sa{ss}us",
-            [subject, action.value, {}, _ALLOW_USER_INTERACTION if interactive else 0, ""],
-            timeout=_INTERACTIVE_TIMEOUT if interactive else _TIMEOUT,
-        )
-        allowed, challenge, _ = answer.values[0]
+        cancellation = str(next(self._numbers))
+        try:
+            answer = await connection.call(
+                *_AUTHORITY,
+                "CheckAuthorization",
+                "(sa{sv})sa{ss}us",
+                [
+                    subject,
+                    action.value,
+                    {},
+                    _ALLOW_USER_INTERACTION if interactive else 0,
+                    cancellation,
+                ],
+                timeout=_INTERACTIVE_TIMEOUT if interactive else _TIMEOUT,
+            )
+        except (Timeout, asyncio.CancelledError):
+            # An answer that nobody takes would count against what the bus lets us wait for.
+            self._background.start(_cancel(connection, cancellation))
+            raise
+        try:
+            ((allowed, challenge, _),) = answer.values
+        except (TypeError, ValueError):
+            raise BusError(FREEDESKTOP_ERRORS + "Failed", "its answer is not one") from None
         return bool(allowed), bool(challenge)
+
+
+async def _cancel(connection: Connection, cancellation: str) -> None:
+    try:
+        await connection.call(*_AUTHORITY, "CancelCheckAuthorization", "s", [cancellation], timeout=_TIMEOUT)
+    except KheadersError as error:
+        log.debug("polkit did not let go of a question: %s", error.message)
+
+
+def _unanswered(action: Action, error: KheadersError) -> AccessDenied:
+    log.warning("polkit could not be asked about %s: %s", action.value, error.message)
+    return AccessDenied(
+        f"polkit could not be asked whether you may {_PURPOSE[action]}: {error.message}; "
+        "try again, or ask an administrator"
+    )

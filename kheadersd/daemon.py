@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import __version__, config, logcontrol
 from .authority import Authority
@@ -28,13 +28,15 @@ from .service import NAME, Service
 from .state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from .bus.connection import Answer
     from .module import Loader
     from .served import Observer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Extraction, checking, removing and syncing: more of them at a time only disturb each other.
 _THREADS = 4
@@ -141,7 +143,9 @@ class _Daemon:
             try:
                 service.attach(connection)
                 connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
-                await connection.request_name(NAME)
+                await self._unless_stopped(connection.request_name(NAME))
+                if self._stop.is_set():
+                    return
                 self._ready(connection, first)
                 first = False
                 await self._until_lost(connection)
@@ -186,7 +190,8 @@ class _Daemon:
         pauses = iter(_PAUSES)
         while not self._stop.is_set():
             try:
-                return await Connection.open(session_bus_address() if self._session else system_bus_address())
+                address = session_bus_address() if self._session else system_bus_address()
+                return await self._unless_stopped(Connection.open(address))
             except (ConnectionLost, Timeout) as error:
                 if first and asyncio.get_running_loop().time() > deadline:
                     raise
@@ -195,6 +200,17 @@ class _Daemon:
                 async with asyncio.timeout(next(pauses, _PAUSES[-1])):
                     await self._stop.wait()
         return None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of ``work``; None when told to stop before it was done, because the bus says nothing."""
+        task, stopping = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for each in (task, stopping):
+                each.cancel()
+            await asyncio.wait((task, stopping))
 
     async def call(self, *arguments: Any, **keywords: Any) -> Answer:
         """`Connection.call` on whatever connection there is now."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from .cache.retention import Retention, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
-from .retention import Retention, victims
 from .work import Background, SharedWork, in_thread
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .cache import Cache, Opened, Published
+    from .cache.cache import Cache, Opened, Published
+    from .cache.entry import Entry
+    from .cache.leases import Leases
     from .config import Config
-    from .entry import Entry
     from .host import Host
     from .journal import Journal
-    from .leases import Leases
     from .release import Release
     from .served import Observer
 
@@ -89,7 +90,7 @@ class Keeper:
         """Make a new entry known, and do in the background what its caller need not wait for."""
         entry = published.entry
         if published.replaced is not None:
-            self._let_go(entry.name, published.replaced)
+            self._replaced(entry.name, published.replaced)
         self.cache.insert(entry)
         record = entry.record
         self._journal.report(
@@ -106,6 +107,13 @@ class Keeper:
         self._observer.entry_added(entry)
         self.tell_state()
         self._background.start(self._settle_in(entry))
+
+    def _replaced(self, name: str, trash: Path) -> None:
+        """Remove what had an entry's name before; later, if somebody may still be working in it."""
+        if self._leases.held(name):
+            self._waiting.setdefault(name, []).append(trash)
+        else:
+            self._background.start(self._discard(trash))
 
     async def _settle_in(self, entry: Entry) -> None:
         await self._make_durable(entry)
@@ -126,7 +134,9 @@ class Keeper:
     # Entries go
 
     def found_damaged(self, entry: Entry, what: str) -> None:
-        """An entry is not as it was made: forget it, so that it is made again when it is next asked for."""
+        """An entry is not as it was made: hand it out no more, and make it again when it is needed."""
+        if entry.damaged:
+            return
         self._journal.report(
             Event.ENTRY_DAMAGED,
             f"The headers of {entry.release} in {entry.path} are damaged: {what}; "
@@ -135,7 +145,11 @@ class Keeper:
             path=str(entry.path),
             digest=entry.record.digest,
         )
-        self._take_away(entry, "damaged")
+        if self._leases.held(entry.name) and entry.directory.exists():
+            # Its holders keep what is left of it, until the new one takes its place.
+            entry.damaged = True
+        else:
+            self._take_away(entry, "damaged")
 
     async def remove(self, release: Release, *, force: bool) -> int:
         """Remove the entries of a release, and all that was made from them.
@@ -171,7 +185,7 @@ class Keeper:
         chosen = victims(
             self.cache.entries(),
             protected={*protected, self._host.running},
-            leased=self._leased_names(),
+            leased=self._leases.held_entries(),
             policy=self._retention,
             now=time.time_ns() // 1000,
         )
@@ -186,21 +200,23 @@ class Keeper:
 
     async def _remove_all(self, chosen: Collection[tuple[Entry, str]]) -> int:
         freed = 0
+        discarding: list[asyncio.Task[None]] = []
         for entry, reason in chosen:
             if entry in self.cache:
                 freed += entry.bytes
-                self._take_away(entry, reason, lease_counts=False)
-        await self._background.settle()
+                discarding += self._take_away(entry, reason)
+        if discarding:
+            await asyncio.wait(discarding)
         return freed
 
-    def _take_away(self, entry: Entry, reason: str, *, lease_counts: bool = True) -> None:
+    def _take_away(self, entry: Entry, reason: str) -> list[asyncio.Task[None]]:
+        """Make an entry vanish; the tasks remove its files."""
+        discarding = []
         try:
-            trash = self.cache.retire(entry)
+            if (trash := self.cache.retire(entry)) is not None:
+                discarding.append(self._background.start(self._discard(trash)))
         except KheadersError as error:
             self._failed(error.message)
-            trash = None
-        if trash is not None:
-            self._let_go(entry.name, trash, lease_counts=lease_counts)
         self._journal.report(
             Event.ENTRY_REMOVED,
             f"Removed the headers of {entry.release} from {entry.path}: {reason}",
@@ -212,16 +228,7 @@ class Keeper:
         )
         self._observer.entry_removed(entry, reason)
         self.tell_state()
-
-    def _leased_names(self) -> set[str]:
-        return {entry.name for entry in self.cache.entries() if self._leases.held(entry.name)}
-
-    def _let_go(self, name: str, trash: Path, *, lease_counts: bool = True) -> None:
-        """Remove a directory that has lost its name; later, if somebody may still be working in it."""
-        if lease_counts and self._leases.held(name):
-            self._waiting.setdefault(name, []).append(trash)
-        else:
-            self._background.start(self._discard(trash))
+        return discarding
 
     def leases_changed(self) -> None:
         """Remove what only waited for a lease to end."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .entry import Record
+from .cache.entry import Record
 from .errors import Corrupt, KheadersError, ReleaseMismatch
-from .extract import extract
+from .extraction.extract import extract
 from .headers import Unusable, check_usable
 from .sources import Why
 
 if TYPE_CHECKING:
     import threading
 
-    from .cache import Cache, Published
+    from .cache.cache import Cache, Published
+    from .extraction.treewriter import Limits
     from .release import Release
     from .sources import Archive, Report
-    from .treewriter import Limits
 
 
 def make_entry(

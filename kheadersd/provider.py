@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from .authority import Action
-from .disk import Vanished
+from .cache.disk import Vanished
 from .errors import (
     AccessDenied,
     Corrupt,
@@ -22,17 +22,17 @@ from .errors import (
     ReleaseMismatch,
     Timeout,
 )
+from .extraction.treewriter import Limits
 from .headers import environment
 from .journal import Event
 from .make import make_entry
 from .served import Request, Served
 from .sources import SOURCE_NAMES, Archive, Nothing, Source, Tree, Why
-from .treewriter import Limits
 from .work import SharedWork, in_thread, within
 
 if TYPE_CHECKING:
+    from .cache.entry import Entry
     from .config import Config
-    from .entry import Entry
     from .host import Host
     from .journal import Journal
     from .keeper import Keeper
@@ -314,6 +314,7 @@ class Provider:
         if record != entry.record:
             await in_thread(self._cache.rewrite, entry, record)
             entry.record = record
+        self._cache.prefer(entry)
         self._cache.touch(entry)
         return entry
 

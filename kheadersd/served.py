@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .entry import Entry
+    from .cache.entry import Entry
     from .release import Release
     from .sources import Tree
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .authority import Authority
     from .bus.connection import Connection
     from .bus.objects import Call
-    from .entry import Entry
+    from .cache.entry import Entry
     from .served import Observer
     from .state import State
 

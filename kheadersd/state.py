@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .cache import Cache
+from .cache.cache import Cache
+from .cache.leases import Lease, Leases
 from .errors import PROVIDE_ERRORS, InUse, KheadersError, NotCached
 from .journal import Event
 from .keeper import Keeper
-from .leases import Lease, Leases
 from .module import KernelModule
 from .progress import Progress
 from .provider import Provider

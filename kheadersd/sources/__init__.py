@@ -10,9 +10,10 @@ import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..release import Release
+if TYPE_CHECKING:
+    from ..release import Release
 
 SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
 """All sources, in their default order."""
@@ -60,8 +61,8 @@ class Layer:
 
     Attributes:
         label: what messages call it: a file name.
-        chunks: starts the stream anew; yields non-empty pieces of at most 1 MiB. Raises Corrupt while it is
-            read when it is damaged, cut short or followed by garbage. Closing the iterator frees all it holds.
+        chunks: starts the stream anew; yields non-empty pieces of at most 1 MiB. Raises Corrupt on the way
+            when it is damaged, cut short or followed by garbage. Closing the iterator frees all it holds.
         place: maps a member's name (normalised: no leading "./", no trailing "/") to its name in the tree, or
             to None to leave the member out.
         tar_bytes: the length of the decompressed stream if it is known in advance, else 0.

@@ -1,0 +1,141 @@
+"""From a method call to exactly one reply."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from ..errors import FREEDESKTOP_ERRORS, InvalidArgs, KheadersError, LimitsExceeded
+from . import wire
+from .inflight import CallsInFlight
+from .library import decode, encode
+from .objects import Call, Method, Objects, Reply, Result
+from .standard import add_standard_interfaces
+from .stream import close_descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .connection import Connection
+    from .stream import Message
+
+log = logging.getLogger(__name__)
+
+_MAX_BODY = 31 << 20  # a message of more than 32 MiB makes a default system bus end our connection
+_NO_REPLY = FREEDESKTOP_ERRORS + "NoReply"
+_FAILED = FREEDESKTOP_ERRORS + "Failed"
+
+
+class Dispatcher:
+    """Finds the method of each call, runs it and answers.
+
+    Attributes:
+        objects: what is exported.
+        in_flight: the calls that have become tasks.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        send: Callable[[bytes, Sequence[int]], None],
+        next_serial: Callable[[], int],
+        known_user: Callable[[str], int | None],
+    ) -> None:
+        self.objects = Objects()
+        add_standard_interfaces(self.objects)
+        self.in_flight = CallsInFlight()
+        self._connection = connection
+        self._send = send
+        self._next_serial = next_serial
+        self._known_user = known_user
+
+    def handle(self, message: Message) -> None:
+        """Answer a call, at once or by a task. Never raises."""
+        try:
+            fields = message.fields
+            method = self.objects.find(fields.path, fields.interface, fields.member)
+            result = method.handler(self._call(message, method))
+            if type(result) is not Reply and isinstance(result, Awaitable):
+                self._start(message, method, result)
+            else:
+                self._answer(message, method, result)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported to the caller and the log
+            self._fail(message, error)
+
+    def refuse(self, message: Message) -> None:
+        """Answer a call whose body was too large to be read."""
+        self._fail(message, LimitsExceeded("the message is larger than any that this service takes"))
+
+    def _call(self, message: Message, method: Method) -> Call:
+        fields = message.fields
+        if fields.signature != method.in_signature:
+            raise InvalidArgs(
+                f"{fields.member} takes arguments '{method.in_signature}', not '{fields.signature}'"
+            )
+        try:
+            args = decode(fields.signature, message.body, message.big_endian)
+        except ValueError as error:
+            raise InvalidArgs(f"the arguments of {fields.member} are malformed: {error}") from error
+        interactive = bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION)
+        return Call(
+            fields.sender, fields.path, fields.interface, fields.member, args, interactive, self._connection
+        )
+
+    def _start(self, message: Message, method: Method, work: Awaitable[Result]) -> None:
+        # Cancelling a call must not cancel a future that its handler shares with others.
+        coroutine = work if asyncio.iscoroutine(work) else _wait_for(work)
+        sender = message.fields.sender
+        uid = self._known_user(sender)
+        try:
+            self.in_flight.check(sender, uid)
+        except LimitsExceeded:
+            coroutine.close()
+            raise
+        task = self.in_flight.start(sender, uid, coroutine)
+        task.add_done_callback(lambda done: self._finish(message, method, done))
+
+    def _finish(self, message: Message, method: Method, done: asyncio.Task[Result]) -> None:
+        try:
+            self._answer(message, method, done.result())
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported to the caller and the log
+            self._fail(message, error)
+
+    def _answer(self, message: Message, method: Method, result: Result) -> None:
+        if type(result) is Reply:
+            body, descriptors = result.body, result.fds
+        else:
+            body, descriptors = encode(method.out_signature, result or ()), ()  # type: ignore[arg-type]
+        if message.flags & wire.NO_REPLY_EXPECTED:
+            close_descriptors(descriptors)
+            return
+        if len(body) > _MAX_BODY:
+            close_descriptors(descriptors)
+            raise LimitsExceeded(f"the answer of {len(body)} bytes is larger than the bus would carry")
+        frame = wire.method_return(
+            self._next_serial(),
+            message.serial,
+            message.fields.sender,
+            method.out_signature,
+            body,
+            len(descriptors),
+        )
+        self._send(frame, descriptors)
+
+    def _fail(self, message: Message, error: BaseException) -> None:
+        if isinstance(error, KheadersError):
+            name, text = error.bus_name, error.message
+        elif isinstance(error, asyncio.CancelledError):
+            name, text = _NO_REPLY, "the call was cancelled before it was answered"
+        else:
+            name, text = _FAILED, "internal error, see the journal"
+            fields = message.fields
+            log.error("%s of %s failed unexpectedly", fields.member, fields.path, exc_info=error)
+        if not message.flags & wire.NO_REPLY_EXPECTED:
+            frame = wire.error(self._next_serial(), message.serial, message.fields.sender, name, text)
+            self._send(frame, ())
+
+
+async def _wait_for(work: Awaitable[Result]) -> Result:
+    return await (asyncio.shield(work) if isinstance(work, asyncio.Future) else work)

@@ -1,0 +1,31 @@
+"""What can go wrong between us and the bus, or a service on it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..errors import FREEDESKTOP_ERRORS, KheadersError
+
+
+class ConnectionLost(KheadersError):
+    """There is no connection to the bus, or not any more."""
+
+    bus_name: ClassVar[str] = FREEDESKTOP_ERRORS + "Disconnected"
+
+
+class NameTaken(KheadersError):
+    """Another program owns the name that we wanted."""
+
+    bus_name: ClassVar[str] = FREEDESKTOP_ERRORS + "AddressInUse"
+
+
+class BusError(KheadersError):
+    """The other side answered a call of ours with an error.
+
+    Attributes:
+        name: the error's name on the bus. Not passed on to callers of ours: for them it is another failure.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message or name)
+        self.name = name

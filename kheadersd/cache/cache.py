@@ -1,0 +1,269 @@
+"""The cache: entries that appear complete or not at all, whatever happens to the daemon or to the disk.
+
+Layout, below a directory that only the daemon can write to::
+
+    <release>-<digest>/tree/        the headers
+    <release>-<digest>/entry.json   the record; its mtime is when the entry was last used
+    <release>-<digest>/manifest     every file with its hash
+    <release>-<digest>/durable      the seal of the tree, once all of it is on the disk
+    .staging-*, .trash-*            being made, being removed; cleared at the next start
+
+Methods that say "blocking" are for threads: except for `Cache.open` they change nothing in memory. The
+others belong to the event loop and take microseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import Corrupt
+from . import disk, loading
+from .claim import Claim
+from .disk import DiskError
+from .entry import Entry, Record, entry_name, is_entry_name, set_last_used
+from .staging import STAGING, TRASH, Published, Staging, trash_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ..extraction.manifest import Manifest
+    from ..release import Release
+
+__all__ = ["Cache", "Opened", "Published", "Staging"]
+
+_MINUTE = 60_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """What was found at start.
+
+    Attributes:
+        kept: the entries; those that are not `Entry.durable` are to be given to `Cache.make_durable`.
+        cleared: names of what was removed, and why.
+        strangers: names in the directory that are not ours, left alone.
+        problems: what could not be removed, a sentence each.
+    """
+
+    kept: tuple[Entry, ...]
+    cleared: tuple[tuple[str, str], ...]
+    strangers: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class Cache:
+    """All entries below one directory, which no other daemon uses meanwhile.
+
+    Args:
+        directory: made if it is not there, also later, after somebody removed it.
+        foreign: names in it that belong to other parts of the daemon.
+    """
+
+    def __init__(self, directory: Path, *, foreign: Iterable[str] = (".apt", ".leases")) -> None:
+        self.directory = directory
+        self._foreign = {*foreign, "lost+found"}
+        self._entries: dict[str, Entry] = {}
+        self._claim = Claim(directory)
+
+    # Start and end
+
+    def open(self) -> Opened:
+        """Claim the directory, clear what a crash left, load the entries; blocking, before anything else.
+
+        Raises:
+            DiskError: the directory cannot be made or used safely, or another daemon uses it.
+        """
+        self._claim.ensure()
+        this_boot = disk.boot_id()
+        cleared: list[tuple[str, str]] = []
+        strangers: list[str] = []
+        problems: list[str] = []
+        with disk.explained("read the cache", self.directory):
+            names = sorted(os.listdir(self.directory))
+        for name in names:
+            if name.startswith((STAGING, TRASH)):
+                cleared.append((name, "left over from an interrupted run"))
+            elif is_entry_name(name):
+                try:
+                    self._entries[name] = loading.load(self.directory / name, this_boot)
+                    continue
+                except (OSError, ValueError, Corrupt) as error:
+                    cleared.append((name, str(error)))
+            else:
+                if name not in self._foreign:
+                    strangers.append(name)
+                continue
+            problems += disk.remove_tree(self.directory / name)
+        for entry in sorted(self.entries(), key=lambda entry: entry.record.extracted_at):
+            self.prefer(entry)
+        return Opened(self.entries(), tuple(cleared), tuple(strangers), tuple(problems))
+
+    def close(self) -> None:
+        """Let go of the directory; entries stay. May be called twice."""
+        self._claim.release()
+
+    # What is there
+
+    def find(self, release: Release) -> Entry | None:
+        """The preferred entry for a release, as a rule the newest; `check` it before it is handed out."""
+        for entry in reversed(self._entries.values()):
+            if entry.record.release == release:
+                return entry
+        return None
+
+    def prefer(self, entry: Entry) -> None:
+        """Let `find` find this entry rather than others of the same release."""
+        self._entries[entry.name] = self._entries.pop(entry.name, entry)
+
+    def named(self, release: Release, digest: str) -> Entry | None:
+        """The entry that was made for a release from the archive with this digest."""
+        return self._entries.get(entry_name(release, digest))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, by name."""
+        return tuple(self._entries[name] for name in sorted(self._entries))
+
+    def __contains__(self, entry: Entry) -> bool:
+        return self._entries.get(entry.name) is entry
+
+    def total_bytes(self) -> int:
+        return sum(entry.bytes for entry in self._entries.values())
+
+    def check(self, entry: Entry) -> bool:
+        """Whether an entry is still there and, as far as its `Seal` can tell, as it was made."""
+        return not entry.damaged and entry.seal.intact()
+
+    def touch(self, entry: Entry, now: int | None = None) -> int:
+        """Note that an entry is used.
+
+        Args:
+            now: microseconds since the epoch.
+
+        Returns:
+            The entry's last use, which moves, in memory and on the disk, at most once a minute.
+        """
+        if now is None:
+            now = time.time_ns() // 1000
+        # A clock that was set back counts as a new minute too.
+        if not 0 <= now - entry.last_used < _MINUTE:
+            entry.last_used = now
+            set_last_used(entry.directory, now)
+        return entry.last_used
+
+    # Making an entry
+
+    def stage(self, release: Release, digest: str) -> Staging:
+        """Begin to make an entry; blocking.
+
+        Raises:
+            NoSpace: the file system is full.
+            DiskError: the directory was removed and cannot be made again, or the like.
+        """
+        self._claim.ensure()
+        with disk.explained("make an entry", self.directory):
+            return Staging(self.directory, entry_name(release, digest))
+
+    def publish(self, staging: Staging, record: Record, manifest: Manifest) -> Published:
+        """Give a finished entry its name, in one step; blocking, a few milliseconds.
+
+        Whatever had the name is there until the new one is. Nothing is synced, so that the caller can be
+        answered at once: what a power failure then takes away is found at the next start, because the entry
+        has no durable mark and is of another boot. `make_durable` should follow.
+
+        Raises:
+            NoSpace: the file system is full.
+            Vanished: somebody removed what was made.
+            DiskError: something else is wrong with the disk.
+            ValueError: the record is that of another entry than the one staged.
+        """
+        return staging.publish(record, manifest)
+
+    def insert(self, entry: Entry) -> None:
+        """Make a published entry known, and preferred."""
+        self._entries.pop(entry.name, None)
+        self._entries[entry.name] = entry
+
+    def rewrite(self, entry: Entry, record: Record) -> None:
+        """Replace the record on the disk, in one step, when more is known of where an entry came from.
+
+        Blocking. Sets nothing in memory.
+
+        Raises:
+            NoSpace, Vanished, DiskError: the old record is still there, if the entry is.
+        """
+        new = entry.directory / "entry.json.new"
+        with disk.explained("rewrite the record of the entry", entry.directory):
+            new.unlink(missing_ok=True)
+            disk.write_new(new, record.encode(), sync=True)
+            os.rename(new, entry.directory / "entry.json")
+        set_last_used(entry.directory, entry.last_used)
+
+    def make_durable(self, entry: Entry) -> bool:
+        """Sync an entry to the disk and mark it; blocking, some 0.2 s. Sets nothing in memory.
+
+        Returns:
+            False if files are missing: somebody removed some while it was made, and it must be retired.
+
+        Raises:
+            NoSpace: the disk turned out to be full only now.
+            Vanished: the entry is not there any more.
+            DiskError: the disk failed.
+        """
+        with disk.explained("sync the entry to the disk", entry.directory):
+            if disk.count_files(entry.path) != entry.record.files:
+                return False
+            disk.sync_file_system(entry.directory)
+            mark = entry.directory / "durable"
+            mark.unlink(missing_ok=True)
+            disk.write_new(mark, entry.seal.encode(), sync=True)
+            disk.sync_directory(entry.directory)
+            disk.sync_directory(self.directory)
+        return True
+
+    # Removing an entry, and looking at it closely
+
+    def retire(self, entry: Entry) -> Path | None:
+        """Make an entry vanish, from memory and from its name, in one step; 0.1 ms.
+
+        Returns:
+            Where its files are now, for `discard`; None if they had gone, or were replaced, already.
+
+        Raises:
+            DiskError: the directory cannot be renamed. The entry is forgotten nevertheless.
+        """
+        if entry in self:
+            del self._entries[entry.name]
+        trash = trash_name(self.directory)
+        try:
+            if os.lstat(entry.directory).st_ino != entry.inode:
+                return None
+            os.rename(entry.directory, trash)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DiskError(f"cannot remove {entry.directory}: {error.strerror}") from error
+        return trash
+
+    def discard(self, trash: Path) -> list[str]:
+        """Remove the files of a retired or replaced entry; blocking, some 0.3 s.
+
+        Returns:
+            What could not be removed and why; it is tried again at the next start.
+        """
+        return disk.remove_tree(trash)
+
+    def verify(self, entry: Entry) -> list[str]:
+        """Compare every file of an entry with what was extracted; blocking, some 0.2 s.
+
+        Returns:
+            What is wrong, a sentence each; empty if the entry is intact.
+        """
+        return loading.compare(entry.directory, entry.record)
+
+    def measure(self, entry: Entry) -> int:
+        """The space that an entry takes with everything made from it, in bytes; blocking."""
+        return disk.disk_usage(entry.directory)

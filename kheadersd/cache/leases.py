@@ -1,0 +1,249 @@
+"""Leases: a descriptor in the holder's hands, which ends when nobody has it open any more.
+
+The holder gets the read end of a FIFO, we keep the write end. When the last copy of the read end is closed,
+however its holders ended, the kernel reports an error on ours (pipe(7)). A FIFO has a name, so a lease also
+outlives us: the next daemon can open the write end exactly if somebody still has the read end (fifo(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import LimitsExceeded
+from . import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+_RECORD = ".json"
+_MAX_RECORD = 16 * 1024
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_NUMBERS = ("uid", "pid", "since")
+
+K = TypeVar("K")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """Somebody needs an entry to stay.
+
+    Attributes:
+        entry_name: `Entry.name`; "" if the headers are in no entry of ours.
+        release: the kernel release.
+        sender: the unique bus name of who asked.
+        uid, pid: of who asked; the descriptor may have been passed on since.
+        reason: what for, in the holder's words.
+        since: microseconds since the epoch.
+    """
+
+    entry_name: str
+    release: str
+    sender: str
+    uid: int
+    pid: int
+    reason: str
+    since: int
+
+
+class Leases:
+    """All leases. Everything runs on the event loop; nothing waits.
+
+    Args:
+        directory: where the FIFOs are; made when needed, mode 0700.
+        max_total: how many leases there may be.
+        max_per_uid: how many of them one user may have; root may have any number.
+        on_change: called after leases were granted or ended.
+        on_end: called with each lease that ended, before `on_change`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_total: int = 1024,
+        max_per_uid: int = 256,
+        on_change: Callable[[], None] = lambda: None,
+        on_end: Callable[[Lease], None] = lambda _: None,
+    ) -> None:
+        self._directory = directory
+        self._max_total = max_total
+        self._max_per_uid = max_per_uid
+        self._on_change = on_change
+        self._on_end = on_end
+        self._leases: dict[int, tuple[Lease, Path]] = {}
+        self._by_entry: collections.Counter[str] = collections.Counter()
+        self._by_uid: collections.Counter[int] = collections.Counter()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def all(self) -> tuple[Lease, ...]:
+        """Every lease, the oldest first."""
+        return tuple(sorted((lease for lease, _ in self._leases.values()), key=lambda lease: lease.since))
+
+    def held(self, entry_name: str) -> int:
+        """How many leases an entry has."""
+        return self._by_entry[entry_name]
+
+    def held_entries(self) -> frozenset[str]:
+        """The names of all entries that are leased."""
+        return frozenset(self._by_entry)
+
+    def grant(self, entry_name: str, release: str, sender: str, uid: int, pid: int, reason: str) -> int:
+        """Make a lease; for the meaning of the arguments see `Lease`.
+
+        Returns:
+            The descriptor for the holder. The caller sends it and closes it; the lease ends when all copies
+            are closed, at once if it was never sent.
+
+        Raises:
+            LimitsExceeded: there are too many leases, this user has too many, or we have no descriptors left.
+            NoSpace, DiskError: the FIFO cannot be made.
+        """
+        self._check_limits(uid)
+        lease = Lease(entry_name, release, sender, uid, pid, reason, time.time_ns() // 1000)
+        path = self._directory / os.urandom(8).hex()
+        try:
+            reader, writer = self._make(path, lease)
+        except OSError as error:
+            _forget(path)
+            if error.errno in _NO_DESCRIPTORS:
+                raise LimitsExceeded(
+                    f"the daemon can open no more files, with {len(self)} leases held; end some of them"
+                ) from error
+            with disk.explained("make a lease", self._directory):
+                raise
+        self._watch(writer, lease, path)
+        self._on_change()
+        return reader
+
+    def adopt(self) -> tuple[str, ...]:
+        """Take over the leases that a predecessor granted and that are still held, at start.
+
+        Returns:
+            What could not be taken over or cleared, a sentence each.
+        """
+        problems: list[str] = []
+        try:
+            names = sorted(os.listdir(self._directory))
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            return (f"cannot read {self._directory}: {error.strerror}",)
+        for name in names:
+            path = self._directory / name.removesuffix(_RECORD)
+            try:
+                self._adopt(path)
+            except (OSError, ValueError, TypeError) as error:
+                problems.append(f"the lease {path} is lost: {error}")
+                _forget(path)
+        if self._leases:
+            self._on_change()
+        return tuple(problems)
+
+    def close(self) -> None:
+        """Stop watching, and leave the FIFOs of living leases to the next daemon. May be called twice."""
+        loop = asyncio.get_running_loop()
+        for writer in self._leases:
+            loop.remove_reader(writer)
+            os.close(writer)
+        self._leases.clear()
+        self._by_entry.clear()
+        self._by_uid.clear()
+
+    def _check_limits(self, uid: int) -> None:
+        if len(self._leases) >= self._max_total:
+            raise LimitsExceeded(f"there are {self._max_total} leases already; some have to end first")
+        if uid != 0 and self._by_uid[uid] >= self._max_per_uid:
+            raise LimitsExceeded(
+                f"user {uid} holds {self._max_per_uid} leases already; close the descriptors of some first"
+            )
+
+    def _make(self, path: Path, lease: Lease) -> tuple[int, int]:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The record first: where there is a FIFO there is a record.
+        disk.write_new(_record_of(path), json.dumps(dataclasses.asdict(lease)).encode(), mode=0o600)
+        # Mode 0600 keeps holders from opening the write end, or more read ends, through /proc/self/fd.
+        os.mkfifo(path, 0o600)
+        reader = os.open(path, _READ)
+        try:
+            return reader, os.open(path, _WRITE)
+        except OSError:
+            os.close(reader)
+            raise
+
+    def _adopt(self, path: Path) -> None:
+        if any(path == known for _, known in self._leases.values()):
+            return
+        try:
+            if not stat.S_ISFIFO(os.lstat(path).st_mode):
+                raise ValueError("it is not a FIFO")
+            writer = os.open(path, _WRITE)
+        except OSError as error:
+            # ENXIO: nobody has the read end. ENOENT: a record whose FIFO was never made.
+            if error.errno not in (errno.ENXIO, errno.ENOENT):
+                raise
+            _forget(path)
+            return
+        try:
+            lease = _read(path)
+        except (OSError, ValueError, TypeError):
+            os.close(writer)
+            raise
+        self._watch(writer, lease, path)
+
+    def _watch(self, writer: int, lease: Lease, path: Path) -> None:
+        self._leases[writer] = (lease, path)
+        self._by_entry[lease.entry_name] += 1
+        self._by_uid[lease.uid] += 1
+        # The selector reports the error on the write end, EPOLLERR, as readable.
+        asyncio.get_running_loop().add_reader(writer, self._ended, writer)
+
+    def _ended(self, writer: int) -> None:
+        asyncio.get_running_loop().remove_reader(writer)
+        lease, path = self._leases.pop(writer)
+        os.close(writer)
+        _forget(path)
+        _decrease(self._by_entry, lease.entry_name)
+        _decrease(self._by_uid, lease.uid)
+        self._on_end(lease)
+        self._on_change()
+
+
+def _read(path: Path) -> Lease:
+    with open(_record_of(path), "rb") as file:
+        values = json.loads(file.read(_MAX_RECORD))
+    lease = Lease(**values)
+    for name, value in values.items():
+        if type(value) is not (int if name in _NUMBERS else str):
+            raise ValueError(f"its {name} cannot be {value!r}")
+    return lease
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(path.name + _RECORD)
+
+
+def _forget(path: Path) -> None:
+    for name in (path, _record_of(path)):
+        # Gone already, or left for the next start: a FIFO without readers means nothing.
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+def _decrease(counter: collections.Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -1,0 +1,96 @@
+"""Which entries leave the cache: a pure decision, taken elsewhere into effect."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from ..release import Release
+    from .entry import Entry
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Retention:
+    """The limits of the cache; None is no limit.
+
+    Attributes:
+        max_age: microseconds since an entry was last used.
+        max_entries: how many entries there may be.
+        max_bytes: what all of them may take on disk.
+    """
+
+    max_age: int | None = None
+    max_entries: int | None = None
+    max_bytes: int | None = None
+
+
+def victims(
+    entries: Iterable[Entry],
+    *,
+    protected: Collection[Release],
+    leased: Collection[str],
+    policy: Retention,
+    now: int,
+) -> list[tuple[Entry, str]]:
+    """Choose the entries that have to go, and say why; those that go first come first.
+
+    The newest entry of a protected release and leased entries never leave, though they count towards the
+    limits. An older entry of a protected release, which nobody is given any more, has no such protection.
+
+    Args:
+        protected: the running and the installed kernels.
+        leased: names of entries.
+        now: microseconds since the epoch.
+    """
+    remaining = sorted(entries, key=lambda entry: (entry.last_used, entry.record.extracted_at, entry.name))
+    kept = {entry.name for entry in _newest(remaining) if entry.release in protected}
+    candidates = [entry for entry in remaining if entry.name not in kept and entry.name not in leased]
+    count = len(remaining)
+    size = sum(entry.bytes for entry in remaining)
+    chosen: list[tuple[Entry, str]] = []
+    # Least recently used first: once one may stay, so may all that were used later.
+    for entry in candidates:
+        reason = _excess(policy, now - entry.last_used, count, size)
+        if not reason:
+            break
+        chosen.append((entry, reason))
+        count -= 1
+        size -= entry.bytes
+    return chosen
+
+
+def _excess(policy: Retention, age: int, count: int, size: int) -> str:
+    if policy.max_age is not None and age > policy.max_age:
+        return f"not used for {_duration(age)}"
+    if policy.max_entries is not None and count > policy.max_entries:
+        return f"the cache may have {policy.max_entries} entries, and had {count}"
+    if policy.max_bytes is not None and size > policy.max_bytes:
+        return f"the cache may take {_size(policy.max_bytes)}, and took {_size(size)}"
+    return ""
+
+
+def _newest(entries: Iterable[Entry]) -> Collection[Entry]:
+    newest: dict[Release, Entry] = {}
+    for entry in entries:
+        known = newest.get(entry.release)
+        if known is None or entry.record.extracted_at >= known.record.extracted_at:
+            newest[entry.release] = entry
+    return newest.values()
+
+
+def _duration(microseconds: int) -> str:
+    seconds = microseconds // 1_000_000
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
+
+
+def _size(count: int) -> str:
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} bytes"

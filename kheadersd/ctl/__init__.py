@@ -1,0 +1,1 @@
+"""The command ``kheadersctl``, a client of the bus like any other."""

@@ -1,0 +1,302 @@
+"""What each command of kheadersctl does: it asks the service, shows the answer, and returns the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..bus.library import Variant
+from . import text
+from .client import DONE, FAILED, NAME, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
+
+_MAX_REASON = 256  # characters, the service's limit
+
+
+class Prepared:
+    """A program that is ready to take this one's place: its environment, and the lease it will hold."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], lease: int) -> None:
+        self.command = command
+        self.environment = environment
+        self.lease = lease
+
+    def run(self) -> NoReturn:
+        """Become the program.
+
+        Raises:
+            CommandError: there is no such program (127), or it cannot be run (126), as in a shell.
+        """
+        import signal
+
+        # The program inherits the lease, and with it whatever it starts: it ends with the last of them.
+        os.set_inheritable(self.lease, True)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and the program would inherit that
+            signal.signal(ignored, signal.SIG_DFL)
+        try:
+            os.execvpe(self.command[0], self.command, {**os.environ, **self.environment})
+        except OSError as error:
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            name = text.one_line(self.command[0])
+            raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
+
+
+async def _following_progress(client: Client, work: Awaitable[Any]) -> Any:
+    """The result of ``work``; meanwhile its progress is shown if there is a terminal to show it on."""
+    line = text.ProgressLine()
+    try:
+        if line.wanted:
+            await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
+        return await work
+    finally:
+        line.clear()
+
+
+def _source_options(arguments: argparse.Namespace) -> dict[str, Variant]:
+    options: dict[str, Variant] = {}
+    if arguments.source:
+        options["sources"] = Variant("as", arguments.source)
+    if arguments.refresh:
+        options["refresh"] = Variant("b", True)
+    return options
+
+
+async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    values = [arguments.release, _source_options(arguments)]
+    path, details = (await _following_progress(client, client.call("GetHeaders", "sa{sv}", values))).values
+    return path, plain(details)
+
+
+async def get(client: Client, arguments: argparse.Namespace) -> int:
+    path, details = await _headers(client, arguments)
+    if arguments.json:
+        text.put_json({"path": path, **details})
+    else:
+        text.put(path)
+    return DONE
+
+
+async def env(client: Client, arguments: argparse.Namespace) -> int:
+    _, details = await _headers(client, arguments)
+    environment = details.get("environment", {})
+    if arguments.json:
+        text.put_json(environment)
+    else:
+        for name, value in environment.items():
+            text.put(text.assignment(arguments.shell, name, value))
+    return DONE
+
+
+async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepared:
+    """Acquire headers for the program that is to be run."""
+    reason = text.one_line("kheadersctl exec " + " ".join(arguments.command))[:_MAX_REASON]
+    options = {**_source_options(arguments), "reason": Variant("s", reason)}
+    work = client.call("Acquire", "sa{sv}", [arguments.release, options], accept_fds=True)
+    answer = await _following_progress(client, work)
+    _, index, details = answer.values
+    return Prepared(arguments.command, plain(details).get("environment", {}), answer.fds[index])
+
+
+async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
+    entries = plain((await client.call("ListEntries")).values[0])
+    if arguments.json:
+        text.put_json(entries)
+        return DONE
+    if not entries:
+        if text.is_terminal():
+            text.put("The cache is empty; 'kheadersctl get' fills it.")
+        return DONE
+    text.put_table(
+        ("RELEASE", "SOURCE", "SIZE", "FILES", "EXTRACTED", "LAST USED", "PATH"),
+        (_entry_row(entry, text.size(entry.get("bytes", 0))) for entry in entries),
+        (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
+    )
+    return DONE
+
+
+def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
+    return (
+        entry.get("release", "-"),
+        entry.get("source", "-"),
+        size,
+        str(entry.get("files", "-")),
+        text.moment(entry.get("extracted_at", 0)),
+        text.moment(entry.get("last_used", 0)),
+        entry.get("source_tree", "-"),
+    )
+
+
+async def status(client: Client, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        text.put_json(json.loads((await client.call("Describe")).values[0]))
+        return DONE
+    properties = await client.properties()
+    leases = plain((await client.call("ListLeases")).values[0])
+    text.put_fields(
+        {
+            "Version": properties["Version"],
+            "Running kernel": properties["RunningRelease"],
+            "Headers": await _whereabouts(client),
+            "Cache": f"{text.count(properties['EntryCount'], 'entry', 'entries')}, "
+            f"{text.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
+            "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
+            "Activity": properties["Activity"],
+            "Leases": str(properties["LeaseCount"]),
+            **_last_error(properties["LastError"]),
+        }
+    )
+    for release, owner, uid, pid, reason in leases:
+        text.put(text.one_line(f"  {release}  {owner}  user {uid}  process {pid}  {reason}").rstrip())
+    return DONE
+
+
+async def _whereabouts(client: Client) -> str:
+    """Where the running kernel's headers are now, in a few words."""
+    try:
+        path, details = (await client.call("Lookup", "s", [""])).values
+    except CommandError as error:
+        if error.code != NOT_AVAILABLE:
+            raise
+        return "none yet; 'kheadersctl get' makes them"
+    return f"{path} (from {plain(details).get('source', '?')})"
+
+
+def _last_error(error: list[str]) -> dict[str, str]:
+    name, message = error
+    return {"Last error": f"{message} ({name.rpartition('.')[2]})"} if name else {}
+
+
+async def verify(client: Client, arguments: argparse.Namespace) -> int:
+    if arguments.release is None:
+        releases = await _cached_releases(client)
+    else:
+        releases = [arguments.release]
+    results = []
+    for release in releases:
+        try:
+            intact, problems = (await client.call("Verify", "sa{sv}", [release, {}])).values
+        except CommandError as error:
+            if arguments.release is None and error.code == NOT_AVAILABLE:
+                continue  # removed since we asked what there is
+            raise
+        results.append({"release": release, "intact": intact, "problems": list(problems)})
+    if arguments.json:
+        text.put_json(results)
+    else:
+        _show_verdicts(results)
+    return DONE if all(result["intact"] for result in results) else FAILED
+
+
+async def _cached_releases(client: Client) -> list[str]:
+    entries = plain((await client.call("ListEntries")).values[0])
+    return list(dict.fromkeys(entry["release"] for entry in entries))
+
+
+def _show_verdicts(results: list[dict[str, Any]]) -> None:
+    if not results and text.is_terminal():
+        text.put("The cache is empty.")
+    for result in results:
+        verdict = "intact" if result["intact"] else "damaged"
+        text.put(text.one_line(f"{result['release'] or 'running kernel'}: {verdict}"))
+        for problem in result["problems"]:
+            text.put("  " + text.one_line(problem))
+
+
+async def remove(client: Client, arguments: argparse.Namespace) -> int:
+    options = {"force": Variant("b", True)} if arguments.force else {}
+    freed = (await client.call("Remove", "sa{sv}", [arguments.release, options])).values[0]
+    if arguments.json:
+        text.put_json({"bytes_freed": freed})
+    else:
+        text.put(f"{text.size(freed)} freed")
+    return DONE
+
+
+async def prune(client: Client, arguments: argparse.Namespace) -> int:
+    releases, freed = (await client.call("Prune", "a{sv}", [{}])).values
+    if arguments.json:
+        text.put_json({"releases": list(releases), "bytes_freed": freed})
+        return DONE
+    for release in releases:
+        text.put(f"removed {text.one_line(release)}")
+    text.put(f"{text.size(freed)} freed")
+    return DONE
+
+
+async def unload(client: Client, arguments: argparse.Namespace) -> int:
+    state = (await client.call("UnloadModule", "a{sv}", [{}])).values[0]
+    if arguments.json:
+        text.put_json({"module_state": state})
+    else:
+        text.put(text.one_line(state))
+    return DONE
+
+
+async def monitor(client: Client, arguments: argparse.Namespace) -> int:
+    """Show every signal of the service until the bus is lost or somebody has seen enough."""
+    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def show(member: str, values: list[Any]) -> None:
+        try:
+            _show_signal(member, values, arguments.json)
+            sys.stdout.flush()
+        except OSError as error:
+            if not broken.done():
+                broken.set_exception(error)
+
+    await client.watch(show, "EntryAdded", "EntryRemoved", "Progress", "PropertiesChanged")
+    await client.properties()  # starts the daemon, or says why there is none
+    lost = asyncio.ensure_future(client.lost())
+    try:
+        await asyncio.wait((lost, broken), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        lost.cancel()
+    if broken.done():
+        broken.result()
+    raise CommandError(NO_DAEMON, "the bus went away", f"Wait for it, and see whether {NAME} comes back.")
+
+
+_SIGNALS = {
+    "EntryAdded": ("release", "path", "details"),
+    "EntryRemoved": ("release", "path", "reason"),
+    "Progress": ("release", "stage", "fraction"),
+    "PropertiesChanged": ("interface", "changed", "invalidated"),
+}
+
+
+def _show_signal(member: str, values: list[Any], as_json: bool) -> None:
+    fields = dict(zip(_SIGNALS[member], values, strict=False))
+    if as_json:
+        text.put(json.dumps({"time": int(time.time() * 1e6), "signal": member, **fields}))
+        return
+    words = {
+        "EntryAdded": "added {release} {path}",
+        "EntryRemoved": "removed {release} {path}: {reason}",
+        "Progress": "{release}: {stage} {fraction:.0%}",
+        "PropertiesChanged": "{changed}",
+    }[member]
+    if member == "PropertiesChanged":
+        fields["changed"] = ", ".join(f"{name} = {value}" for name, value in fields["changed"].items())
+    text.put(time.strftime("%H:%M:%S ") + text.one_line(words.format(**fields)))
+
+
+COMMANDS: dict[str, Command] = {
+    "status": status,
+    "get": get,
+    "list": list_entries,
+    "env": env,
+    "verify": verify,
+    "remove": remove,
+    "prune": prune,
+    "unload": unload,
+    "monitor": monitor,
+}

@@ -1,0 +1,231 @@
+"""What was extracted: every name with its content, so that a tree can be compared with it later."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Corrupt
+from .tarstream import DIRECTORY, FILE, SYMLINK, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+FILE_MODE = 0o444
+DIRECTORY_MODE = 0o755
+
+MAX_PROBLEMS = 100
+"""How many problems `compare` names one by one."""
+
+_HEADING = "kheadersd manifest 1"
+_MODES = {FILE: FILE_MODE, DIRECTORY: DIRECTORY_MODE}
+_KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
+_LETTERS = {FILE: "f", DIRECTORY: "d", SYMLINK: "l"}
+_BY_LETTER = {letter: kind for kind, letter in _LETTERS.items()}
+_BLOCK = 256 * 1024
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not make us wait
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Entry(NamedTuple):
+    """One name of a tree.
+
+    Attributes:
+        kind: `tarstream.FILE`, `DIRECTORY` or `SYMLINK`.
+        size: of a file, bytes; else 0.
+        content: the sha256 of a file in hex, the target of a symlink, "" for a directory.
+    """
+
+    kind: str
+    size: int = 0
+    content: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """All names of a tree but its top.
+
+    Attributes:
+        entries: by relative name, every directory before what is in it. No name has a tab or a line break.
+    """
+
+    entries: Mapping[str, Entry]
+
+    def encode(self) -> bytes:
+        """Lines of text; the last one has the number of entries and the sha256 of the lines before it."""
+        import hashlib
+
+        lines = [_HEADING]
+        lines.extend(
+            f"{_LETTERS[entry.kind]}\t{entry.size}\t{entry.content}\t{name}"
+            for name, entry in self.entries.items()
+        )
+        text = ("\n".join(lines) + "\n").encode()
+        return text + _last_line(len(self.entries), hashlib.sha256(text).hexdigest())
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Read what `encode` wrote.
+
+        Raises:
+            Corrupt: it is damaged, cut short, or of another version.
+        """
+        import hashlib
+
+        text = data[: data.rfind(b"\n", 0, -1) + 1]
+        entries = {}
+        try:
+            heading, *lines = text.decode().splitlines()
+            end = _last_line(len(lines), hashlib.sha256(text).hexdigest())
+            if heading != _HEADING or data[len(text) :] != end:
+                raise ValueError
+            for line in lines:
+                letter, size, content, name = line.split("\t")
+                entries[name] = Entry(_BY_LETTER[letter], int(size), content)
+        except (ValueError, KeyError):
+            raise Corrupt("the manifest of the entry is damaged or of another version") from None
+        return cls(entries)
+
+
+def _last_line(count: int, digest: str) -> bytes:
+    return f"end\t{count}\t{digest}\n".encode()
+
+
+def compare(tree: Path, manifest: Manifest) -> list[str]:
+    """Read every file below ``tree`` and say how it differs from the manifest.
+
+    Blocking: some 0.2 s. The tree may change meanwhile: what is seen is what is reported. Symlinks are never
+    followed, nothing but regular files is opened for reading.
+
+    Returns:
+        at most 100 problems in plain words, then the number of the others; empty if there are none.
+    """
+    problems: list[str] = []
+    more = 0
+    for problem in _problems(tree, manifest):
+        if len(problems) < MAX_PROBLEMS:
+            problems.append(problem)
+        else:
+            more += 1
+    if more:
+        problems.append(f"and {more} more")
+    return problems
+
+
+def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
+    children: dict[str, dict[str, Entry]] = {"": {}}
+    for name, entry in manifest.entries.items():
+        parent, _, base = name.rpartition("/")
+        children.setdefault(parent, {})[base] = entry
+        if entry.kind == DIRECTORY:
+            children.setdefault(name, {})
+    try:
+        top = os.open(tree, _OPEN_DIRECTORY)
+    except OSError as error:
+        yield f"{tree}: {_words(error)}"
+        return
+    try:
+        unreachable: set[str] = set()
+        for directory, expected in children.items():
+            if directory.rpartition("/")[0] in unreachable:
+                unreachable.add(directory)  # reported once, where it begins
+                continue
+            try:
+                fd = os.open(directory or ".", _OPEN_DIRECTORY, dir_fd=top)
+            except OSError as error:
+                unreachable.add(directory)
+                yield f"{shown(directory)}: {_directory_words(error)}"
+                continue
+            try:
+                yield from _problems_in(fd, directory + "/" if directory else "", expected)
+            finally:
+                os.close(fd)
+    finally:
+        os.close(top)
+
+
+def _problems_in(fd: int, prefix: str, expected: Mapping[str, Entry]) -> Iterator[str]:
+    """The problems of one directory, without what is in its subdirectories."""
+    if prefix:
+        yield from _wrong_mode(os.fstat(fd), DIRECTORY, prefix[:-1])
+    for name in _listed(fd):
+        if name not in expected:
+            yield f"{shown(prefix + name)}: extra, nothing of that name was extracted"
+    for name, entry in expected.items():
+        if entry.kind == DIRECTORY:
+            continue  # looked at when its turn comes
+        try:
+            problem = _file_problem(fd, name, entry) if entry.kind == FILE else _link_problem(fd, name, entry)
+        except OSError as error:
+            problem = _words(error)
+        if problem:
+            yield f"{shown(prefix + name)}: {problem}"
+
+
+def _listed(fd: int) -> Iterable[str]:
+    with contextlib.suppress(OSError):  # removed this moment: then each of its files is missing
+        return os.listdir(fd)
+    return ()
+
+
+def _wrong_mode(status: os.stat_result, kind: str, name: str) -> Iterator[str]:
+    if problem := _mode_problem(status, kind):
+        yield f"{shown(name)}: {problem}"
+
+
+def _mode_problem(status: os.stat_result, kind: str) -> str:
+    mode = stat.S_IMODE(status.st_mode)
+    return "" if mode == _MODES[kind] else f"mode {mode:04o} instead of {_MODES[kind]:04o}"
+
+
+def _file_problem(directory: int, name: str, entry: Entry) -> str:
+    import hashlib
+
+    before = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISREG(before.st_mode):
+        return _kind_problem(before, FILE)
+    fd = os.open(name, _OPEN, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return _kind_problem(status, FILE)
+        if status.st_size != entry.size:
+            return f"changed, {status.st_size} bytes instead of {entry.size}"
+        digest = hashlib.sha256()
+        left = entry.size + 1  # a file that grows is not followed for ever
+        while left and (piece := os.read(fd, min(left, _BLOCK))):
+            digest.update(piece)
+            left -= len(piece)
+    finally:
+        os.close(fd)
+    if digest.hexdigest() != entry.content:
+        return "changed, the content is not what was extracted"
+    return _mode_problem(status, FILE)
+
+
+def _link_problem(directory: int, name: str, entry: Entry) -> str:
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        return _kind_problem(status, SYMLINK)
+    target = os.readlink(name, dir_fd=directory)
+    return "" if target == entry.content else f"changed, leads to {shown(target)}, not {shown(entry.content)}"
+
+
+def _kind_problem(status: os.stat_result, expected: str) -> str:
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
+    return f"wrong kind, a {kind} instead of a {expected}"
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return f"cannot be read: {error.strerror}"
+
+
+def _directory_words(error: OSError) -> str:
+    # With O_DIRECTORY and O_NOFOLLOW a symlink, too, is "not a directory".
+    return "wrong kind, not a directory" if isinstance(error, NotADirectoryError) else _words(error)

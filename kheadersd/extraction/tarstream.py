@@ -1,0 +1,251 @@
+"""Reads tar archives from a stream of pieces: ustar, GNU and pax, and nothing that leaves room for doubt.
+
+The reader knows the format only (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format";
+GNU tar's manual, "Basic Tar Format"); whether a name is safe is its user's question. No more of the archive
+is in memory than the piece that is being read, and file data is never copied.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import Corrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+FILE = "file"
+DIRECTORY = "directory"
+SYMLINK = "symlink"
+
+_BLOCK = 512
+_ZERO_BLOCK = bytes(_BLOCK)
+# A long name, or the attributes of a member: a real one has some hundred bytes.
+_MAX_EXTENSION = 64 * 1024
+_SHOWN = 200
+
+_KINDS = {0: FILE, ord("0"): FILE, ord("5"): DIRECTORY, ord("2"): SYMLINK}
+_REFUSED = {
+    ord("1"): "a hard link",
+    ord("3"): "a character device",
+    ord("4"): "a block device",
+    ord("6"): "a fifo",
+    ord("S"): "a sparse file",
+}
+_LINK_FLAG = ord("2")
+_LONG_NAME, _LONG_TARGET, _ATTRIBUTES, _GLOBAL_ATTRIBUTES = b"LKxg"
+
+
+class Member(NamedTuple):
+    """A file, a directory or a symlink of an archive.
+
+    Attributes:
+        name: as it is in the archive, any text without NUL.
+        kind: `FILE`, `DIRECTORY` or `SYMLINK`; anything else has its own description, such as "a fifo".
+        size: of the data, bytes.
+        target: what a symlink points at, else "".
+        data: the data in pieces, valid until the next member is asked for.
+    """
+
+    name: str
+    kind: str
+    size: int
+    target: str
+    data: Iterable[memoryview]
+
+
+def shown(name: str | bytes) -> str:
+    """A name for a message: quoted, escaped and at most some 200 characters."""
+    text = repr(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + "...'"
+
+
+class TarReader:
+    """One pass over the members of an archive.
+
+    Args:
+        pieces: the archive, not compressed, in non-empty pieces of any size.
+        label: what messages call the archive.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], label: str) -> None:
+        self._pieces = iter(pieces)
+        self._label = label
+        self._piece = b""
+        self._view = memoryview(b"")
+        self._at = 0
+        self._left = 0  # of the present member: data and padding that were not read yet
+        self._name = b""  # the present or last member, for messages
+
+    def __iter__(self) -> Iterator[Member]:
+        """Every member in order.
+
+        Raises:
+            Corrupt: this is no tar archive, or it is damaged, cut short or followed by anything but zeros.
+                What the pieces raise passes through.
+        """
+        long_name = long_target = b""
+        attributes: dict[bytes, bytes] = {}
+        while (header := self._header()) != _ZERO_BLOCK:
+            flag = header[156]
+            name = self._name = long_name or _name(header)
+            size = self._number(header[124:136])
+            if flag == _LONG_NAME:
+                long_name = self._extension(size).rstrip(b"\0")
+            elif flag == _LONG_TARGET:
+                long_target = self._extension(size).rstrip(b"\0")
+            elif flag == _ATTRIBUTES:
+                attributes = self._attributes(self._extension(size))
+            elif flag == _GLOBAL_ATTRIBUTES:
+                self._extension(size)
+            else:
+                target = long_target or (_text(header[157:257]) if flag == _LINK_FLAG else b"")
+                if attributes:
+                    name = self._name = attributes.get(b"path", name)
+                    target = attributes.get(b"linkpath", target)
+                    size = self._decimal(attributes.get(b"size", b"%d" % size))
+                yield self._member(name, flag, size, target)
+                self._skip()
+                long_name = long_target = b""
+                attributes = {}
+        if long_name or long_target or attributes:
+            raise self._corrupt("the archive ends where a member was announced")
+        self._end()
+
+    def _member(self, name: bytes, flag: int, size: int, target: bytes) -> Member:
+        kind = _KINDS.get(flag) or _REFUSED.get(flag) or f"of the unknown type {chr(flag)!r}"
+        if size and kind in (DIRECTORY, SYMLINK):
+            raise self._corrupt(f"a {kind} with data")
+        try:
+            text = name.decode()
+            points_at = target.decode() if kind == SYMLINK else ""
+        except UnicodeDecodeError:
+            raise self._corrupt("the name or the target is not UTF-8") from None
+        self._left = size + (-size % _BLOCK)
+        if size <= len(self._piece) - self._at:
+            data: Iterable[memoryview] = (self._view[self._at : self._at + size],) if size else ()
+        else:
+            data = self._data(size)
+        return Member(text, kind, size, points_at, data)
+
+    def _data(self, size: int) -> Iterator[memoryview]:
+        """The data of a member that does not lie in the present piece alone."""
+        while size:
+            self._available()
+            view = self._view[self._at : self._at + size]
+            self._at += len(view)
+            self._left -= len(view)
+            size -= len(view)
+            yield view
+
+    def _skip(self) -> None:
+        """Go to the end of the present member's data and padding, read or not."""
+        end = self._at + self._left
+        while end > len(self._piece):
+            end -= len(self._piece)
+            self._next_piece(b"")
+        self._at = end
+        self._left = 0
+
+    def _available(self) -> int:
+        """How many bytes of the present piece are left, at least one."""
+        while self._at >= len(self._piece):
+            self._next_piece(b"")
+        return len(self._piece) - self._at
+
+    def _next_piece(self, before: bytes) -> None:
+        piece = next(self._pieces, None)
+        if piece is None:
+            where = f" in or behind {shown(self._name)}" if self._name else ""
+            raise Corrupt(f"{self._label} is cut short: the tar archive ends{where}")
+        self._piece = before + piece if before else piece
+        self._view = memoryview(self._piece)
+        self._at = 0
+
+    def _take(self, size: int) -> bytes:
+        """The next bytes in one piece, for headers and other small things."""
+        while len(self._piece) - self._at < size:
+            self._next_piece(self._piece[self._at :])
+        start, self._at = self._at, self._at + size
+        return self._piece[start : self._at]
+
+    def _header(self) -> bytes:
+        header = self._take(_BLOCK)
+        if header == _ZERO_BLOCK:
+            return header
+        if header[257:263] != b"ustar\0" and header[257:265] != b"ustar  \0":
+            raise self._corrupt(
+                "what follows is not a tar header" if self._name else "this is not a tar archive"
+            )
+        # The sum of all bytes, with those of the checksum itself taken as spaces. The low half of Adler-32 is
+        # one plus the sum of the bytes modulo 65521: C speed, where sum() costs more than all other parsing.
+        # The modulus loses nothing that matters here: compressed data has its own, strong check.
+        total = (zlib.adler32(header[156:], zlib.adler32(header[:148])) & 0xFFFF) - 1 + 8 * ord(" ")
+        if (total - self._number(header[148:156])) % 65521:
+            raise self._corrupt("the checksum of the header that follows is wrong")
+        return header
+
+    def _number(self, field: bytes) -> int:
+        """A number of a header: octal, or GNU's base-256 for what octal has no room for."""
+        digits = field.strip(b" \0")
+        if digits.isdigit() and b"8" not in digits and b"9" not in digits:
+            return int(digits, 8)
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:], "big")
+        raise self._corrupt(f"{shown(field)} in a header is not a number")
+
+    def _decimal(self, digits: bytes) -> int:
+        if not digits.isdigit() or len(digits) > 20:
+            raise self._corrupt(f"{shown(digits)} in the attributes is not a size")
+        return int(digits)
+
+    def _extension(self, size: int) -> bytes:
+        """The data of a member that only describes the next one."""
+        if size > _MAX_EXTENSION:
+            raise self._corrupt(f"{size} bytes of attributes, more than {_MAX_EXTENSION}")
+        return self._take(size + (-size % _BLOCK))[:size]
+
+    def _attributes(self, data: bytes) -> dict[bytes, bytes]:
+        """The records of a pax header: "<length> <key>=<value>\\n" each."""
+        attributes = {}
+        at = 0
+        while at < len(data):
+            digits, space, _ = data[at : at + 8].partition(b" ")
+            end = at + int(digits) if space and digits.isdigit() else 0
+            key, equals, value = data[at + len(digits) + 1 : end - 1].partition(b"=")
+            if not equals or end > len(data) or data[end - 1 : end] != b"\n":
+                raise self._corrupt("the attributes are damaged")
+            if key.startswith(b"GNU.sparse."):
+                raise self._corrupt("a sparse file")
+            if b"\0" in value and key in (b"path", b"linkpath"):
+                raise self._corrupt("a name with a NUL character")
+            attributes[key] = value
+            at = end
+        return attributes
+
+    def _end(self) -> None:
+        """The second block of zeros, and nothing but zeros behind it."""
+        if self._take(_BLOCK) != _ZERO_BLOCK:
+            raise self._corrupt("a lone block of zeros follows it")
+        rest: bytes | None = self._piece[self._at :]
+        while rest is not None:
+            if rest.count(0) != len(rest):
+                raise self._corrupt("garbage follows the end of the archive")
+            rest = next(self._pieces, None)
+
+    def _corrupt(self, problem: str) -> Corrupt:
+        member = f" at the member {shown(self._name)}" if self._name else ""
+        return Corrupt(f"{self._label} is damaged or unsafe{member}: {problem}")
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _name(header: bytes) -> bytes:
+    """The name in a header; GNU's own format has other things where ustar has the prefix."""
+    name = _text(header[:100])
+    if header[257:263] == b"ustar\0" and header[345]:
+        return _text(header[345:500]) + b"/" + name
+    return name

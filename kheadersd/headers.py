@@ -1,0 +1,155 @@
+"""What makes a tree of kernel headers usable, and what makes bcc and bpftrace use it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .sources import Why
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .release import Release
+    from .sources import Tree
+
+OF_SOURCE = ("include/linux/kconfig.h", "include/linux/types.h")
+"""What every source tree has. bcc looks for the first of them before it believes in a tree."""
+
+OF_BUILD = ("include/generated/autoconf.h", "include/generated/utsrelease.h")
+"""What a kernel's build generates."""
+
+AUTOMOUNT = "/run/kheaders/build"
+"""Where our own headers are mounted when they are first looked at: looking would ask us for them."""
+
+# The file has one line in a plain kernel; distributions add a few.
+_MAX_UTSRELEASE = 64 * 1024
+_UTS_RELEASE = re.compile(rb'^[ \t]*#[ \t]*define[ \t]+UTS_RELEASE[ \t]+"([^"\n]*)"', re.MULTILINE)
+_MAX_LINKS = 40
+
+
+class Unusable(Exception):
+    """A tree is not the complete headers of the release.
+
+    Attributes:
+        why: INCOMPLETE, OTHER_RELEASE or UNREADABLE.
+        message: the reason in words, naming the file that was looked at.
+    """
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+        self.message = message
+
+
+def check_usable(source_tree: Path, build_tree: Path, release: Release) -> None:
+    """Check that the two trees (equal for a whole one) are complete headers of ``release``; reads one file.
+
+    Raises:
+        Unusable: a needed header is missing, empty or no file, or UTS_RELEASE is another kernel's.
+    """
+    for tree, names in ((source_tree, OF_SOURCE), (build_tree, OF_BUILD)):
+        for name in names:
+            _check_file(tree / name)
+    utsrelease = build_tree / OF_BUILD[1]
+    found = _UTS_RELEASE.search(_read_start(utsrelease))
+    if found is None:
+        raise Unusable(Why.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
+    theirs = found[1].decode("ascii", errors="backslashreplace")
+    if theirs != release:
+        raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs[:80]}, not of {release}")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
+    except OSError as error:
+        raise Unusable(Why.UNREADABLE, f"{path} cannot be looked at: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise Unusable(Why.INCOMPLETE, f"{path} is not a regular file")
+    if not status.st_size:
+        raise Unusable(Why.INCOMPLETE, f"{path} is empty")
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_UTSRELEASE)
+    except OSError as error:
+        raise Unusable(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+
+
+def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:
+    """The variables with which bcc and bpftrace use ``tree``; some tens of microseconds.
+
+    Empty when the tools find the tree by themselves, in /lib/modules of the machine we run on. bcc gets no
+    variable for a split tree: BCC_KERNEL_SOURCE names the one directory that it then takes for both
+    (bcc's kbuild_helper.cc). bpftrace takes two (its get_kernel_dirs).
+    """
+    if host.is_live and release == host.running and _is_standard(tree, release, host):
+        return {}
+    if tree.source_tree == tree.build_tree:
+        return {"BCC_KERNEL_SOURCE": str(tree.build_tree), "BPFTRACE_KERNEL_SOURCE": str(tree.build_tree)}
+    return {
+        "BPFTRACE_KERNEL_SOURCE": str(tree.source_tree),
+        "BPFTRACE_KERNEL_BUILD": str(tree.build_tree),
+    }
+
+
+def _is_standard(tree: Tree, release: Release, host: Host) -> bool:
+    """Whether both tools come to ``tree`` when nothing tells them where to look."""
+    try:
+        build = standard_directory("build", release, host)
+        if build is None:  # bcc does not take "source" for both
+            return False
+        source = standard_directory("source", release, host)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            return False
+        source = None  # to both tools a link that leads nowhere is none
+    return tree.build_tree == build and tree.source_tree == (source or build)
+
+
+def standard_directory(name: str, release: Release, host: Host) -> Path | None:
+    """The real path of /lib/modules/<release>/<name>, where ``name`` is "build" or "source".
+
+    None if there is no such name, or if it leads to our own automount: that is not touched, because whoever
+    looks there asks us for headers.
+
+    Raises:
+        OSError: it is there and leads nowhere (ENOENT), or in circles (ELOOP), or cannot be looked at.
+    """
+    path = host.modules_directory(release) / name
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if leads_to_automount(path, host):
+        return None
+    return host.resolve(path)
+
+
+def leads_to_automount(path: Path, host: Host) -> bool:
+    """Whether ``path`` is a symlink to our own automount, or to one that is; only reads links.
+
+    Raises:
+        OSError: a link's directory cannot be looked at.
+    """
+    automount = host.path(AUTOMOUNT)
+    for _ in range(_MAX_LINKS):
+        if path.is_relative_to(automount):
+            return True
+        try:
+            target = os.readlink(path)
+        except OSError:  # not a link: EINVAL; or not there
+            return False
+        if target.startswith("/"):
+            path = Path(os.path.normpath(host.path(target)))
+        else:
+            path = Path(os.path.normpath(host.resolve(path.parent) / target))
+    return False

@@ -1,0 +1,266 @@
+"""What the daemon says: structured entries in the journal, or lines on stderr where there is no journal.
+
+Saying something never blocks and never fails: an entry that cannot be delivered at once goes to stderr, and
+one that cannot go there either is counted, and the loss is told with the next.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import select
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from .errors import InvalidArgs, KheadersError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+"""syslog(3)'s levels, the most important first; an entry's PRIORITY is the index."""
+
+TARGETS = ("auto", "journal", "console", "null")
+"""Where entries go, in the words of org.freedesktop.LogControl1: "auto" is the journal, and stderr for what
+cannot go there."""
+
+IDENTIFIER = "kheadersd"
+
+_JOURNALD = "/run/systemd/journal/socket"
+_PATIENCE = 20  # milliseconds that a busy journald is given, once
+_MAX_MESSAGE = 2000  # characters
+_MAX_VALUE = 1024  # characters
+_MAX_TRACEBACK = 8192  # characters, of which the end is kept
+_MAX_LINE = select.PIPE_BUF  # bytes: what a pipe that polls writable takes without blocking
+
+
+class Event(enum.Enum):
+    """Changes of state: a stable MESSAGE_ID, a level, and the fields its text in the catalog names."""
+
+    STARTED = ("68d8a7ec25e842898fc028b088e19a36", "info", ())
+    STOPPING = ("649dba6148ca408aa31c5458e10aa20b", "info", ())
+    CACHE_STATE = ("b17df88006a2470ea4961ad1e13d459f", "info", ("path", "bytes"))
+    CACHE_CLEARED = ("1d1f1f21493e4eaa8285b67336334827", "notice", ("path",))
+    CACHE_FAILED = ("44ec8bc5003a49b98c22d37107a0431a", "err", ("path", "error"))
+    ENTRY_ADDED = ("3e99ae11d4b64dbb89a033f4736111db", "info", ("release", "source", "path"))
+    ENTRY_REMOVED = ("f33b086163af44dc98ee30c982db1231", "info", ("release", "path"))
+    ENTRY_DAMAGED = ("c93c9f71ed1a46eaa2246a2231568635", "warning", ("release", "path"))
+    LEASE_GRANTED = ("1bda923b3ce1400195165f1ca8aa7ead", "info", ("release", "client_uid"))
+    LEASE_ENDED = ("91ca69529e044f23b294d33a7ceff264", "info", ("release",))
+    MODULE_LOADED = ("3ba49474fda34303a330efd6245e15eb", "info", ())
+    MODULE_UNLOADED = ("378c2eeaf1544db2b7e93618c1fd6f52", "info", ())
+    MODULE_UNLOAD_FAILED = ("7dfbd5d0c1dd492c8df8b0ba721a3916", "warning", ("error",))
+    MODULE_CHANGED = ("cc59f18c0803406dad5cbe53e526def9", "info", ())
+    DOWNLOAD_STARTED = ("9c147e7fa033483aadd523dcddd426e5", "info", ("release", "client_uid"))
+    DOWNLOADED = ("7265f3d6e2ea42f6b89d4ad84c6b2e03", "info", ("release",))
+    REQUEST_REFUSED = ("3db28f43cf2d4e43bdd2f346b3b0cc08", "debug", ("error",))
+    REQUEST_FAILED = ("aebb502240c24fbd965af3d9e2c62206", "err", ("error",))
+    CONFIG_PROBLEM = ("94792640a9de4c54b057292bdce95723", "warning", ("path",))
+    CONFIG_LOADED = ("ce61a483089a4719bc8275ef7e4031ab", "info", ())
+    BUS_CONNECTED = ("3e3dfa66aff84c718dc1acafd41f28f4", "info", ())
+    BUS_LOST = ("ca72721dcb9744ada3b3f05816fecc83", "warning", ())
+    FAILED = ("43ddcbd94fd745299eec29ef822b24ee", "err", ("error",))
+
+    def __init__(self, message_id: str, level: str, fields: tuple[str, ...]) -> None:
+        self.message_id = message_id
+        self.level = level
+        self.fields = fields
+
+
+# Faults of this host or of ours; everything else a caller can be told is an ordinary refusal.
+_FAULTS = frozenset(("Corrupt", "ReleaseMismatch", "NoSpace", "ModuleFailed", "Timeout", "Failed"))
+
+
+class Journal:
+    """The one place where everything that is said ends up.
+
+    Attributes:
+        level: the least important level that is said, one of `LEVELS`.
+        target: one of `TARGETS`.
+
+    Setting either to something else raises InvalidArgs.
+    """
+
+    def __init__(self, target: str = "auto", level: str = "info") -> None:
+        self._stuck = False
+        self._lost = 0
+        self.target = target
+        self.level = level
+
+    @property
+    def level(self) -> str:
+        return LEVELS[self._level]
+
+    @level.setter
+    def level(self, name: str) -> None:
+        if name not in LEVELS:
+            raise InvalidArgs(f"{clean(name, 40)!r} is not a log level; they are {', '.join(LEVELS)}")
+        self._level = LEVELS.index(name)
+
+    @property
+    def target(self) -> str:
+        return self._target
+
+    @target.setter
+    def target(self, name: str) -> None:
+        if name not in TARGETS:
+            raise InvalidArgs(f"{clean(name, 40)!r} is not a log target; they are {', '.join(TARGETS)}")
+        self._target = name
+
+    def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
+        """Say that something changed.
+
+        Args:
+            message: one sentence.
+            level: instead of the event's own.
+            fields: values by the lower-case name of their field without ``KHEADERS_``: release, source, path,
+                digest, bytes, duration_usec, client_uid, error, and what else applies. None is left out; a
+                field the event's text in the catalog names is never left out.
+        """
+        priority = LEVELS.index(level or event.level)
+        if priority > self._level:
+            return
+        entry = {"MESSAGE_ID": event.message_id}
+        for name in event.fields:
+            entry["KHEADERS_" + name.upper()] = "-"
+        for name, value in fields.items():
+            if value is not None:
+                entry["KHEADERS_" + name.upper()] = clean(str(value), _MAX_VALUE)
+        self._say(priority, clean(message, _MAX_MESSAGE), entry)
+
+    def report_failure(self, error: KheadersError, **fields: object) -> None:
+        """Say that a request failed: as an error where something is wrong here; an ordinary refusal (nothing
+        to be had, no authorisation, bad arguments) is below the default level."""
+        name = error.bus_name.rpartition(".")[2]
+        event = Event.REQUEST_FAILED if name in _FAULTS else Event.REQUEST_REFUSED
+        self.report(event, error.message, **{**fields, "error": error.bus_name})  # type: ignore[arg-type]
+
+    def log(
+        self, priority: int, message: str, *, traceback: str = "", fields: Mapping[str, str] | None = None
+    ) -> None:
+        """Say something that is no event. ``priority`` is an index of `LEVELS`."""
+        if priority > self._level:
+            return
+        entry = {name: clean(value, _MAX_VALUE) for name, value in (fields or {}).items()}
+        if traceback:
+            entry["EXCEPTION_INFO"] = _encodable(traceback[-_MAX_TRACEBACK:])
+        self._say(priority, clean(message, _MAX_MESSAGE), entry)
+
+    def _say(self, priority: int, message: str, entry: dict[str, str]) -> None:
+        if self._target == "null":
+            return
+        if self._lost:
+            entry["KHEADERS_LOST"] = str(self._lost)
+            message = f"{message} ({self._lost} entries before this one were lost)"
+        delivered = self._target != "console" and self._to_journal(priority, message, entry)
+        if not delivered and self._target != "journal":
+            delivered = _to_console(priority, message, entry)
+        self._lost = 0 if delivered else self._lost + 1
+
+    def _to_journal(self, priority: int, message: str, entry: dict[str, str]) -> bool:
+        # systemd-python 235 sends on a blocking socket and keeps the interpreter's lock meanwhile, so that a
+        # stopped journald would stop every thread: whether there is room is asked first. (Another program
+        # can take the last place in between; then we wait until a living journald makes room.)
+        room = _room(0 if self._stuck else _PATIENCE)
+        self._stuck = room is False
+        if not room:
+            return False
+        from systemd import journal
+
+        try:
+            journal.sendv(
+                f"MESSAGE={message}",
+                f"PRIORITY={priority}",
+                f"SYSLOG_IDENTIFIER={IDENTIFIER}",
+                *(f"{name}={value}" for name, value in entry.items()),
+            )
+        except OSError:  # journald went away just now
+            return False
+        return True
+
+
+def _room(patience: int) -> bool | None:
+    """Whether journald has room within ``patience`` milliseconds; None where there is no journald."""
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    ) as probe:
+        try:
+            probe.connect(_JOURNALD)
+        except OSError:
+            return None
+        poll = select.poll()
+        poll.register(probe, select.POLLOUT)
+        return any(state & select.POLLOUT for _, state in poll.poll(patience))
+
+
+def _to_console(priority: int, message: str, entry: Mapping[str, str]) -> bool:
+    """Write to stderr if it takes it at once: somebody may have stopped reading it."""
+    if sys.__stderr__ is None:  # closed from the start: descriptor 2 may be anything by now
+        return False
+    text = f"{IDENTIFIER}: {LEVELS[priority]}: {message}"
+    if details := entry.get("EXCEPTION_INFO"):
+        text += "\n" + details[-(_MAX_LINE // 2) :].rstrip("\n")
+    try:
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if not any(state & select.POLLOUT for _, state in poll.poll(0)):
+            return False
+        os.write(2, text.encode()[: _MAX_LINE - 1].decode("utf-8", "ignore").encode() + b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def clean(text: str, limit: int) -> str:
+    """``text`` on one line, free of controls, encodable, and at most ``limit`` characters long."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)[: 2 * limit]
+
+
+def _escape(char: str) -> str:
+    return " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+class Handler(logging.Handler):
+    """Takes what the modules log to a `Journal`, with their place and a bounded traceback."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - whatever a wrong format or a __str__ raises
+            message = f"{record.msg!r} could not be formatted: {error!r}"
+        traceback = ""
+        if record.exc_info:
+            traceback = (self.formatter or logging.Formatter()).formatException(record.exc_info)
+        fields = {
+            "LOGGER": record.name,
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": str(record.lineno),
+            "CODE_FUNC": record.funcName or "-",
+        }
+        self._journal.log(_priority(record.levelno), message, traceback=traceback, fields=fields)
+
+
+def _priority(levelno: int) -> int:
+    for threshold, name in (
+        (logging.CRITICAL, "crit"),
+        (logging.ERROR, "err"),
+        (logging.WARNING, "warning"),
+        (logging.INFO, "info"),
+    ):
+        if levelno >= threshold:
+            return LEVELS.index(name)
+    return LEVELS.index("debug")

@@ -1,0 +1,196 @@
+"""The kheaders module of the running kernel: whether it is there, loaded, and by whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from .errors import InUse, KheadersError, ModuleFailed
+from .sources import Nothing, Why
+from .sources.module_file import locate
+from .work import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from pathlib import Path
+
+    from .host import Host
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ARCHIVE = "sys/kernel/kheaders.tar.xz"
+"""What the module shows below the root, readable for everybody (the kernel's kernel/kheaders.c)."""
+
+LOADED = "sys/module/kheaders"
+"""Is there while the module is loaded, and never for a built-in one."""
+
+
+class Loader(Protocol):
+    """Loads and unloads the module, and remembers whether it was us, beyond our own death."""
+
+    async def load(self) -> None:
+        """Load the module. When it is loaded already, nothing happens, and it does not become ours.
+
+        Raises:
+            Nothing: UNSUPPORTED, there is no way to load modules here.
+            ModuleFailed: it could not be loaded; the message says what can be done.
+            Timeout: it took longer than 30 seconds.
+        """
+        ...
+
+    async def unload(self) -> None:
+        """Unload the module. When it is not loaded, nothing happens.
+
+        Raises:
+            ModuleFailed: it could not be unloaded.
+            Timeout: it took longer than 30 seconds.
+        """
+        ...
+
+    async def recall(self) -> None:
+        """Find out what a predecessor, who may have been killed, left loaded. Called once, at start."""
+        ...
+
+    def owned(self) -> bool:
+        """Whether the module was loaded by us, and not unloaded by us since."""
+        ...
+
+
+class NoLoader:
+    """For hosts whose module is none of our business, and for daemons that may not load it."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def load(self) -> None:
+        raise Nothing(Why.UNSUPPORTED, f"kheaders is not loaded: {self._reason}")
+
+    async def unload(self) -> None:
+        raise ModuleFailed(f"kheaders is not unloaded: {self._reason}")
+
+    async def recall(self) -> None:
+        """Nothing was ever loaded."""
+
+    def owned(self) -> bool:
+        return False
+
+
+class KernelModule:
+    """The module and its file in sysfs.
+
+    Attributes:
+        path: /sys/kernel/kheaders.tar.xz of the host.
+    """
+
+    def __init__(self, host: Host, loader: Loader) -> None:
+        self.path = host.path(ARCHIVE)
+        self._host = host
+        self._loader = loader
+        self._lock = asyncio.Lock()
+        self._readers = 0
+        self._file: Path | None = None
+
+    def state(self) -> str:
+        """ "absent", "available", "loaded" or "builtin"; a few microseconds.
+
+        Whether the module is installed is known from the last `look`.
+        """
+        if self._host.path(LOADED).exists():
+            return "loaded"
+        if self.path.exists():  # a built-in kheaders has no directory in /sys/module
+            return "builtin"
+        return "available" if self._file is not None and self._file.exists() else "absent"
+
+    @property
+    def owned(self) -> bool:
+        """Whether it is loaded, and by us."""
+        return self._loader.owned() and self.state() == "loaded"
+
+    async def look(self) -> str:
+        """The state, after looking for the module file again: tens of milliseconds in a thread."""
+        self._file = await in_thread(locate, self._host, self._host.running)
+        return self.state()
+
+    async def recover(self) -> None:
+        """At start: look, and unload what a predecessor loaded and was killed before it unloaded."""
+        async with self._lock:
+            await self._loader.recall()
+            await self._give_back()
+        await self.look()
+
+    @contextlib.contextmanager
+    def needed(self) -> Iterator[None]:
+        """While this is entered the module's file is being read, and `unload_if_idle` refuses."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
+    @contextlib.asynccontextmanager
+    async def loaded(self) -> AsyncIterator[None]:
+        """Load the module for the time this is entered, and unload it then if it was us who loaded it.
+
+        One at a time. Neither loading nor unloading is ever left half done: a cancellation goes on when they
+        are done, after at most 30 seconds each. A failed unload is a warning in the log.
+
+        Raises:
+            Nothing, ModuleFailed, Timeout: as `Loader.load`.
+        """
+        async with self._lock:
+            with self.needed():
+                try:
+                    if not self.path.exists():
+                        await to_the_end(self._loader.load())
+                    yield
+                finally:
+                    await to_the_end(self._give_back())
+
+    async def unload_if_idle(self) -> str:
+        """Unload the module, whoever loaded it; nothing to do if it is not loaded.
+
+        Returns:
+            The state afterwards.
+
+        Raises:
+            InUse: its archive is being read.
+            ModuleFailed: it could not be unloaded, or is built in.
+            Timeout: it took longer than 30 seconds.
+        """
+        if self._lock.locked() or self._readers:
+            raise InUse("kheaders is in use: its archive is being read at this moment; try again in a second")
+        async with self._lock:
+            state = self.state()
+            if state == "builtin":
+                raise ModuleFailed("kheaders cannot be unloaded: it is built into this kernel")
+            if state == "loaded":
+                await to_the_end(self._loader.unload())
+        return await self.look()
+
+    async def _give_back(self) -> None:
+        if not self._loader.owned():
+            return
+        try:
+            await self._loader.unload()
+        except KheadersError as error:
+            log.warning("the module stays loaded, 4 MB of memory: %s", error.message)
+
+
+async def to_the_end(work: Coroutine[object, object, T]) -> T:
+    """Await ``work`` to its end, however often we are cancelled meanwhile; only then be cancelled."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()
+        raise cancelled
+    return task.result()

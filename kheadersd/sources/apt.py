@@ -1,0 +1,242 @@
+"""Headers packages of Debian and its derivatives, found, downloaded and verified by apt.
+
+The host's own lists are asked first. Where they do not know a package, or only one that has left the archive,
+lists of our own are fetched, and asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from ..cache.disk import explained
+from ..errors import Corrupt, LimitsExceeded, NoSpace
+from ..work import in_thread
+from . import Archive, Nothing, Why, deb
+from .apt_command import AptCommands
+from .apt_output import (
+    OutdatedError,
+    Package,
+    download_failure,
+    find_package,
+    header_dependencies,
+    is_disk_full,
+    summary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..host import Host
+    from ..release import Release
+    from . import Report
+
+MAX_QUERIES = 2
+"""How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and everybody may cause it."""
+
+QUERY_SECONDS = 60.0
+DOWNLOAD_SECONDS = 600.0
+UPDATE_INTERVAL = 600.0
+"""Lists of our own that are younger, in seconds, are not fetched again."""
+
+MAX_DOWNLOAD = 256 << 20
+"""Bytes in all packages of one release; real ones have 12 to 30 MiB."""
+
+
+class Apt:
+    """The package manager of Debian and its derivatives.
+
+    Args:
+        host: whose apt configuration and lists are used.
+        work: a directory of our own, made when first needed; our lists, some 20 MB, stay in it.
+    """
+
+    def __init__(self, host: Host, work: Path) -> None:
+        self._commands = AptCommands(host, work)
+        self._configuration = host.path("etc/apt")
+        self._host_lists = host.path("var/lib/apt/lists")
+        self._own_lists = work / "lists"
+        self._work = work
+        self._updating = asyncio.Lock()
+        self._querying = asyncio.Semaphore(MAX_QUERIES)
+
+    @staticmethod
+    def serves(host: Host) -> bool:
+        """Whether the host is configured for apt, and we have one to run."""
+        return host.path("etc/apt").is_dir() and shutil.which("apt-get") is not None
+
+    async def offered(self, release: Release) -> str | None:
+        """Name and version of the package for ``release`` in the lists that are here.
+
+        None if it is in none of them, but new lists may have it. Nothing is downloaded.
+
+        Raises:
+            Nothing: it is in none of them, and ours are new.
+            Timeout: apt did not answer in a minute.
+            KheadersError: apt cannot be run.
+        """
+        name = _package_name(release)
+        await in_thread(self._commands.prepare)
+        own = [self._own_lists] if self._update_mark.exists() else []
+        for lists in (self._host_lists, *own):
+            try:
+                return str(await self._show(lists, name))
+            except OutdatedError as error:
+                outdated = error
+        if self._is_updated():
+            raise self._nothing(outdated)
+        return None
+
+    async def fetch(self, release: Release, report: Report) -> Archive:
+        """Download the package for ``release``, and those it depends on for the rest of the headers.
+
+        When this returns, nothing is left in the directory but lists: the layers hold the packages open.
+
+        Raises:
+            Nothing: there is none, or it cannot be downloaded now.
+            Corrupt: what came is not what the signed lists promise, or is not signed at all.
+            NoSpace: the file system of the work directory is full, or would be.
+            LimitsExceeded: the packages have more than 256 MiB.
+            Timeout: apt took longer than ten minutes.
+            KheadersError: apt cannot be run.
+        """
+        name = _package_name(release)
+        await in_thread(self._commands.prepare)
+        try:
+            return await self._fetch_from(self._host_lists, name, report)
+        except OutdatedError:
+            await self._update(report)
+        try:
+            return await self._fetch_from(self._own_lists, name, report)
+        except OutdatedError as error:
+            raise self._nothing(error) from None
+
+    async def _fetch_from(self, lists: Path, name: str, report: Report) -> Archive:
+        own = await self._show(lists, name)
+        rest = [await self._show(lists, *dependency) for dependency in header_dependencies(own)]
+        packages = [own, *rest]
+        self._check_size(packages)
+        with self._commands.scratch() as scratch:
+            # "--": no name is taken for an option, not that one beginning with "linux-headers-" could be.
+            command = ["apt-get", "-qq", "download", "--", *(f"{p.name}={p.version}" for p in packages)]
+            progress = functools.partial(report, "downloading")
+            done = await self._commands.change(lists, command, DOWNLOAD_SECONDS, scratch, progress)
+            if done.status != 0:
+                raise download_failure(_names(packages), done.complaints)
+            return await in_thread(_archive, packages, scratch / "packages")
+
+    async def _show(self, lists: Path, name: str, version: str = "") -> Package:
+        wanted = f"{name}={version}" if version else name
+        command = ["apt-cache", "show", "--no-all-versions", "--", wanted]
+        async with self._querying:
+            done = await self._commands.query(lists, command, QUERY_SECONDS)
+        package = find_package(done.output, name, version)
+        if package is None:
+            raise OutdatedError(f"apt knows no package {wanted}")
+        return package
+
+    async def _update(self, report: Report) -> None:
+        """Fetch our own lists, unless they are new.
+
+        Failing is not final: the lists of one source can fail, and the headers be in another's.
+        """
+        async with self._updating:
+            if self._is_updated():
+                return
+            with self._commands.scratch() as scratch:
+                done = await self._commands.change(
+                    self._own_lists,
+                    ["apt-get", "-qq", "update"],
+                    DOWNLOAD_SECONDS,
+                    scratch,
+                    functools.partial(report, "updating"),
+                )
+            complaint = summary(done.complaints)
+            if is_disk_full(done.complaints):
+                raise NoSpace(f"apt's lists do not fit into {self._own_lists}: {complaint}")
+            with explained("note that apt's lists are new", self._work):
+                self._update_mark.write_text(complaint, encoding="utf-8")
+
+    @property
+    def _update_mark(self) -> Path:
+        """As old as our lists; has what apt complained about when it fetched them."""
+        return self._work / "updated"
+
+    def _is_updated(self) -> bool:
+        try:
+            age = time.time() - self._update_mark.stat().st_mtime
+        except OSError:
+            return False
+        return 0 <= age < UPDATE_INTERVAL
+
+    def _nothing(self, outdated: OutdatedError) -> Nothing:
+        try:
+            complaint = self._update_mark.read_text(encoding="utf-8")
+        except OSError:
+            complaint = ""
+        if complaint:
+            return Nothing(
+                Why.UNREADABLE, f"{outdated.message}, and could not fetch all its lists: {complaint}"
+            )
+        advice = f"the archives in {self._configuration} may have dropped it, or another one has it"
+        return Nothing(Why.MISSING, f"{outdated.message}; {advice}")
+
+    def _check_size(self, packages: Sequence[Package]) -> None:
+        total = sum(package.size for package in packages)
+        if total > MAX_DOWNLOAD:
+            raise LimitsExceeded(f"{_names(packages)}: {total} bytes, and {MAX_DOWNLOAD} are accepted")
+        disk = os.statvfs(self._work)
+        free = disk.f_bavail * disk.f_frsize
+        if total > free:
+            raise NoSpace(
+                f"{_names(packages)}: {total} bytes to download, and {free} are free in {self._work}"
+            )
+
+
+def _package_name(release: Release) -> str:
+    """The package for a release. A kernel's begins with a digit, which the meta-packages' names do not."""
+    if not release[0].isdigit():
+        raise Nothing(Why.MISSING, f"linux-headers-{release} would not be the headers of one kernel")
+    # A package's name has no capitals and no underscores, which a release may have.
+    return "linux-headers-" + release.lower().replace("_", "-")
+
+
+def _names(packages: Sequence[Package]) -> str:
+    return ", ".join(map(str, packages))
+
+
+def _archive(packages: Sequence[Package], directory: Path) -> Archive:
+    """Open and check what was downloaded. Blocks for some 20 ms."""
+    import hashlib
+
+    own, *rest = packages
+    srcarch = deb.source_architecture(own.architecture)
+    if srcarch is None:
+        raise Nothing(Why.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
+    places = [deb.place_generated if rest else deb.place_whole] + [deb.place_written] * len(rest)
+    digest = hashlib.sha256()
+    layers = []
+    with contextlib.ExitStack() as opened:
+        for package, place in zip(packages, places, strict=True):
+            file = _open(package, directory)
+            opened.callback(file.close)
+            sha256 = file.sha256()
+            if file.size != package.size or package.sha256 not in ("", sha256):
+                raise Corrupt(f"{file.label} is not what apt's lists promise: it has the sha256 {sha256}")
+            digest.update(sha256.encode("ascii") + b"\n")
+            layers.append(deb.layer(file, place(package.name, srcarch)))
+        opened.pop_all()
+    return Archive(digest.hexdigest(), tuple(layers), _names(packages))
+
+
+def _open(package: Package, directory: Path) -> deb.HeldFile:
+    for path in directory.iterdir():
+        if path.name.startswith(package.name + "_") and path.suffix == ".deb":
+            return deb.HeldFile(path)
+    raise Nothing(Why.UNREADABLE, f"apt-get download reported no failure, and left no file for {package}")

@@ -1,0 +1,203 @@
+"""apt's commands, run with the host's configuration, and writing only to a directory of ours.
+
+Of the host's, the sources, keys, pins, proxies and lists are read; nothing is locked, updated or changed,
+and none of the hooks in its configuration is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import KheadersError
+from . import Nothing, Why
+from .apt_output import fraction_done
+from .apt_process import Finished, clean_environment, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ..host import Host
+
+_SANDBOX_USER = "_apt"  # APT::Sandbox::User of every Debian
+
+_OPTIONS = {
+    # What is on offer matters, not what is installed; and nothing installed is taken for a download.
+    "Dir::State::status": "/dev/null",
+    # Built in memory: 1 s each time, instead of 100 MB on disk.
+    "Dir::Cache::pkgcache": "",
+    "Dir::Cache::srcpkgcache": "",
+    "APT::Get::AllowUnauthenticated": "false",
+    "Acquire::AllowInsecureRepositories": "false",
+    "Acquire::AllowDowngradeToInsecureRepositories": "false",
+    "Acquire::AllowWeakRepositories": "false",
+    "Acquire::Languages": "none",
+    "Acquire::GzipIndexes": "true",
+    # A name that is not known is not taken for a regular expression, in which "." is any character.
+    "APT::Cmd::Pattern-Only": "true",
+    "APT::Color": "false",
+    "APT::Status-Fd": "1",
+}
+
+# Read behind the host's files, so that it wins. The hooks would run commands of the host's, and of the
+# indexes only that of the packages is of use.
+_LAST_CONFIGURATION = """\
+#clear APT::Update;
+#clear DPkg;
+#clear Acquire::IndexTargets;
+Acquire::IndexTargets::deb::Packages {
+    MetaKey "$(COMPONENT)/binary-$(ARCHITECTURE)/Packages";
+    flatMetaKey "Packages";
+    ShortDescription "Packages";
+    Description "$(RELEASE)/$(COMPONENT) $(ARCHITECTURE) Packages";
+    Optional "no";
+};
+"""
+
+
+class AptCommands:
+    """Runs apt's commands.
+
+    Args:
+        host: whose configuration is used. That of a host below another root is read there; keys that it names
+            by an absolute path are taken from this machine.
+        work: a directory of our own, made when needed.
+    """
+
+    def __init__(self, host: Host, work: Path) -> None:
+        self._host = host
+        self._work = work
+        self._preparing = threading.Lock()
+        self._is_cleared = False
+
+    def prepare(self) -> None:
+        """Make the directory if it is not there; the first time, remove what a crash left in it. Blocks.
+
+        Raises:
+            Nothing: the root has a name that apt's configuration cannot express.
+            KheadersError: the directory cannot be made.
+        """
+        root = str(self._host.root)
+        if re.search(r'["\n\\;]', root):
+            raise Nothing(Why.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
+        try:
+            with self._preparing:
+                (self._work / "lists").mkdir(mode=0o755, parents=True, exist_ok=True)
+                if not self._is_cleared:
+                    for left in self._work.glob("run-*"):
+                        shutil.rmtree(left, ignore_errors=True)
+                    self._is_cleared = True
+                _write_whole(self._last_configuration, _LAST_CONFIGURATION)
+                _write_whole(self._first_configuration, f'Dir "{root.rstrip("/")}/";\n')
+        except OSError as error:
+            raise KheadersError(f"cannot use {self._work} to run apt in: {error.strerror}") from error
+
+    async def query(self, lists: Path, command: Sequence[str], seconds: float) -> Finished:
+        """Run a command that only reads.
+
+        Raises:
+            Timeout: see `run`.
+            KheadersError: it cannot be run.
+        """
+        return await self._run(lists, command, seconds, self._work, None)
+
+    async def change(
+        self,
+        lists: Path,
+        command: Sequence[str],
+        seconds: float,
+        scratch: Path,
+        report: Callable[[float], None],
+    ) -> Finished:
+        """Run a command that writes to ``lists``, or to the directory "packages" of ``scratch``.
+
+        Raises:
+            Timeout: see `run`.
+            KheadersError: it cannot be run.
+        """
+
+        def on_line(line: str) -> None:
+            if (fraction := fraction_done(line)) is not None:
+                report(fraction)
+
+        return await self._run(lists, command, seconds, scratch / "packages", on_line, scratch / "tmp")
+
+    async def _run(
+        self,
+        lists: Path,
+        command: Sequence[str],
+        seconds: float,
+        directory: Path,
+        on_line: Callable[[str], None] | None,
+        temporary: Path | None = None,
+    ) -> Finished:
+        options = {**_OPTIONS, "Dir::State::lists": str(lists), "Dir::Cache": str(self._work / "cache")}
+        arguments = [f"--config-file={self._last_configuration}"]
+        arguments += [f"--option={key}={value}" for key, value in options.items()]
+        environment = clean_environment()
+        if not self._host.is_live:
+            environment["APT_CONFIG"] = str(self._first_configuration)
+        if temporary is not None:
+            environment["TMPDIR"] = str(temporary)
+        try:
+            return await run(
+                [command[0], *arguments, *command[1:]],
+                environment=environment,
+                directory=directory,
+                seconds=seconds,
+                on_line=on_line,
+            )
+        except OSError as error:
+            raise KheadersError(f"cannot run {command[0]} in {directory}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory with "packages" and "tmp" for one run to write to, removed in the end.
+
+        As root, apt downloads as a user of its own, who has to be able to get there and to write there; where
+        he cannot get there, apt stays root. Removed at once, not in a thread: it has a handful of files.
+
+        Raises:
+            KheadersError: it cannot be made.
+        """
+        try:
+            path = Path(tempfile.mkdtemp(prefix="run-", dir=self._work))
+        except OSError as error:
+            raise KheadersError(f"cannot make a directory in {self._work}: {error.strerror}") from error
+        try:
+            path.chmod(0o711)
+            for name in ("packages", "tmp"):
+                (path / name).mkdir(mode=0o755)
+                if os.geteuid() == 0:
+                    with contextlib.suppress(LookupError):
+                        shutil.chown(path / name, user=_SANDBOX_USER)
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def _first_configuration(self) -> Path:
+        """Read in front of the host's files, so that it says where these are."""
+        return self._work / "first.conf"
+
+    @property
+    def _last_configuration(self) -> Path:
+        return self._work / "last.conf"
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Give a file this content, unless it has it; another apt that reads it now sees all or nothing of it."""
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

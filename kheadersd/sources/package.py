@@ -1,0 +1,85 @@
+"""The ``package`` source: the distribution's own headers package, unpacked and never installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from . import Nothing, Why
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..host import Host
+    from ..release import Release
+    from . import Archive, Report
+
+
+class PackageManager(Protocol):
+    """What a distribution's tools can do for us: apt is one, dnf may be another."""
+
+    async def offered(self, release: Release) -> str | None:
+        """Name and version of the package for ``release`` as far as is known without any download.
+
+        None if a download is needed to know.
+
+        Raises:
+            Nothing: there is none.
+        """
+        ...
+
+    async def fetch(self, release: Release, report: Report) -> Archive:
+        """Download and verify the headers. Nothing is left on the disk but what the archive holds open.
+
+        Raises:
+            Nothing: there are none, or they cannot be had now.
+            KheadersError: what came is damaged or not genuine, there is no room, it took too long.
+        """
+        ...
+
+
+class PackageSource:
+    """Headers from the host's package manager.
+
+    Args:
+        host: whose package manager, sources and keys are used.
+        work: a directory of our own for what the package manager has to write.
+    """
+
+    name = "package"
+
+    def __init__(self, host: Host, work: Path) -> None:
+        self._host = host
+        self._work = work
+        self._known: PackageManager | None = None
+
+    async def offered(self, release: Release) -> str | None:
+        """What `find` would download, like "linux-headers-6.1.0-56-amd64 6.1.192-2". Takes about a second.
+
+        Downloads nothing, so it can be asked before the caller is asked for an authorisation. None if only a
+        download, of new package lists, can tell.
+
+        Raises:
+            Nothing: there is no such package, or no package manager that is known here.
+            Timeout: the package manager did not answer.
+        """
+        return await self._manager().offered(release)
+
+    async def find(self, release: Release, report: Report) -> Archive:
+        """See `Source.find`; always downloads."""
+        return await self._manager().fetch(release, report)
+
+    def stamp(self, origin: str) -> str:  # noqa: ARG002 - the interface of all sources
+        """Always "": a package is not a file of this host's that could change."""
+        return ""
+
+    def _manager(self) -> PackageManager:
+        if self._known is None:
+            from .apt import Apt  # here, as most daemons are never asked for a package
+
+            if not Apt.serves(self._host):
+                raise Nothing(
+                    Why.UNSUPPORTED,
+                    f"no package manager that is known here: no apt-get, or no {self._host.path('etc/apt')}",
+                )
+            self._known = Apt(self._host, self._work)
+        return self._known

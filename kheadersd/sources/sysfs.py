@@ -1,0 +1,126 @@
+"""The archive that the running kernel shows in /sys/kernel, when it is there already."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from ..errors import Corrupt
+from ..work import in_thread
+from . import Nothing, Why
+from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..host import Host
+    from ..module import KernelModule
+    from ..release import Release
+    from . import Archive, Report
+
+# Others load and unload the module too (bcc does so at every start). Seconds between one look and the next.
+_PAUSES = (0.02, 0.05, 0.1, 0.2)
+# The kernel gives at most a page at a time anyhow.
+_PIECE = 64 * 1024
+
+
+class Lost(Exception):
+    """The module went away while its file was read."""
+
+
+class SysfsSource:
+    """Reads what is loaded or built in; never loads anything."""
+
+    name = "sysfs"
+
+    def __init__(self, host: Host, module: KernelModule) -> None:
+        self._host = host
+        self._module = module
+
+    async def find(self, release: Release, report: Report) -> Archive:
+        """Read the running kernel's archive whole.
+
+        Raises:
+            Nothing: NOT_RUNNING, MISSING, VANISHED (unloaded by somebody, again and again) or UNREADABLE.
+            Corrupt: it is not one whole xz file, or larger than 64 MiB.
+        """
+        if release != self._host.running:
+            raise Nothing(
+                Why.NOT_RUNNING, f"{self._module.path} is of kernel {self._host.running}, which runs"
+            )
+        report("reading", 0.0)
+        with self._module.needed():
+            return await read_archive(self._module.path, self._host.build_id)
+
+    def stamp(self, origin: str) -> str:
+        """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
+        return stamp_at(origin)
+
+
+async def read_archive(path: Path, build_id: str) -> Archive:
+    """Read ``path`` whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
+
+    Raises:
+        Nothing: MISSING, VANISHED or UNREADABLE.
+        Corrupt: it is not one whole xz file, or larger than 64 MiB.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return await in_thread(_read_once, path, build_id)
+        except FileNotFoundError:
+            if pause == _PAUSES[0]:
+                raise Nothing(Why.MISSING, f"there is no {path}: kheaders is not loaded") from None
+        except Lost:
+            pass
+        except OSError as error:
+            raise Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+        if pause is not None:
+            await asyncio.sleep(pause)
+    tries = len(_PAUSES) + 1
+    raise Nothing(
+        Why.VANISHED, f"{path} vanished each of {tries} times it was read: another program unloads kheaders"
+    )
+
+
+def _read_once(path: Path, build_id: str) -> Archive:
+    data, stamp = read_whole(path)
+    return archive_from_bytes(data, label=str(path), origin=str(path), build_id=build_id, origin_stamp=stamp)
+
+
+def read_whole(path: Path) -> tuple[bytes, str]:
+    """Read a file of sysfs; the stamp is that of the very file that was read.
+
+    Raises:
+        Lost: it ended before its size, or its module was unloaded meanwhile (ENODEV).
+        OSError: it cannot be opened or read.
+        Corrupt: it is no file, or larger than 64 MiB.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise Corrupt(f"{path} is not a regular file")
+        if status.st_size > MAX_ARCHIVE:
+            raise Corrupt(f"{path} has {status.st_size} bytes, more than the {MAX_ARCHIVE} that are taken")
+        return _read_all(descriptor, status.st_size), stamp_of(status)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise Lost from error
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    pieces: list[bytes] = []
+    remaining = size
+    while remaining:
+        piece = os.read(descriptor, min(remaining, _PIECE))
+        if not piece:
+            raise Lost
+        pieces.append(piece)
+        remaining -= len(piece)
+    return b"".join(pieces)

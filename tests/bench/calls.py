@@ -1,0 +1,83 @@
+"""Calls for headers that are there already, against a service in C that knows its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from running import NAME
+
+from .measure import MIB, Result, median, note
+from .rig import FLOOR
+
+if TYPE_CHECKING:
+    from .rig import Calls, Rig
+
+_ROUNDS = 7
+_MICRO = 1e6
+
+
+def cached(rig: Rig) -> list[Result]:
+    """Cached GetHeaders, against the service in C on the same bus."""
+    ours: list[tuple[Calls, Calls]] = []
+    theirs: list[tuple[Calls, Calls]] = []
+    with rig.daemon() as daemon:
+        rig.call(daemon.pid)
+        (entry,) = daemon.entries()
+        with rig.floor(daemon.cache / entry / "tree") as floor:
+            for _ in range(rig.rounds(_ROUNDS)):
+                ours.append(_both(rig, daemon.pid, NAME))
+                theirs.append(_both(rig, floor, FLOOR))
+                note(f"  kheadersd {_shown(ours[-1])}; C {_shown(theirs[-1])}")
+    return [
+        Result(
+            "cached GetHeaders, p50 with one caller, with a constant from C",
+            _median_p50(ours),
+            "µs",
+            _median_p50(theirs),
+            goal=2.5,
+        ),
+        Result(
+            "cached GetHeaders, CPU per call with ten, with a constant from C",
+            _median_cpu(ours),
+            "µs",
+            _median_cpu(theirs),
+            goal=2.5,
+        ),
+    ]
+
+
+def growth(rig: Rig) -> list[Result]:
+    """What 100,000 calls leave behind."""
+    calls = rig.calls(100_000)
+    with rig.daemon() as daemon:
+        rig.call(daemon.pid)
+        rig.call(daemon.pid, connections=10, calls=2000)
+        before = daemon.memory(), daemon.descriptors()
+        done = rig.call(daemon.pid, connections=10, calls=calls)
+        after = daemon.memory(), daemon.descriptors()
+    note(f"  {calls} calls in {done.wall:.1f} s")
+    return [
+        Result(f"after {calls} calls: memory", (after[0] - before[0]) / MIB, "MiB", goal=1.0),
+        Result(f"after {calls} calls: descriptors", after[1] - before[1], goal=0),
+    ]
+
+
+def _both(rig: Rig, pid: int, name: str) -> tuple[Calls, Calls]:
+    """One caller, then ten."""
+    return (
+        rig.call(pid, name=name, calls=rig.calls(5000)),
+        rig.call(pid, name=name, connections=10, calls=rig.calls(20_000)),
+    )
+
+
+def _median_p50(rounds: list[tuple[Calls, Calls]]) -> float:
+    return median([one.p50 for one, _ in rounds]) * _MICRO
+
+
+def _median_cpu(rounds: list[tuple[Calls, Calls]]) -> float:
+    return median([ten.cpu / ten.calls for _, ten in rounds]) * _MICRO
+
+
+def _shown(calls: tuple[Calls, Calls]) -> str:
+    one, ten = calls
+    return f"{one.p50 * _MICRO:.1f} µs, CPU with ten {ten.cpu / ten.calls * _MICRO:.1f} µs a call"

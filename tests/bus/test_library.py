@@ -1,0 +1,139 @@
+"""Values to bodies and back, the same with either library."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kheadersd.bus import library
+from kheadersd.bus.library import Variant, decode, encode, parse_address
+
+
+@pytest.mark.parametrize(
+    ("signature", "values"),
+    [
+        ("", []),
+        ("s", ["text"]),
+        ("ynqiuxtd", [255, -1, 65535, -(2**31), 2**32 - 1, -(2**63), 2**64 - 1, 0.5]),
+        ("bgo", [True, "a{sv}", "/a/b"]),
+        ("as", [["a", "b"]]),
+        ("a{ss}", [{"a": "b"}]),
+        ("sa{sv}", ["x", {"sources": Variant("as", ["tree"]), "refresh": Variant("b", True)}]),
+        ("aa{sv}", [[{"n": Variant("t", 1)}, {}]]),
+        ("v", [Variant("v", Variant("u", 5))]),
+        ("h", [0]),
+    ],
+)
+def test_values_come_back(signature: str, values: list[Any]) -> None:
+    body = encode(signature, values)
+    assert decode(signature, body) == values
+    assert decode(signature, body, once=True) == values
+
+
+def test_structs_and_bytes_come_back_as_sequences() -> None:
+    rows = decode("a(ssuus)ay", encode("a(ssuus)ay", [[["a", "b", 1, 2, "c"]], b"xyz"]))
+    assert [tuple(row) for row in rows[0]] == [("a", "b", 1, 2, "c")]
+    assert bytes(rows[1]) == b"xyz"
+
+
+def test_big_endian() -> None:
+    body = struct.pack(">I", 7) + struct.pack(">I", 2) + b"ab\0" + b"\0" + struct.pack(">h", -2)
+    assert decode("usn", body, big_endian=True) == [7, "ab", -2]
+
+
+@pytest.mark.parametrize(
+    ("signature", "values"),
+    [
+        ("s", ["a\0b"]),
+        ("s", ["\udc80"]),
+        ("s", [5]),
+        ("u", ["x"]),
+        ("u", [-1]),
+        ("u", [2**32]),
+        ("ss", ["one"]),
+        ("s", ["one", "two"]),
+        ("o", ["no path"]),
+        ("a{sv}", [{"x": 5}]),
+        ("a{sv}", [{"x": Variant("s", "a\0")}]),
+        ("(", [1]),
+    ],
+)
+def test_wrong_values_are_refused(signature: str, values: list[Any]) -> None:
+    with pytest.raises(ValueError, match="not values of"):
+        encode(signature, values)
+
+
+@pytest.mark.parametrize(
+    ("signature", "body"),
+    [
+        ("s", b""),
+        ("s", struct.pack("<I", 100) + b"x\0"),
+        ("s", struct.pack("<I", 3) + b"a\0b\0"),
+        ("s", struct.pack("<I", 1) + b"\xff\0"),
+        ("u", b"\1"),
+        ("as", struct.pack("<I", 1000) + b"x"),
+        ("v", b"\1z\0\0"),
+        ("v", b"\0\0"),
+        ("v", b"\1v\0" * 5000),
+        ("v", b"\2yy\0\1\1"),
+        ("v", b"\1{\0\0"),
+        ("v", b"\2()\0" + bytes(8)),
+        ("u", bytes(5)),
+        ("au", struct.pack("<I", 5) + bytes(5)),
+        ("as", struct.pack("<I", 5) + struct.pack("<I", 1) + b"x\0"),
+        ("a{sv}", struct.pack("<I", 1 << 31)),
+    ],
+)
+def test_malformed_bodies_are_refused(signature: str, body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a body of"):
+        decode(signature, body)
+
+
+@given(
+    st.sampled_from(["s", "v", "av", "a{sv}", "sa{sv}", "a(ssuus)", "as", "tdx", "g"]),
+    st.binary(max_size=200),
+)
+def test_any_bytes_are_decoded_or_refused(signature: str, body: bytes) -> None:
+    for big_endian in (False, True):
+        with contextlib.suppress(ValueError):
+            decode(signature, body, big_endian, once=True)
+
+
+def test_strange_signatures_are_not_kept() -> None:
+    """Callers choose the signatures of variants, and the library remembers all that it has seen."""
+    for number in range(2000):
+        inner = "a" * (number % 30) + f"({'y' * (number // 30 + 1)})"
+        name = inner.encode()
+        body = bytes((len(name),)) + name + b"\0"
+        with contextlib.suppress(ValueError):
+            decode("v", body + bytes(-len(body) & 7) + bytes(200), once=True)
+    parse = getattr(library._signatures, "get_signature_tree", None)
+    kept = parse.cache_info().currsize if parse else len(library._signatures.SignatureTree._cache)
+    assert kept <= library._MAX_SIGNATURES + 1
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    assert parse_address("unix:path=/a%20b,guid=1;unix:abstract=x") == [
+        ("unix", {"path": "/a b", "guid": "1"}),
+        ("unix", {"abstract": "x"}),
+    ]
+    for nonsense in ("", "nonsense", "unix:path"):
+        with pytest.raises(ValueError, match="not a D-Bus address"):
+            parse_address(nonsense)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/x")
+    assert library.system_bus_address() == "unix:path=/x"
+    monkeypatch.delenv("DBUS_SYSTEM_BUS_ADDRESS")
+    assert library.system_bus_address() == "unix:path=/run/dbus/system_bus_socket"
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "a b"))
+    with pytest.raises(ValueError, match="no session bus"):
+        library.session_bus_address()
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "bus").touch()
+    address = parse_address(library.session_bus_address())
+    assert address == [("unix", {"path": str(tmp_path / "a b" / "bus")})]

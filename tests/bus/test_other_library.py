@@ -1,0 +1,34 @@
+"""All that runs inside the tests' own process, once more with dbus-fast."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from .conftest import ROOT, TESTS, path_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_with_dbus_fast(tmp_path: Path) -> None:
+    modules = [str(TESTS / name) for name in ("test_connection.py", "test_library.py")]
+    check = "from kheadersd.bus.library import LIBRARY; assert LIBRARY == 'dbus_fast', LIBRARY"
+    environment = {**os.environ, "PYTHONPATH": path_for("dbus_fast", tmp_path)}
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={tmp_path}/run",
+        *modules,
+    ]
+    result = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

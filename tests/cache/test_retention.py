@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kheadersd.cache.entry import Entry, Record
+from kheadersd.cache.retention import Retention, victims
+from kheadersd.cache.seal import Seal
+from kheadersd.release import Release
+
+DAY = 86_400 * 1_000_000
+NOW = 20_000 * DAY
+
+
+def entry(release: str, days: int, *, digest: str = "a", size: int = 10) -> Entry:
+    """An entry that was made and last used so many days ago."""
+    at = NOW - days * DAY
+    record = Record(Release(release), digest * 64, "sysfs", "", "", "", 1, size, at)
+    return Entry(record, Path("/nowhere"), 1, Seal(Path("/nowhere"), {}), last_used=at, durable=True)
+
+
+OLD, MIDDLE, NEW = entry("1.0", 30), entry("2.0", 20), entry("3.0", 10)
+
+
+@pytest.mark.parametrize(
+    ("policy", "protected", "leased", "leave"),
+    [
+        (Retention(), (), (), []),
+        (Retention(max_age=25 * DAY), (), (), [OLD]),
+        (Retention(max_age=30 * DAY), (), (), []),
+        (Retention(max_age=0), (), (), [OLD, MIDDLE, NEW]),
+        (Retention(max_age=0), ("2.0",), (), [OLD, NEW]),
+        (Retention(max_age=0), (), (MIDDLE.name,), [OLD, NEW]),
+        (Retention(max_entries=3), (), (), []),
+        (Retention(max_entries=2), (), (), [OLD]),
+        (Retention(max_entries=2), ("1.0",), (), [MIDDLE]),
+        (Retention(max_entries=1), ("1.0",), (MIDDLE.name,), [NEW]),
+        (Retention(max_entries=0), ("1.0", "2.0", "3.0"), (), []),
+        (Retention(max_entries=0), ("9.9",), (), [OLD, MIDDLE, NEW]),
+        (Retention(max_bytes=30), (), (), []),
+        (Retention(max_bytes=29), (), (), [OLD]),
+        (Retention(max_bytes=10), ("3.0",), (), [OLD, MIDDLE]),
+        (Retention(max_bytes=0), ("3.0",), (OLD.name,), [MIDDLE]),
+        (Retention(max_age=25 * DAY, max_entries=1, max_bytes=25), (), (), [OLD, MIDDLE]),
+    ],
+)
+def test_who_leaves(
+    policy: Retention, protected: tuple[Release, ...], leased: tuple[str, ...], leave: list[Entry]
+) -> None:
+    chosen = victims([NEW, OLD, MIDDLE], protected=protected, leased=leased, policy=policy, now=NOW)
+    assert [entry for entry, _ in chosen] == leave
+
+
+def test_reasons_say_which_limit() -> None:
+    policy = Retention(max_age=25 * DAY, max_entries=2, max_bytes=15)
+    entries = [OLD, MIDDLE, NEW, entry("4.0", 5)]
+    chosen = victims(entries, protected=(), leased=(), policy=policy, now=NOW)
+    assert [reason for _, reason in chosen] == [
+        "not used for 30 days",
+        "the cache may have 2 entries, and had 3",
+        "the cache may take 15 bytes, and took 20 bytes",
+    ]
+
+
+def test_use_counts_and_not_age() -> None:
+    used = entry("1.0", 30)
+    used.last_used = NOW
+    chosen = victims([used, NEW], protected=(), leased=(), policy=Retention(max_entries=1), now=NOW)
+    assert [entry for entry, _ in chosen] == [NEW]
+
+
+def test_only_the_newest_entry_of_a_protected_release_stays() -> None:
+    older, newer = entry("6.1", 30, digest="a"), entry("6.1", 1, digest="b")
+    older.last_used = NOW
+    release = Release("6.1")
+    chosen = victims([older, newer], protected={release}, leased=(), policy=Retention(max_entries=1), now=NOW)
+    assert [entry for entry, _ in chosen] == [older]
+
+
+def test_a_clock_that_was_set_back_removes_nothing() -> None:
+    chosen = victims([NEW], protected=(), leased=(), policy=Retention(max_age=DAY), now=NOW - 100 * DAY)
+    assert chosen == []

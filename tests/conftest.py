@@ -1,0 +1,75 @@
+"""What holds for every test: nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["real", "running"]
+
+_PATIENCE = 5.0  # seconds; what was told to end may take a moment
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After every test: no child process, thread or descriptor that was not there before."""
+    before = _children(), _threads(), _descriptors()
+    yield
+    _wait_until(lambda: _children() <= before[0])
+    _wait_until(lambda: _threads() <= before[1])
+    _wait_until(lambda: len(_descriptors()) <= len(before[2]))
+    assert _children() <= before[0], "a child process is left"
+    assert _threads() <= before[1], "a thread is left"
+    assert len(_descriptors()) <= len(before[2]), f"descriptors are left: {_descriptors() - before[2]}"
+
+
+@pytest.fixture(autouse=True)
+def no_task_is_left(request: pytest.FixtureRequest, nothing_is_left: None) -> None:
+    """After every asynchronous test: no task but its own."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("own_task_only")
+
+
+@pytest.fixture
+async def own_task_only() -> AsyncIterator[None]:
+    yield
+    own = asyncio.current_task()
+    assert not [task for task in asyncio.all_tasks() if task is not own], "a task is left"
+
+
+def _children() -> set[int]:
+    children = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            children |= {int(pid) for pid in (task / "children").read_text().split()}
+        except OSError:
+            continue
+    return children
+
+
+def _threads() -> set[threading.Thread]:
+    # Idle threads of an executor end with its event loop.
+    return set(threading.enumerate())
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+        except OSError:
+            continue
+    return found
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -1,0 +1,130 @@
+"""What makes a tree usable, and what tells the tools to use it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kheadersd.headers import Unusable, check_usable, environment, leads_to_automount
+from kheadersd.host import Host
+from kheadersd.sources import Tree, Why
+from sources.hosts import OTHER, RELEASE, make_host, put_tree
+
+NEEDED = (
+    "include/linux/kconfig.h",
+    "include/linux/types.h",
+    "include/generated/autoconf.h",
+    "include/generated/utsrelease.h",
+)
+
+
+def test_whole_and_split_trees_are_usable(tmp_path: Path) -> None:
+    whole = put_tree(tmp_path / "whole")
+    check_usable(whole, whole, RELEASE)
+    check_usable(
+        put_tree(tmp_path / "source", parts="source"), put_tree(tmp_path / "build", parts="build"), RELEASE
+    )
+
+
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("damage", ["missing", "empty", "directory", "dangling", "pipe"])
+def test_a_needed_header_that_is_no_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    tree = put_tree(tmp_path)
+    header = tree / name
+    header.unlink()
+    if damage == "empty":
+        header.touch()
+    elif damage == "directory":
+        header.mkdir()
+    elif damage == "dangling":
+        header.symlink_to("nowhere")
+    elif damage == "pipe":
+        os.mkfifo(header)
+    with pytest.raises(Unusable, match=str(header)) as caught:
+        check_usable(tree, tree, RELEASE)
+    assert caught.value.why is Why.INCOMPLETE
+
+
+def test_uts_release_of_another_kernel(tmp_path: Path) -> None:
+    tree = put_tree(tmp_path, OTHER)
+    with pytest.raises(Unusable, match=f"{OTHER}, not of {RELEASE}") as caught:
+        check_usable(tree, tree, RELEASE)
+    assert caught.value.why is Why.OTHER_RELEASE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f'#define UTS_RELEASE "{RELEASE}"',
+        f'/* generated */\n#define UTS_UBUNTU_ABI 13\n#define UTS_RELEASE "{RELEASE}"\n#define X "y"\n',
+        f'# define\tUTS_RELEASE\t"{RELEASE}"\n',
+    ],
+)
+def test_utsrelease_with_more_in_it(tmp_path: Path, content: str) -> None:
+    tree = put_tree(tmp_path)
+    (tree / NEEDED[3]).write_text(content)
+    check_usable(tree, tree, RELEASE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\n", b'//#define UTS_RELEASE "x"\n', b"#define UTS_RELEASE x\n", b"\xff" * 100, b" " * 200_000],
+)
+def test_utsrelease_without_a_release(tmp_path: Path, content: bytes) -> None:
+    tree = put_tree(tmp_path)
+    (tree / NEEDED[3]).write_bytes(content)
+    with pytest.raises(Unusable, match="does not define UTS_RELEASE"):
+        check_usable(tree, tree, RELEASE)
+
+
+def test_a_whole_tree_elsewhere_is_named_to_both_tools(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    assert environment(Tree(tmp_path, tmp_path), RELEASE, host) == {
+        "BCC_KERNEL_SOURCE": str(tmp_path),
+        "BPFTRACE_KERNEL_SOURCE": str(tmp_path),
+    }
+
+
+def test_a_split_tree_is_never_named_to_bcc(tmp_path: Path) -> None:
+    host = make_host(tmp_path / "host")
+    source, build = tmp_path / "source", tmp_path / "build"
+    assert environment(Tree(source, build), RELEASE, host) == {
+        "BPFTRACE_KERNEL_SOURCE": str(source),
+        "BPFTRACE_KERNEL_BUILD": str(build),
+    }
+
+
+def test_the_live_host_gets_variables_for_a_tree_elsewhere(tmp_path: Path) -> None:
+    host = Host()
+    assert environment(Tree(tmp_path, tmp_path), host.running, host)
+
+
+def test_an_image_gets_variables_even_for_its_standard_tree(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    build = put_tree(host.modules_directory(RELEASE) / "build")
+    assert environment(Tree(build, build), RELEASE, host)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/run/kheaders/build", True),
+        ("/run/kheaders/build/", True),
+        ("/run/kheaders/build/include", True),
+        ("../../../run/kheaders/build", True),
+        ("/usr/src/by-hand", True),
+        ("/run/kheaders/builds", False),
+        ("/usr/src/linux", False),
+        ("build", False),
+    ],
+)
+def test_links_to_the_automount(tmp_path: Path, target: str, expected: bool) -> None:
+    host = make_host(tmp_path)
+    by_hand = host.path("usr/src/by-hand")
+    by_hand.parent.mkdir(parents=True)
+    by_hand.symlink_to("/run/kheaders/build")
+    link = host.modules_directory(RELEASE) / "build"
+    link.symlink_to(target)
+    assert leads_to_automount(link, host) is expected

@@ -1,0 +1,128 @@
+"""The archive in /sys/kernel, which others may take away at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from archives import make_kheaders
+
+from kheadersd.errors import Corrupt
+from kheadersd.module import KernelModule
+from kheadersd.sources import Nothing, Why
+from kheadersd.sources.archive import MAX_ARCHIVE
+from kheadersd.sources.sysfs import Lost, SysfsSource, read_whole
+from sources.hosts import OTHER, RELEASE, Loader, hide_from_sysfs, ignore, make_host, show_in_sysfs
+
+if TYPE_CHECKING:
+    from kheadersd.host import Host
+
+ARCHIVE = make_kheaders(RELEASE)
+# A real file of sysfs that says 4096 bytes and has a few: every read of it ends early.
+SHORT = Path("/sys/devices/system/cpu/online")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return make_host(tmp_path)
+
+
+@pytest.fixture
+def source(host: Host) -> SysfsSource:
+    return SysfsSource(host, KernelModule(host, Loader(host, ARCHIVE)))
+
+
+async def test_the_whole_archive(host: Host, source: SysfsSource) -> None:
+    show_in_sysfs(host, ARCHIVE)
+    archive = await source.find(RELEASE, ignore)
+    assert archive.digest == hashlib.sha256(ARCHIVE).hexdigest()
+    (layer,) = archive.layers
+    tar = b"".join(layer.chunks())
+    assert len(tar) == layer.tar_bytes
+    assert b"include/linux/kconfig.h" in tar
+    assert b"".join(layer.chunks()) == tar  # it can be started anew
+    assert source.stamp(archive.origin) == archive.origin_stamp != ""
+
+
+async def test_another_kernel(host: Host, source: SysfsSource) -> None:
+    show_in_sysfs(host, ARCHIVE)
+    with pytest.raises(Nothing, match=RELEASE) as caught:
+        await source.find(OTHER, ignore)
+    assert caught.value.why is Why.NOT_RUNNING
+
+
+async def test_not_loaded(source: SysfsSource) -> None:
+    with pytest.raises(Nothing, match="not loaded") as caught:
+        await source.find(RELEASE, ignore)
+    assert caught.value.why is Why.MISSING
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not xz", ARCHIVE[:-1], ARCHIVE[:100], ARCHIVE + b"\n", b"\0" + ARCHIVE]
+)
+async def test_what_is_not_one_xz_file(host: Host, source: SysfsSource, content: bytes) -> None:
+    show_in_sysfs(host, content)
+    with pytest.raises(Corrupt, match=r"kheaders\.tar\.xz"):
+        await source.find(RELEASE, ignore)
+
+
+async def test_too_large(host: Host, source: SysfsSource) -> None:
+    show_in_sysfs(host, b"")
+    os.truncate(host.path("sys/kernel/kheaders.tar.xz"), MAX_ARCHIVE + 1)
+    with pytest.raises(Corrupt, match=str(MAX_ARCHIVE)):
+        await source.find(RELEASE, ignore)
+
+
+async def test_no_file(host: Host, source: SysfsSource) -> None:
+    host.path("sys/kernel/kheaders.tar.xz").mkdir()
+    with pytest.raises(Corrupt, match="not a regular file"):
+        await source.find(RELEASE, ignore)
+
+
+def test_a_short_read() -> None:
+    with pytest.raises(Lost):
+        read_whole(SHORT)
+
+
+async def test_what_always_ends_early_has_vanished(host: Host, source: SysfsSource) -> None:
+    host.path("sys/kernel/kheaders.tar.xz").symlink_to(SHORT)
+    with pytest.raises(Nothing, match="5 times") as caught:
+        await source.find(RELEASE, ignore)
+    assert caught.value.why is Why.VANISHED
+
+
+async def test_lost_half_way_and_back_again(host: Host, source: SysfsSource) -> None:
+    path = host.path("sys/kernel/kheaders.tar.xz")
+    path.symlink_to(SHORT)
+    finding = asyncio.create_task(source.find(RELEASE, ignore))
+    await asyncio.sleep(0.03)
+    path.unlink()  # unloaded
+    await asyncio.sleep(0.05)
+    show_in_sysfs(host, ARCHIVE)  # loaded again
+    assert (await finding).digest == hashlib.sha256(ARCHIVE).hexdigest()
+
+
+async def test_lost_half_way_for_good(host: Host, source: SysfsSource) -> None:
+    path = host.path("sys/kernel/kheaders.tar.xz")
+    path.symlink_to(SHORT)
+    finding = asyncio.create_task(source.find(RELEASE, ignore))
+    await asyncio.sleep(0.03)
+    hide_from_sysfs(host)
+    with pytest.raises(Nothing) as caught:
+        await finding
+    assert caught.value.why is Why.VANISHED
+
+
+async def test_cancelled(host: Host, source: SysfsSource) -> None:
+    host.path("sys/kernel/kheaders.tar.xz").symlink_to(SHORT)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    finding = asyncio.create_task(source.find(RELEASE, ignore))
+    await asyncio.sleep(0.03)
+    finding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await finding
+    assert len(os.listdir("/proc/self/fd")) == descriptors
