@@ -86,8 +86,13 @@ class Keeper:
 
     # Entries come
 
-    def added(self, published: Published, seconds: float) -> None:
-        """Make a new entry known, and do in the background what its caller need not wait for."""
+    def added(self, published: Published, seconds: float, uid: int | None) -> None:
+        """Make a new entry known, and do in the background what its caller need not wait for.
+
+        Args:
+            seconds: that extracting it took.
+            uid: of who asked for it.
+        """
         entry = published.entry
         if published.replaced is not None:
             self._replaced(entry.name, published.replaced)
@@ -103,6 +108,7 @@ class Keeper:
             digest=record.digest,
             bytes=record.bytes,
             duration_usec=int(seconds * 1e6),
+            client_uid=uid,
         )
         self._observer.entry_added(entry)
         self.tell_state()

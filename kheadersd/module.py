@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .errors import InUse, KheadersError, ModuleFailed
+from .journal import Event
 from .sources import Nothing, Why
 from .sources.module_file import locate
 from .work import in_thread
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from .host import Host
 
-log = logging.getLogger(__name__)
-
 T = TypeVar("T")
+
+Tell = Callable[[Event, str, KheadersError | None], None]
 
 ARCHIVE = "sys/kernel/kheaders.tar.xz"
 """What the module shows below the root, readable for everybody (the kernel's kernel/kheaders.c)."""
@@ -86,8 +87,13 @@ class KernelModule:
         path: /sys/kernel/kheaders.tar.xz of the host.
     """
 
-    def __init__(self, host: Host, loader: Loader) -> None:
+    def __init__(self, host: Host, loader: Loader, tell: Tell | None = None) -> None:
+        """
+        Args:
+            tell: called when the module was loaded or unloaded by us, or could not be unloaded.
+        """
         self.path = host.path(ARCHIVE)
+        self._tell = tell or _tell_nobody
         self._host = host
         self._loader = loader
         self._lock = asyncio.Lock()
@@ -136,7 +142,7 @@ class KernelModule:
         """Load the module for the time this is entered, and unload it then if it was us who loaded it.
 
         One at a time. Neither loading nor unloading is ever left half done: a cancellation goes on when they
-        are done, after at most 30 seconds each. A failed unload is a warning in the log.
+        are done, after at most 30 seconds each. A failed unload is told, and no failure of the request.
 
         Raises:
             Nothing, ModuleFailed, Timeout: as `Loader.load`.
@@ -145,7 +151,7 @@ class KernelModule:
             with self.needed():
                 try:
                     if not self.path.exists():
-                        await to_the_end(self._loader.load())
+                        await to_the_end(self._load())
                     yield
                 finally:
                     await to_the_end(self._give_back())
@@ -168,16 +174,30 @@ class KernelModule:
             if state == "builtin":
                 raise ModuleFailed("kheaders cannot be unloaded: it is built into this kernel")
             if state == "loaded":
-                await to_the_end(self._loader.unload())
+                await to_the_end(self._unload())
         return await self.look()
 
     async def _give_back(self) -> None:
         if not self._loader.owned():
             return
         try:
-            await self._loader.unload()
+            await self._unload()
         except KheadersError as error:
-            log.warning("the module stays loaded, 4 MB of memory: %s", error.message)
+            # Whoever needed the module has what it wanted.
+            self._tell(Event.MODULE_UNLOAD_FAILED, f"kheaders stays loaded: {error.message}", error)
+
+    async def _load(self) -> None:
+        await self._loader.load()
+        if self._loader.owned():
+            self._tell(Event.MODULE_LOADED, "Loaded kheaders to read its archive", None)
+
+    async def _unload(self) -> None:
+        await self._loader.unload()
+        self._tell(Event.MODULE_UNLOADED, "Unloaded kheaders", None)
+
+
+def _tell_nobody(event: Event, message: str, error: KheadersError | None) -> None:
+    """What is told where nobody listens."""
 
 
 async def to_the_end(work: Coroutine[object, object, T]) -> T:

@@ -201,7 +201,7 @@ class Provider:
             if first == "package":
                 uid = await self._consent_to_download(phase.release, consent)
             elif not self._work.under_way(phase):
-                await consent(Action.EXTRACT)
+                uid = await consent(Action.EXTRACT)
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
@@ -254,7 +254,7 @@ class Provider:
                 with self._progress.of(phase.release, name) as report:
                     return await within(
                         limit,
-                        self._make(phase, name, report),
+                        self._make(phase, name, uid, report),
                         lambda name=name: Timeout(  # type: ignore[misc]
                             f"source {name} took longer than {limit:g} s for {phase.release}; "
                             "see ExtractTimeout= and DownloadTimeout= in kheadersd.conf(5)"
@@ -264,16 +264,18 @@ class Provider:
                 failures[name] = failure
         raise _Failed(failures)
 
-    async def _make(self, phase: Request, name: str, report: Report) -> Served:
+    async def _make(self, phase: Request, name: str, uid: int | None, report: Report) -> Served:
         offer = await self._sources[name].find(phase.release, report)
         if isinstance(offer, Tree):
             return self._in_place(phase.release, offer)
         return await self._work.share(
             ("extract", phase.release, offer.digest, phase.refresh),
-            lambda: self._extract(phase, name, offer, report),
+            lambda: self._extract(phase, name, offer, uid, report),
         )
 
-    async def _extract(self, phase: Request, name: str, archive: Archive, report: Report) -> Served:
+    async def _extract(
+        self, phase: Request, name: str, archive: Archive, uid: int | None, report: Report
+    ) -> Served:
         if not phase.refresh and (entry := await self._confirm(phase.release, name, archive)):
             return self._from_entry(entry, fresh=False)
         limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
@@ -296,7 +298,7 @@ class Provider:
             except Vanished:
                 if attempt == _ATTEMPTS:
                     raise
-        self._keeper.added(published, time.monotonic() - started)
+        self._keeper.added(published, time.monotonic() - started, uid)
         return self._from_entry(published.entry, fresh=True)
 
     async def _confirm(self, release: Release, name: str, archive: Archive) -> Entry | None:

@@ -257,7 +257,8 @@ class Service:
             try:
                 return await handler(call)
             except KheadersError as error:
-                self._state.failed(error, (await call.credentials()).uid)
+                release = call.args[0] if call.args and isinstance(call.args[0], str) else None
+                self._state.failed(error, release, call.connection.known_user(call.sender))
                 raise
 
         return handle

@@ -67,7 +67,7 @@ class State:
             on_change=self._leases_changed,
             on_end=self._lease_ended,
         )
-        self.module = KernelModule(host, loader)
+        self.module = KernelModule(host, loader, self._module_changed)
         self.progress = Progress(self._progressed)
         self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
         sources: list[Source] = [
@@ -100,8 +100,13 @@ class State:
         self.leases.close()
         self.cache.close()
 
-    def failed(self, error: KheadersError, uid: int | None) -> None:
-        """Note that a request failed or was refused."""
+    def failed(self, error: KheadersError, release: str | None, uid: int | None) -> None:
+        """Note that a request failed or was refused.
+
+        Args:
+            release: as the caller had it, None if it was about none.
+            uid: the caller's, None if it has left.
+        """
         failure = (error.bus_name, error.message)
         now = asyncio.get_running_loop().time()
         if failure == self.last_error and now - self._last_error_at < _REPEAT:
@@ -110,7 +115,7 @@ class State:
             self.last_error = failure
             self._last_error_at = now
             self._observer.changed()
-        self.journal.report_failure(error, client_uid=uid)
+        self.journal.report_failure(error, release=release or None, client_uid=uid)
 
     def describe(self) -> dict[str, object]:
         """All of the state, fit for JSON."""
@@ -168,6 +173,12 @@ class State:
 
     def _progressed(self, release: str, stage: str, fraction: float) -> None:
         self._observer.progress(release, stage, fraction)  # type: ignore[arg-type]
+        self._observer.changed()
+
+    def _module_changed(self, event: Event, message: str, error: KheadersError | None) -> None:
+        self.journal.report(
+            event, message, release=self.host.running, error=None if error is None else error.bus_name
+        )
         self._observer.changed()
 
     def _leases_changed(self) -> None:

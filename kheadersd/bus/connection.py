@@ -71,7 +71,7 @@ class Connection:
         self._closing = False
         self._closed: asyncio.Future[str] = self._loop.create_future()
         self._stream = Stream(self._loop, connected, self, max_message=max_message)
-        self._dispatcher = Dispatcher(self, self._stream.send, self._next_serial, self._known_user)
+        self._dispatcher = Dispatcher(self, self._stream.send, self._next_serial, self.known_user)
         self._callers = Callers(self._ask_bus, self._dispatcher.in_flight.identify)
 
     @classmethod
@@ -257,7 +257,8 @@ class Connection:
         answer = await self.call(BUS_NAME, BUS_PATH, BUS_NAME, member, signature, values)
         return answer.values
 
-    def _known_user(self, sender: str) -> int | None:
+    def known_user(self, sender: str) -> int | None:
+        """The uid behind a name, if it was looked up already and is still on the bus."""
         return self._callers.user(sender)
 
     def _next_serial(self) -> int:

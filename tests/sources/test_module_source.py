@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from typing import TYPE_CHECKING
 
 import pytest
 from archives import make_kheaders
 
 from kheadersd.errors import Corrupt, InUse, ModuleFailed
+from kheadersd.journal import Event
 from kheadersd.module import KernelModule, NoLoader
 from kheadersd.sources import Nothing, Why
 from kheadersd.sources.module import ModuleSource
@@ -160,14 +160,15 @@ async def test_a_damaged_archive_is_unloaded_too(host: Host) -> None:
     assert loader.calls == ["load", "unload"]
 
 
-async def test_a_failed_unload_is_a_warning(
-    host: Host, loader: Loader, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failed_unload_is_told_and_no_failure(host: Host, loader: Loader) -> None:
     loader.fails_to_unload = True
-    source, module = source_with(host, loader)
-    with caplog.at_level(logging.WARNING):
-        assert (await source.find(RELEASE, ignore)).digest == DIGEST
-    assert "it is stuck" in caplog.text
+    install_module(host)
+    told: list[tuple[Event, str]] = []
+    module = KernelModule(host, loader, lambda event, message, error: told.append((event, message)))
+    source = ModuleSource(host, module)
+    assert (await source.find(RELEASE, ignore)).digest == DIGEST
+    assert [event for event, _ in told] == [Event.MODULE_LOADED, Event.MODULE_UNLOAD_FAILED]
+    assert "it is stuck" in told[1][1]
     assert module.owned
     loader.fails_to_unload = False
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
