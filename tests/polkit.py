@@ -1,4 +1,4 @@
-"""A real polkitd on a private bus, without systemd: in a mount namespace of its own, with our actions alone."""
+"""A real polkitd on a private bus, without systemd, in a mount namespace with our actions alone."""
 
 from __future__ import annotations
 

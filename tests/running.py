@@ -201,6 +201,7 @@ class Daemon:
         if self.process is None:
             return 0
         self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGCONT)  # a test that failed may have left it standing still
         try:
             status = self.process.wait(20)
         except subprocess.TimeoutExpired:

@@ -7,20 +7,22 @@
  * begin at once. PID is the service's: its processor time is read at the first call and at the last answer, so
  * that what it does afterwards is not counted. Prints one JSON object; times are in seconds.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <systemd/sd-bus.h>
-#include <systemd/sd-event.h>
 #include <time.h>
 
-#define PATIENCE_USEC (300 * 1000000ULL)
+#define PATIENCE_MSEC (300 * 1000)
+#define PATIENCE_USEC (PATIENCE_MSEC * 1000ULL)
 
 static const char *name, *release;
 static clockid_t service_clock;
 static long calls, sent, answered, errors, added;
-static double *latencies;
+static double *latencies, wall, cpu;
 
 struct connection {
         sd_bus *bus;
@@ -32,6 +34,16 @@ static double clock_seconds(clockid_t clock) {
 
         clock_gettime(clock, &t);
         return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void start_clocks(void) {
+        cpu = clock_seconds(service_clock);
+        wall = clock_seconds(CLOCK_MONOTONIC);
+}
+
+static void stop_clocks(void) {
+        wall = clock_seconds(CLOCK_MONOTONIC) - wall;
+        cpu = clock_seconds(service_clock) - cpu;
 }
 
 static void check(int r, const char *what) {
@@ -60,9 +72,19 @@ static sd_bus_message *new_call(struct connection *c) {
         return call;
 }
 
+static void process(struct connection *c) {
+        int r;
+
+        do {
+                r = sd_bus_process(c->bus, NULL);
+                check(r, "process");
+        } while (r > 0);
+}
+
 /* One caller, the simplest there is: no event loop. */
 
 static void call_in_turn(struct connection *c) {
+        start_clocks();
         while (sent < calls) {
                 sd_bus_message *call = new_call(c), *answer = NULL;
                 sd_bus_error error = SD_BUS_ERROR_NULL;
@@ -74,9 +96,11 @@ static void call_in_turn(struct connection *c) {
                 sd_bus_message_unref(call);
                 sd_bus_message_unref(answer);
         }
+        stop_clocks();
+        process(c); /* signals that came before the last answer */
 }
 
-/* Many callers. */
+/* Many callers. Not with sd-event, which looks at every connection whenever one of them has something. */
 
 static int on_answer(sd_bus_message *answer, void *userdata, sd_bus_error *error);
 
@@ -84,6 +108,7 @@ static void call_soon(struct connection *c) {
         sd_bus_message *call = new_call(c);
 
         check(sd_bus_call_async(c->bus, NULL, call, on_answer, c, PATIENCE_USEC), "call");
+        check(sd_bus_flush(c->bus), "send");
         sd_bus_message_unref(call);
 }
 
@@ -94,8 +119,6 @@ static int on_answer(sd_bus_message *answer, void *userdata, sd_bus_error *error
         note(c, answer);
         if (sent < calls)
                 call_soon(c);
-        else if (answered == calls)
-                sd_event_exit(sd_bus_get_event(c->bus), 0);
         return 1;
 }
 
@@ -106,14 +129,26 @@ static int on_added(sd_bus_message *signal, void *userdata, sd_bus_error *error)
 }
 
 static void call_together(struct connection *all, long connections) {
-        sd_event *event;
+        struct epoll_event ready[64];
+        int epoll = epoll_create1(EPOLL_CLOEXEC);
 
-        check(sd_event_default(&event), "event loop");
-        for (long i = 0; i < connections; i++)
-                check(sd_bus_attach_event(all[i].bus, event, SD_EVENT_PRIORITY_NORMAL), "attach");
+        for (long i = 0; i < connections; i++) {
+                struct epoll_event event = { .events = EPOLLIN, .data.ptr = &all[i] };
+
+                check(epoll_ctl(epoll, EPOLL_CTL_ADD, sd_bus_get_fd(all[i].bus), &event), "epoll_ctl");
+                process(&all[i]);
+        }
+        start_clocks();
         for (long i = 0; i < connections && sent < calls; i++)
                 call_soon(&all[i]);
-        check(sd_event_loop(event), "event loop");
+        while (answered < calls) {
+                int n = epoll_wait(epoll, ready, sizeof ready / sizeof *ready, PATIENCE_MSEC);
+
+                check(n ? n : -ETIMEDOUT, "waiting for answers");
+                for (int i = 0; i < n; i++)
+                        process(ready[i].data.ptr);
+        }
+        stop_clocks();
 }
 
 static struct connection *connect_all(long connections) {
@@ -135,7 +170,7 @@ static int by_size(const void *a, const void *b) {
         return (x > y) - (x < y);
 }
 
-static void print(double wall, double cpu) {
+static void print(void) {
         qsort(latencies, answered, sizeof *latencies, by_size);
         printf("{\"calls\": %ld, \"errors\": %ld, \"added\": %ld, \"wall\": %.6f, \"cpu\": %.6f, "
                "\"p50\": %.7f, \"p99\": %.7f, \"longest\": %.6f}\n",
@@ -147,7 +182,6 @@ int main(int argc, char **argv) {
         struct rlimit descriptors = { 65536, 65536 };
         struct connection *all;
         long connections;
-        double begun, wall, cpu;
 
         if (argc != 6 || atol(argv[3]) < 1 || atol(argv[4]) < 1) {
                 fprintf(stderr, "usage: caller NAME RELEASE CONNECTIONS CALLS PID\n");
@@ -162,16 +196,10 @@ int main(int argc, char **argv) {
         latencies = calloc(calls, sizeof *latencies);
         all = connect_all(connections);
 
-        cpu = clock_seconds(service_clock);
-        begun = clock_seconds(CLOCK_MONOTONIC);
         if (connections == 1)
                 call_in_turn(all);
         else
                 call_together(all, connections);
-        wall = clock_seconds(CLOCK_MONOTONIC) - begun;
-        cpu = clock_seconds(service_clock) - cpu;
-        while (sd_bus_process(all[0].bus, NULL) > 0)
-                ; /* signals that came before the last answer */
-        print(wall, cpu);
+        print();
         return errors > 0;
 }

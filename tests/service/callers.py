@@ -7,12 +7,13 @@ import dataclasses
 import os
 import pwd
 import select
+import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bus.raw import HERE, RawClient, Reply
 from running import Daemon
@@ -30,23 +31,23 @@ def error(name: str) -> str:
 
 
 @contextlib.contextmanager
-def client(socket: Path, user: str = "root") -> Iterator[RawClient]:
+def client(path: Path, user: str = "root") -> Iterator[RawClient]:
     """A raw connection to the bus, as another user if told so."""
-    connected = connect(socket, user)
+    connected = connect(path, user)
     try:
         yield connected
     finally:
         connected.close()
 
 
-def connect(socket: Path, user: str = "root") -> RawClient:
+def connect(path: Path, user: str = "root") -> RawClient:
     """As `client`; the caller closes it. The kernel tells the bus who we were when we connected."""
     if user == "root":
-        return RawClient(socket)
+        return RawClient(path)
     uid = pwd.getpwnam(user).pw_uid
     os.setresuid(uid, uid, 0)
     try:
-        return RawClient(socket)
+        return RawClient(path)
     finally:
         os.setresuid(0, 0, 0)
 
@@ -71,6 +72,23 @@ def headers_of(member: str, releases: Iterable[str]) -> tuple[wire.Fields, list[
     return fields, [encode(HEADERS, [release, NO_OPTIONS]) for release in releases]
 
 
+def acquire(caller: RawClient, release: str = "", **options: Any) -> int:
+    """Acquire a lease.
+
+    Returns:
+        The descriptor, which is the caller's to close.
+    """
+    fields = HERE._replace(member="Acquire", signature=HEADERS)
+    serial = caller.send(fields, encode(HEADERS, [release, options]))
+    descriptors: list[int] = []
+    while not descriptors:
+        data, descriptors, _, _ = socket.recv_fds(caller.socket, 1 << 16, 1)
+        caller.data += data
+    assert caller.reply(serial).name == ""
+    (descriptor,) = descriptors
+    return descriptor
+
+
 class Flood:
     """Sends as fast as the bus takes it, and reads the answers or leaves them unread.
 
@@ -90,7 +108,7 @@ class Flood:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Flood:
+    def __enter__(self) -> Self:
         self._caller.socket.setblocking(False)
         self._thread.start()
         return self
@@ -191,7 +209,8 @@ def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 3.0, growth: 
     """
     watch = Watch(daemon, caller)
     watch.answers()
-    pid, descriptors, memory = daemon.pid, daemon.descriptors(), daemon.memory()
+    descriptors = _settled(daemon.descriptors)
+    pid, memory = daemon.pid, daemon.memory()
     yield watch
     watch.answers()
     _wait_until(lambda: daemon.descriptors() == descriptors)
@@ -208,6 +227,16 @@ def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 3.0, growth: 
     assert daemon.descriptors() == descriptors
     assert watch.longest < within
     assert grown < growth * MEBIBYTE
+
+
+def _settled(count: Callable[[], int]) -> int:
+    """A count once it has stayed the same for a while: new entries are still made durable."""
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < 0.3:
+        time.sleep(0.02)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last
 
 
 def _wait_until(condition: Callable[[], bool], patience: float = 10) -> None:

@@ -74,13 +74,20 @@ def durable(daemon: Daemon) -> bool:
 
 
 def halt_when(daemon: Daemon, condition: Callable[[], object]) -> None:
-    """Let the daemon stand still as soon as something is so."""
+    """Let the daemon stand still, with all its threads, as soon as something is so."""
     wait_until(condition)
     os.kill(daemon.pid, signal.SIGSTOP)
+    wait_until(lambda: _states(daemon) == {"T"})
 
 
 def go_on(daemon: Daemon) -> None:
     os.kill(daemon.pid, signal.SIGCONT)
+
+
+def _states(daemon: Daemon) -> set[str]:
+    """Of its threads, as in proc(5)."""
+    statuses = Path(f"/proc/{daemon.pid}/task").glob("*/stat")
+    return {status.read_text().rpartition(")")[2].split()[0] for status in statuses}
 
 
 # Programs
