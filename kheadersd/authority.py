@@ -7,7 +7,7 @@ import collections
 import enum
 import itertools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .bus.failures import BusError, ConnectionLost
 from .errors import (
@@ -66,6 +66,27 @@ _NO_POLKIT = frozenset(
 )
 # polkit went, or was restarted, while we waited.
 _LOST = FREEDESKTOP_ERRORS + "NoReply"
+
+
+class Caller(Protocol):
+    """Who asks for headers.
+
+    Attributes:
+        is_interactive: whether its user may be asked for a password.
+    """
+
+    is_interactive: bool
+
+    async def consent(self, action: Action) -> int:
+        """Find out whether it may do something.
+
+        Returns:
+            Its uid.
+
+        Raises:
+            AccessDenied, InteractiveAuthorizationRequired: it may not.
+        """
+        ...
 
 
 class Authority:

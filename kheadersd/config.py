@@ -211,6 +211,15 @@ class Problem:
         return f"{place}: {self.message}"
 
 
+def changes(old: Config, new: Config) -> list[str]:
+    """The keys whose values differ, such as "MaxAge=", in the order of `Config`."""
+    return [
+        setting.metadata["key"][1] + "="
+        for setting in dataclasses.fields(Config)
+        if getattr(old, setting.name) != getattr(new, setting.name)
+    ]
+
+
 _FIELDS = {setting.metadata["key"]: setting for setting in dataclasses.fields(Config)}
 _SECTIONS = {section for section, _ in _FIELDS}
 

@@ -33,11 +33,7 @@ class Keeper:
     ) -> None:
         self.cache = cache
         self._host = host
-        self._retention = Retention(
-            max_age=None if config.max_age is None else int(config.max_age * 1e6),
-            max_entries=config.max_entries,
-            max_bytes=config.max_size,
-        )
+        self._retention = _retention(config)
         self._leases = leases
         self._journal = journal
         self._observer = observer
@@ -45,6 +41,11 @@ class Keeper:
         self._work = SharedWork()
         # Directories of entries that were replaced while somebody held a lease on them.
         self._waiting: dict[str, list[Path]] = {}
+
+    def configure(self, config: Config) -> None:
+        """Apply another retention policy, from now on and in the background."""
+        self._retention = _retention(config)
+        self._background.start(self._prune_quietly())
 
     def opened(self, found: Opened) -> None:
         """Tell what was found at start, and finish what the predecessor could not."""
@@ -178,6 +179,15 @@ class Keeper:
             )
         return await self._remove_all([(entry, "requested") for entry in entries])
 
+    async def retire(self, entries: Collection[Entry]) -> None:
+        """Remove entries whose kernels are gone.
+
+        Those that are leased stay until the retention policy takes them, or kernels are looked at again.
+        """
+        await self._remove_all(
+            [(entry, "its kernel was removed") for entry in entries if not self._leases.held(entry.name)]
+        )
+
     async def prune(self) -> tuple[list[Release], int]:
         """Apply the retention policy.
 
@@ -274,3 +284,11 @@ class Keeper:
             path=str(self.cache.directory),
             error="org.freedesktop.DBus.Error.Failed",
         )
+
+
+def _retention(config: Config) -> Retention:
+    return Retention(
+        max_age=None if config.max_age is None else int(config.max_age * 1e6),
+        max_entries=config.max_entries,
+        max_bytes=config.max_size,
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .cache.entry import Record
 from .errors import Corrupt, KheadersError, ReleaseMismatch
-from .extraction.extract import extract
+from .extraction.extract import Cancelled, extract
 from .headers import Unusable, check_usable
 from .sources import Why
 
@@ -44,6 +44,8 @@ def make_entry(
             check_usable(staging.tree, staging.tree, release)
         except Unusable as unusable:
             raise _refusal(unusable, str(staging.tree) + "/", source, archive) from None
+        if cancelled.is_set():
+            raise Cancelled
         record = Record(
             release=release,
             digest=archive.digest,

@@ -99,6 +99,8 @@ class KernelModule:
         self._lock = asyncio.Lock()
         self._readers = 0
         self._file: Path | None = None
+        # The state, but for what we do ourselves and undo soon: what differs from it was done by others.
+        self._known = ""
 
     def state(self) -> str:
         """ "absent", "available", "loaded" or "builtin"; a few microseconds.
@@ -126,7 +128,18 @@ class KernelModule:
         async with self._lock:
             await self._loader.recall()
             await self._give_back()
+        self._known = await self.look()
+
+    async def noticed(self) -> None:
+        """Look, and tell if others have loaded, unloaded, installed or removed the module.
+
+        What we do ourselves is waited for, so that it is not taken for somebody else's doing.
+        """
         await self.look()
+        async with self._lock:
+            before, self._known = self._known, self.state()
+            if self._known != before:
+                self._tell(Event.MODULE_CHANGED, _what_happened(before, self._known), None)
 
     @contextlib.contextmanager
     def needed(self) -> Iterator[None]:
@@ -157,23 +170,20 @@ class KernelModule:
                     await to_the_end(self._give_back())
 
     async def unload_if_idle(self) -> str:
-        """Unload the module, whoever loaded it; nothing to do if it is not loaded.
+        """Unload the module, whoever loaded it; nothing to do if it is not loaded, or built in.
 
         Returns:
             The state afterwards.
 
         Raises:
             InUse: its archive is being read.
-            ModuleFailed: it could not be unloaded, or is built in.
+            ModuleFailed: it could not be unloaded.
             Timeout: it took longer than 30 seconds.
         """
         if self._lock.locked() or self._readers:
             raise InUse("kheaders is in use: its archive is being read at this moment; try again in a second")
         async with self._lock:
-            state = self.state()
-            if state == "builtin":
-                raise ModuleFailed("kheaders cannot be unloaded: it is built into this kernel")
-            if state == "loaded":
+            if self.state() == "loaded":
                 await to_the_end(self._unload())
         return await self.look()
 
@@ -189,11 +199,21 @@ class KernelModule:
     async def _load(self) -> None:
         await self._loader.load()
         if self._loader.owned():
+            self._known = "loaded"
             self._tell(Event.MODULE_LOADED, "Loaded kheaders to read its archive", None)
 
     async def _unload(self) -> None:
         await self._loader.unload()
+        self._known = self.state()
         self._tell(Event.MODULE_UNLOADED, "Unloaded kheaders", None)
+
+
+def _what_happened(before: str, now: str) -> str:
+    if now == "loaded":
+        return "kheaders was loaded by somebody else; it is used, and left alone"
+    if before == "loaded":
+        return "kheaders was unloaded by somebody else"
+    return f"kheaders was {before or 'unknown'}, and is {now} now"
 
 
 def _tell_nobody(event: Event, message: str, error: KheadersError | None) -> None:

@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from .authority import Action
 from .cache.disk import Vanished
@@ -16,6 +16,7 @@ from .errors import (
     Corrupt,
     InteractiveAuthorizationRequired,
     KheadersError,
+    LimitsExceeded,
     ModuleFailed,
     NotAvailable,
     NotCached,
@@ -28,9 +29,10 @@ from .journal import Event
 from .make import make_entry
 from .served import Request, Served
 from .sources import SOURCE_NAMES, Archive, Nothing, Source, Tree, Why
-from .work import SharedWork, in_thread, within
+from .work import SharedWork, in_idle_thread, in_thread, within
 
 if TYPE_CHECKING:
+    from .authority import Caller
     from .cache.entry import Entry
     from .config import Config
     from .host import Host
@@ -42,15 +44,19 @@ if TYPE_CHECKING:
     from .sources.package import PackageSource
     from .sources.tree import TreeSource
 
-Consent = Callable[[Action], Awaitable[int]]
-"""Asks whether the caller may do something and answers with its uid; raises AccessDenied or
-InteractiveAuthorizationRequired."""
+F = TypeVar("F", bound=Exception)
 
 # What a source may have that is of no use. The search goes on, but if nothing else is found, this is what the
 # caller gets to know.
 _UNUSABLE = (Corrupt, ReleaseMismatch, ModuleFailed, Timeout)
 # Somebody who removes the cache while an entry is made must not fail the request.
 _ATTEMPTS = 3
+# Callers who wait for apt to tell whether it has a package.
+_MOST_ASKING = 64
+
+
+_Failures = dict[str, Nothing | KheadersError]
+"""Why each source has no headers."""
 
 
 class Provider:
@@ -74,6 +80,11 @@ class Provider:
         self._progress = progress
         self._work = SharedWork()
         self._served: dict[str, Served] = {}
+        self._asking = 0
+
+    def configure(self, config: Config) -> None:
+        """Use other limits, for what is begun from now on."""
+        self._config = config
 
     async def close(self) -> None:
         """Give up all work, and wait until it has cleaned up behind itself."""
@@ -167,7 +178,7 @@ class Provider:
 
     # What has to be made
 
-    async def get(self, request: Request, consent: Consent) -> Served:
+    async def get(self, request: Request, caller: Caller) -> Served:
         """Headers for a request: those that are there, else from the first source that has them.
 
         Whoever asks for the same at the same time shares the work, and needs no consent for what is already
@@ -180,57 +191,91 @@ class Provider:
             AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
         """
         if request.refresh:
-            await consent(Action.MANAGE)
-        failures: dict[str, Nothing | KheadersError] = {}
+            await caller.consent(Action.MANAGE)
+        failures: _Failures = {}
         for phase in _phases(request):
             served = None if request.refresh else self.ready(request)
             if served is None:
-                served = await self._run_phase(phase, consent, failures)
+                served = await self._run_phase(phase, caller, failures)
             if served is not None:
                 return served
         raise _verdict(request.release, failures)
 
-    async def _run_phase(
-        self, phase: Request, consent: Consent, failures: dict[str, Nothing | KheadersError]
-    ) -> Served | None:
+    async def _run_phase(self, phase: Request, caller: Caller, failures: _Failures) -> Served | None:
         first = phase.sources[0]
         try:
             if first == "tree":
                 return await self._find_tree(phase.release)
             uid = None
             if first == "package":
-                uid = await self._consent_to_download(phase.release, consent)
+                uid = await self._consent_to_download(phase, caller, failures)
             elif not self._work.under_way(phase):
-                uid = await consent(Action.EXTRACT)
+                uid = await caller.consent(Action.EXTRACT)
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
         except Nothing as nothing:
-            failures[first] = nothing
+            failures[first] = _bare(nothing)
         except _Failed as failed:
             failures.update(failed.failures)
         return None
+
+    async def extract_ahead(self, release: Release) -> None:
+        """Make headers of an installed kernel from its module file, unless there is an entry that is good.
+
+        Raises:
+            Nothing: it has no module file.
+            KheadersError: the file is of no use, or the entry could not be made.
+        """
+        entry = self._cache.find(release)
+        if entry is not None and self._is_current(entry) and self._cache.check(entry):
+            return
+        phase = Request(release, ("module-file",), ahead=True)
+        try:
+            await self._work.share(phase, lambda: self._walk(phase, None))
+        except _Failed as failed:
+            raise failed.failures["module-file"] from None
 
     async def _find_tree(self, release: Release) -> Served:
         tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
         return self._in_place(release, tree)
 
-    async def _consent_to_download(self, release: Release, consent: Consent) -> int:
-        """Ask about a download, unless it is known that there is nothing to be had.
+    async def _consent_to_download(self, phase: Request, caller: Caller, failures: _Failures) -> int:
+        """Ask about a download.
+
+        Nobody is asked for a password if there is nothing to be had. But to know that costs a second of apt's
+        time, so whoever cannot be asked is refused without it: any user can ask for any number of releases.
+
+        Args:
+            failures: of the sources that were tried before.
 
         Raises:
-            Nothing: no package has the headers, or the caller may not make us find out.
-            AccessDenied, InteractiveAuthorizationRequired: there is a package that the caller may not have
-                downloaded.
+            Nothing: no package has the headers, or the caller, who tried other sources too, may not have it.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not have it.
+            LimitsExceeded: too many are waiting for apt.
         """
-        source = cast("PackageSource", self._sources["package"])
-        offered = await self._work.share(("offered", release), lambda: source.offered(release))
         try:
-            return await consent(Action.DOWNLOAD)
+            if caller.is_interactive:
+                await self._offered(phase.release)
+            uid = await caller.consent(Action.DOWNLOAD)
         except (AccessDenied, InteractiveAuthorizationRequired) as refusal:
-            if offered is None:
+            if failures:
                 raise Nothing(Why.NOT_AUTHORISED, refusal.message) from None
-            raise type(refusal)(f"the headers of {release} are in {offered}: {refusal.message}") from None
+            raise
+        await self._offered(phase.release)
+        return uid
+
+    async def _offered(self, release: Release) -> None:
+        """Raises Nothing if it is known that no package has the headers."""
+        source = cast("PackageSource", self._sources["package"])
+        key = ("offered", release)
+        if not self._work.under_way(key) and self._asking >= _MOST_ASKING:
+            raise LimitsExceeded("too many releases are being looked for in packages; try again in a minute")
+        self._asking += 1
+        try:
+            await self._work.share(key, lambda: source.offered(release))
+        finally:
+            self._asking -= 1
 
     async def _walk(self, phase: Request, uid: int | None) -> Served:
         """Ask the sources of a phase in turn.
@@ -261,7 +306,7 @@ class Provider:
                         ),
                     )
             except (Nothing, *_UNUSABLE) as failure:
-                failures[name] = failure
+                failures[name] = _bare(failure)
         raise _Failed(failures)
 
     async def _make(self, phase: Request, name: str, uid: int | None, report: Report) -> Served:
@@ -279,11 +324,12 @@ class Provider:
         if not phase.refresh and (entry := await self._confirm(phase.release, name, archive)):
             return self._from_entry(entry, fresh=False)
         limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
+        run = in_idle_thread if phase.ahead else in_thread
         started = time.monotonic()
         for attempt in itertools.count(1):
             cancelled = threading.Event()
             try:
-                published = await in_thread(
+                published = await run(
                     make_entry,
                     self._cache,
                     phase.release,
@@ -339,6 +385,12 @@ def _phases(request: Request) -> Iterator[Request]:
         request.sources, lambda name: name if name in ("tree", "package") else "local"
     ):
         yield dataclasses.replace(request, sources=tuple(names))
+
+
+def _bare(failure: F) -> F:
+    """A failure that is kept, without the frames that it came through: one of them keeps it."""
+    failure.__context__ = None
+    return failure.with_traceback(None)
 
 
 def _verdict(release: Release, failures: Mapping[str, Nothing | KheadersError]) -> KheadersError:

@@ -21,11 +21,13 @@ class Request:
     Attributes:
         sources: the sources to try, in this order.
         refresh: whether what is cached must not be used.
+        ahead: whether nobody waits for it, so that it is done at a low priority.
     """
 
     release: Release
     sources: tuple[str, ...]
     refresh: bool = False
+    ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

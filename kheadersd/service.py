@@ -173,11 +173,7 @@ class Service:
         return Reply(body, [descriptor])
 
     async def _get(self, call: Call, request: Request) -> Served:
-        async def consent(action: Action) -> int:
-            await self._authority.require(call, action)
-            return (await call.credentials()).uid
-
-        return await self._state.provider.get(request, consent)
+        return await self._state.provider.get(request, _Asking(call, self._authority))
 
     def _lookup(self, call: Call) -> Reply | Awaitable[Reply]:
         release = self._release(call.args[0])
@@ -262,6 +258,19 @@ class Service:
                 raise
 
         return handle
+
+
+class _Asking:
+    """The `Caller` of a method."""
+
+    def __init__(self, call: Call, authority: Authority) -> None:
+        self.is_interactive = call.allow_interactive
+        self._call = call
+        self._authority = authority
+
+    async def consent(self, action: Action) -> int:
+        await self._authority.require(self._call, action)
+        return (await self._call.credentials()).uid
 
 
 def interface_xml() -> str:

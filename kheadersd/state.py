@@ -21,6 +21,8 @@ from .sources.module_file import ModuleFileSource
 from .sources.package import PackageSource
 from .sources.sysfs import SysfsSource
 from .sources.tree import TreeSource
+from .watch.ahead import Ahead
+from .watch.watching import Watching
 from .work import in_thread
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class State:
         self.provider = Provider(
             host, config, self.keeper, {source.name: source for source in sources}, journal, self.progress
         )
+        ahead = Ahead(host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources)
+        self.watching = Watching(host, self.module, ahead, journal, observer)
 
     async def start(self) -> None:
         """Open the cache and pick up what a predecessor left.
@@ -92,9 +96,18 @@ class State:
             self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
         self.keeper.opened(found)
         await self.module.recover()
+        self.watching.start()
+
+    def configure(self, config: Config) -> None:
+        """Take another configuration; where the cache is and how the module is loaded stay as they are."""
+        self.config = config
+        self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
+        self.provider.configure(config)
+        self.keeper.configure(config)
 
     async def close(self) -> None:
         """End all work, and leave nothing behind but the cache and the leases that are held."""
+        await self.watching.close()
         await self.provider.close()
         await self.keeper.close()
         self.leases.close()
@@ -116,6 +129,15 @@ class State:
             self._last_error_at = now
             self._observer.changed()
         self.journal.report_failure(error, release=release or None, client_uid=uid)
+
+    @property
+    def summary(self) -> str:
+        """What is the matter, in one line."""
+        entries, size = len(self.cache.entries()), self.cache.total_bytes()
+        return (
+            f"{self.progress.activity}; {entries} entries, {size >> 20} MiB, {len(self.leases)} leases; "
+            f"kheaders is {self.module.state()}"
+        )
 
     def describe(self) -> dict[str, object]:
         """All of the state, fit for JSON."""

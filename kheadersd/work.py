@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_IDLE_NICE = 15
 
 
 class SharedWork:
@@ -33,7 +38,7 @@ class SharedWork:
         job = self._jobs.get(key)
         if job is None:
             job = self._jobs[key] = _Job(asyncio.create_task(start()))
-            job.task.add_done_callback(lambda _: self._forget(key, job))
+            job.task.add_done_callback(functools.partial(self._ended, key, job))
         job.waiters += 1
         try:
             return cast("T", await asyncio.shield(job.task))
@@ -45,6 +50,7 @@ class SharedWork:
                 job.task.add_done_callback(self._winding_down.discard)
                 self._forget(key, job)
                 job.task.cancel()
+            del job  # an error's traceback leads here, and must not lead on to the error itself
 
     async def close(self) -> None:
         """Cancel everything and wait until it has cleaned up behind itself."""
@@ -53,11 +59,14 @@ class SharedWork:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _ended(self, key: Hashable, job: _Job, task: asyncio.Task[Any]) -> None:
+        self._forget(key, job)
+        if not task.cancelled():
+            task.exception()  # those who waited have it; if they all left, nobody wants it
+
     def _forget(self, key: Hashable, job: _Job) -> None:
         if self._jobs.get(key) is job:
             del self._jobs[key]
-        if job.task.done() and not job.task.cancelled():
-            job.task.exception()  # those who waited have it; if they all left, nobody wants it
 
 
 class _Job:
@@ -68,13 +77,21 @@ class _Job:
         self.waiters = 0
 
 
-async def in_thread(function: Callable[..., T], *args: object, cancelled: threading.Event | None = None) -> T:
+async def in_thread(
+    function: Callable[..., T],
+    *args: object,
+    cancelled: threading.Event | None = None,
+    executor: Executor | None = None,
+) -> T:
     """Run a blocking function in a thread, and never leave it behind.
 
     When the caller is cancelled, ``cancelled`` is set, so that the function can end early, and the
     cancellation goes on only once the thread is done: whatever the function holds has been given back.
+
+    Args:
+        executor: whose thread it is; that of the event loop's by default.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    future = asyncio.get_running_loop().run_in_executor(executor, function, *args)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -86,6 +103,24 @@ async def in_thread(function: Callable[..., T], *args: object, cancelled: thread
         if not future.cancelled():
             future.exception()
         raise
+    finally:
+        del future  # as above
+
+
+async def in_idle_thread(
+    function: Callable[..., T], *args: object, cancelled: threading.Event | None = None
+) -> T:
+    """As `in_thread`, at a low priority: in a thread of its own, since a priority that was lowered cannot be
+    raised again without privileges. The threads that it starts inherit it."""
+    with ThreadPoolExecutor(1, "kheadersd-idle", _lower_priority) as executor:
+        return await in_thread(function, *args, cancelled=cancelled, executor=executor)
+
+
+def _lower_priority() -> None:
+    # Of this thread alone, as Linux does it (setpriority(2), "C library/kernel differences"). A sandbox can
+    # forbid it; then it is done at the priority of all else.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _IDLE_NICE)
 
 
 class Background:

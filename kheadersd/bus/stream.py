@@ -178,11 +178,13 @@ class Stream:
             budget = self._handle_frames(budget, deadline)
             if self._paused or not self._open:
                 return
+            if not more and not self._data:
+                return
             if budget <= 0:
                 self._continuation = self._loop.call_soon(self._continue)
                 return
             if not more:
-                return
+                return  # the rest of a frame is still to come, and the loop will call
             more = self._receive()
 
     def _receive(self) -> bool:

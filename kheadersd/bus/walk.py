@@ -124,8 +124,11 @@ class Walker:
             self.at += size
             if self.at > len(self.data):
                 raise ValueError("it is cut short")
-        elif kind in "so":
+        elif kind == "s":
             self.string()
+        elif kind == "o":
+            if not _is_object_path(self.string()):
+                raise ValueError("an object path is malformed")
         elif kind == "g":
             split(self.signature())
         elif kind == "v":
@@ -160,3 +163,12 @@ class Walker:
             raise ValueError("text has a NUL")
         self.at = end + 1
         return text
+
+
+def _is_object_path(text: str) -> bool:
+    elements = text.split("/")
+    return text == "/" or (
+        len(elements) > 1
+        and not elements[0]
+        and all(element.isascii() and element.replace("_", "a").isalnum() for element in elements[1:])
+    )

@@ -86,6 +86,11 @@ class Leases:
         self._by_entry: collections.Counter[str] = collections.Counter()
         self._by_uid: collections.Counter[int] = collections.Counter()
 
+    def limit(self, *, max_total: int, max_per_uid: int) -> None:
+        """Set other limits, as in the constructor; leases that are held stay."""
+        self._max_total = max_total
+        self._max_per_uid = max_per_uid
+
     def __len__(self) -> int:
         return len(self._leases)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..errors import KheadersError
 from . import Nothing, Why
 from .apt_output import fraction_done
-from .apt_process import Finished, clean_environment, run
+from .apt_process import Finished, Run, clean_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -143,10 +143,12 @@ class AptCommands:
         environment = clean_environment()
         if not self._host.is_live:
             environment["APT_CONFIG"] = str(self._first_configuration)
-        if temporary is not None:
+        run_it: Run = run
+        if temporary is not None:  # it writes: what it writes comes from the network
             environment["TMPDIR"] = str(temporary)
+            run_it = _downloader()
         try:
-            return await run(
+            return await run_it(
                 [command[0], *arguments, *command[1:]],
                 environment=environment,
                 directory=directory,
@@ -189,6 +191,13 @@ class AptCommands:
     @property
     def _last_configuration(self) -> Path:
         return self._work / "last.conf"
+
+
+def _downloader() -> Run:
+    """What runs a command that needs the network: a unit that has it, or else we ourselves."""
+    from .apt_apart import is_offered, run_apart  # here, as most daemons never download
+
+    return run_apart if is_offered() else run
 
 
 def _write_whole(path: Path, text: str) -> None:

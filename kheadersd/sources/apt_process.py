@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import Timeout
 
@@ -34,6 +34,20 @@ class Finished:
     status: int
     output: str
     complaints: str
+
+
+class Run(Protocol):
+    """What runs a command: `run`, or the same somewhere else."""
+
+    async def __call__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        seconds: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Finished: ...
 
 
 def clean_environment() -> dict[str, str]:

@@ -63,7 +63,10 @@ def make_real_headers() -> RealHeaders:
     store = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kheadersd-tests"
     store.mkdir(parents=True, exist_ok=True)
     with _alone(store):
-        made = [entry for entry in store.iterdir() if not entry.name.startswith(".")]
+        # Other things that tests keep are beside them.
+        made = [
+            entry for entry in store.iterdir() if (entry / "kheaders.ko").exists() and entry.name[0] != "."
+        ]
         # Any kernel's will do: nobody has to wait again because the distribution has a newer one.
         result = max(made, key=lambda entry: entry.stat().st_mtime) if made else _make_newest(store)
     return RealHeaders(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pwd
 import select
@@ -69,7 +70,12 @@ def frames(
 def headers_of(member: str, releases: Iterable[str]) -> tuple[wire.Fields, list[bytes]]:
     """Calls of a method that takes a release and options."""
     fields = HERE._replace(member=member, signature=HEADERS)
-    return fields, [encode(HEADERS, [release, NO_OPTIONS]) for release in releases]
+    return fields, [_body(release) for release in releases]
+
+
+@functools.lru_cache(maxsize=4)
+def _body(release: str) -> bytes:
+    return encode(HEADERS, [release, NO_OPTIONS])
 
 
 def acquire(caller: RawClient, release: str = "", **options: Any) -> int:

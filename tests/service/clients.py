@@ -1,4 +1,4 @@
-"""Programs that use the daemon, for the tests of its whole life: callers, listeners, and headers that take a while."""
+"""Programs that use the daemon, for the tests of its whole life, and headers that take a while."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ async def eventually(condition: Callable[[], object], seconds: float = 10) -> No
         await asyncio.sleep(0.005)
 
 
+def usable(path: str) -> bool:
+    """Whether there are headers."""
+    return Path(path, "include/linux/kconfig.h").exists()
+
+
 # Stages of an extraction, as the cache directory shows them
 
 
@@ -94,11 +99,11 @@ def _states(daemon: Daemon) -> set[str]:
 
 
 @contextlib.contextmanager
-def busctl_waits(bus: Bus, member: str = "GetHeaders", release: str = "") -> Iterator[subprocess.Popen[str]]:
+def busctl_waits(bus: Bus, member: str = "GetHeaders", *options: str) -> Iterator[subprocess.Popen[str]]:
     """A program that has asked for headers and waits; it is ended afterwards."""
     command = ["busctl", f"--address={bus.address}", "--timeout=60", "call", NAME, OBJECT, INTERFACE]
     with subprocess.Popen(
-        [*command, member, "sa{sv}", release, "0"],
+        [*command, member, "sa{sv}", "", *(options or ("0",))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

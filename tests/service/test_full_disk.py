@@ -1,4 +1,4 @@
-"""A file system without room: refused in advance or half-way, nothing left behind, and the daemon serves on."""
+"""A file system without room: refused in advance or half-way, nothing left, and the daemon serves on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Disk:
         self.directory = directory
 
     def mount(self, options: str) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", self.directory]
+        command = ["mount", "-t", "tmpfs", "-o", f"mode=755,{options}", "tmpfs", str(self.directory)]
         subprocess.run(command, check=True)
 
     def remount(self, options: str) -> None:

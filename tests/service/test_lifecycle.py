@@ -1,4 +1,4 @@
-"""A daemon that is killed or told to stop at any moment, a bus that goes and comes, a cache that is disturbed."""
+"""A daemon killed or told to stop at any moment, a bus that goes and comes, a cache that is disturbed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.conftest import RELEASE, ServedHost
 Stage = Callable[[Daemon], object]
 
 STAGES: dict[str, Stage] = {
-    "staging": lambda daemon: staged(daemon),
+    "staging": staged,
     "begun": lambda daemon: staged_files(daemon) > 0,
     "half-way": lambda daemon: staged_files(daemon) >= BIG_FILES / 2,
     "nearly done": lambda daemon: staged_files(daemon) >= BIG_FILES,

@@ -1,0 +1,93 @@
+"""inotify(7) for one purpose: to know that something in some directories has changed.
+
+What has changed is left to be found by looking: events can be lost in an overflow and describe what was. So
+neither names nor kinds of events are read, and an overflow needs no care. (Of the wrappers in Debian 12 and
+13, inotify and pyinotify are no longer maintained, and watchdog has threads of its own.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+# sys/inotify.h
+_CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
+_DELETE_SELF, _MOVE_SELF, _ONLYDIR = 0x400, 0x800, 0x0100_0000
+_NAMES_AND_CONTENT = (
+    _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+)
+_BUFFER = 64 * 1024
+
+
+class Inotify:
+    """Watches directories, not what is below them."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            OSError: this user has too many of them (fs.inotify.max_user_instances), or the kernel has none.
+        """
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._watches: dict[int, Path] = {}
+        self._descriptor = -1
+        self._descriptor = self._check(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        """The descriptor, which is readable when there is something to `drain`."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Watch nothing any more. May be called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def drain(self) -> bool:
+        """Forget all events that have come; whether there were any."""
+        some = False
+        while True:
+            try:
+                os.read(self._descriptor, _BUFFER)
+            except BlockingIOError:
+                return some
+            some = True
+
+    def watch(self, directories: Iterable[Path]) -> list[OSError]:
+        """Watch exactly these directories from now on; what was watched already stays so without a gap.
+
+        A directory of which only the name is the same as before is another one, and is watched instead.
+
+        Returns:
+            Why some are not watched: ENOSPC when there are too many (fs.inotify.max_user_watches). That one
+            does not exist is no reason.
+        """
+        problems: list[OSError] = []
+        watches: dict[int, Path] = {}
+        for directory in directories:
+            try:
+                # For a directory that is watched, this is the number that it has.
+                watches[self._add(directory)] = directory
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                problems.append(error)
+        for number in self._watches.keys() - watches.keys():
+            # Fails for a directory that is gone: the kernel has removed the watch.
+            self._libc.inotify_rm_watch(self._descriptor, number)
+        self._watches = watches
+        return problems
+
+    def _add(self, directory: Path) -> int:
+        name = os.fsencode(directory)
+        return self._check(self._libc.inotify_add_watch(self._descriptor, name, _NAMES_AND_CONTENT), name)
+
+    def _check(self, result: int, name: bytes = b"inotify") -> int:
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), os.fsdecode(name))
+        return result
