@@ -28,8 +28,10 @@ _LAST_WORDS = 5.0
 UNIT = "kheaders-module.service"
 """A oneshot unit that remains active: starting it loads the module, stopping it unloads it."""
 
+UNLOAD_UNIT = "kheaders-module-unload.service"
+"""A oneshot unit that unloads the module, whoever loaded it."""
+
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
-_ADVICE = f"see 'journalctl -u {UNIT}'"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 
 # What kmod prints for the kernel's refusals, and what can be done.
@@ -216,7 +218,8 @@ class UnitLoader:
     """Has systemd start and stop a small unit, so that the daemon itself needs no privilege.
 
     The unit being active is the note that the module is ours; the service manager keeps it when we are
-    killed. The unit loads with "--first-time", so that it fails when the module is loaded already.
+    killed. The unit does not start when the module is loaded already. What others loaded is unloaded by a
+    second unit, and only because somebody asked for that.
     """
 
     def __init__(self, host: Host, bus: Bus, *, time_limit: float = TIME_LIMIT) -> None:
@@ -235,69 +238,66 @@ class UnitLoader:
 
     async def recall(self) -> None:
         try:
-            async with self._limited("asked about"):
-                self._owned = await self._state() == "active"
+            async with self._limited(UNIT, "asked about"):
+                self._owned = await self._state(UNIT) == "active"
         except KheadersError:  # no service manager, or no such unit: it has loaded nothing
             self._owned = False
 
     async def load(self) -> None:
         try:
-            state, refusal = await self._change("StartUnit", "started")
+            state, refusal = await self._change(UNIT, "StartUnit", "started")
         except KheadersError:
             self._owned = True  # the job was not seen to its end; what comes of it is to be stopped
             raise
+        self._owned = state == "active"
         if not self._host.path(ARCHIVE).exists():
-            raise ModuleFailed(f"kheaders could not be loaded: {refusal or f'{UNIT} is {state}'}; {_ADVICE}")
+            raise ModuleFailed(f"kheaders could not be loaded: {_reason(UNIT, state, refusal)}")
 
     async def unload(self) -> None:
-        state, refusal = await self._change("StopUnit", "stopped")
-        if not self._host.path(LOADED).exists():
-            return
-        if self._owned or refusal:
-            raise ModuleFailed(
-                f"kheaders could not be unloaded: {refusal or f'{UNIT} is {state}'}; {_ADVICE}"
-            )
-        raise ModuleFailed("kheaders was loaded by somebody else: 'modprobe -r kheaders' unloads it, as root")
+        if self._owned:
+            unit = UNIT
+            state, refusal = await self._change(unit, "StopUnit", "stopped")
+            self._owned = state == "active" or bool(refusal)
+        else:
+            unit = UNLOAD_UNIT
+            state, refusal = await self._change(unit, "StartUnit", "done")
+        if self._host.path(LOADED).exists():
+            raise ModuleFailed(f"kheaders could not be unloaded: {_reason(unit, state, refusal)}")
 
-    async def _change(self, member: str, done: str) -> tuple[str, str]:
-        """Start or stop the unit and wait for the end of that.
+    async def _change(self, unit: str, member: str, done: str) -> tuple[str, str]:
+        """Start or stop a unit and wait for the end of that.
 
         Returns:
             the unit's state then, and why the service manager refused, "" if it did not.
         """
-        refusal = ""
-        async with self._limited(done):
+        async with self._limited(unit, done):
             try:
-                await self._bus.call(*_MANAGER, member, "ss", (UNIT, "replace"))
+                await self._bus.call(*_MANAGER, member, "ss", (unit, "replace"))
             except Timeout:
                 raise
             except KheadersError as error:
-                refusal = error.message
-                state = "unknown"
-            else:
-                state = await self._settled()
-                self._owned = state == "active"
-        return state, refusal
+                return "unknown", error.message
+            return await self._settled(unit), ""
 
-    async def _settled(self) -> str:
+    async def _settled(self, unit: str) -> str:
         """The unit's state once nothing is going on with it any more.
 
         Polled, because to be told we would have to subscribe to everything that the manager does.
         """
         pause = _FIRST_PAUSE
         while True:
-            job = await self._get("Job")
+            job = await self._get(unit, "Job")
             if not job[0]:
-                return await self._state()
+                return await self._state(unit)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _state(self) -> str:
+    async def _state(self, unit: str) -> str:
         """ "active", "inactive", "failed", and while something is going on "activating" and the like."""
-        return str(await self._get("ActiveState"))
+        return str(await self._get(unit, "ActiveState"))
 
-    async def _get(self, name: str) -> Any:
-        loaded = await self._bus.call(*_MANAGER, "LoadUnit", "s", (UNIT,))
+    async def _get(self, unit: str, name: str) -> Any:
+        loaded = await self._bus.call(*_MANAGER, "LoadUnit", "s", (unit,))
         answer = await self._bus.call(
             _MANAGER[0],
             loaded.values[0],
@@ -309,9 +309,15 @@ class UnitLoader:
         return answer.values[0].value
 
     @contextlib.asynccontextmanager
-    async def _limited(self, done: str) -> AsyncIterator[None]:
+    async def _limited(self, unit: str, done: str) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._time_limit):
                 yield
         except TimeoutError:
-            raise Timeout(f"{UNIT} was not {done} within {self._time_limit:g} seconds; {_ADVICE}") from None
+            raise Timeout(
+                f"{unit} was not {done} within {self._time_limit:g} seconds; see 'journalctl -u {unit}'"
+            ) from None
+
+
+def _reason(unit: str, state: str, refusal: str) -> str:
+    return f"{refusal or f'{unit} is {state}'}; see 'journalctl -u {unit}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import threading
@@ -51,6 +52,8 @@ F = TypeVar("F", bound=Exception)
 _UNUSABLE = (Corrupt, ReleaseMismatch, ModuleFailed, Timeout)
 # Somebody who removes the cache while an entry is made must not fail the request.
 _ATTEMPTS = 3
+_PATIENCE = 0.1
+"""Seconds that callers wait for the answer about another who asks for the same."""
 # Callers who wait for apt to tell whether it has a package.
 _MOST_ASKING = 64
 
@@ -81,6 +84,7 @@ class Provider:
         self._work = SharedWork()
         self._served: dict[str, Served] = {}
         self._asking = 0
+        self._consenting: dict[Request, asyncio.Event] = {}
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""
@@ -210,7 +214,7 @@ class Provider:
             if first == "package":
                 uid = await self._consent_to_download(phase, caller, failures)
             elif not self._work.under_way(phase):
-                uid = await caller.consent(Action.EXTRACT)
+                uid = await self._consent_to_extract(phase, caller)
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
@@ -239,6 +243,26 @@ class Provider:
     async def _find_tree(self, release: Release) -> Served:
         tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
         return self._in_place(release, tree)
+
+    async def _consent_to_extract(self, phase: Request, caller: Caller) -> int | None:
+        """Ask, unless somebody who asked for the same just before may: then the work is under way.
+
+        Returns:
+            The uid of who was asked about, None if nobody needed to be.
+        """
+        if (asking := self._consenting.get(phase)) is not None:
+            await asking.wait()
+            if self._work.under_way(phase):
+                return None
+        asking = self._consenting[phase] = asyncio.Event()
+        patience = asyncio.get_running_loop().call_later(_PATIENCE, asking.set)
+        try:
+            return await caller.consent(Action.EXTRACT)
+        finally:
+            patience.cancel()
+            asking.set()
+            if self._consenting.get(phase) is asking:
+                del self._consenting[phase]
 
     async def _consent_to_download(self, phase: Request, caller: Caller, failures: _Failures) -> int:
         """Ask about a download.
@@ -295,6 +319,8 @@ class Provider:
                 client_uid=uid,
             )
         for name in phase.sources:
+            if name == "module" and isinstance(failures.get("sysfs"), _UNUSABLE):
+                continue  # it would read the very same file
             try:
                 with self._progress.of(phase.release, name) as report:
                     return await within(

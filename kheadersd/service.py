@@ -55,6 +55,7 @@ class Service:
         self._authority = authority
         self._connection: Connection | None = None
         self._encoded: dict[Served, Reply] = {}
+        self._looked: dict[Request, Served] = {}
         self._told: dict[str, object] = {}
         self._telling: asyncio.TimerHandle | None = None
         self.interface = self._make_interface()
@@ -141,12 +142,13 @@ class Service:
 
     def _get_headers(self, call: Call) -> Reply | Awaitable[Values | Reply]:
         request = self._request(call, (SOURCES, REFRESH))
-        if not request.refresh and (served := self._state.provider.ready(request)):
+        if not request.refresh and (served := self._ready(request)):
             return self._reply(served)
-        return self._told_of_failure(self._get_headers_slowly)(call)
 
-    async def _get_headers_slowly(self, call: Call) -> Reply:
-        return self._reply(await self._get(call, self._request(call, (SOURCES, REFRESH))))
+        async def slowly(call: Call) -> Reply:
+            return self._reply(await self._get(call, request))
+
+        return self._told_of_failure(slowly)(call)
 
     async def _acquire(self, call: Call) -> Reply:
         options = Options(_variants(call.args[1]), (SOURCES, REFRESH, REASON))
@@ -177,7 +179,7 @@ class Service:
 
     def _lookup(self, call: Call) -> Reply | Awaitable[Reply]:
         release = self._release(call.args[0])
-        if served := self._state.provider.ready(Request(release, SOURCE_NAMES)):
+        if served := self._ready(Request(release, SOURCE_NAMES)):
             return self._reply(served)
         return self._lookup_slowly(release)
 
@@ -220,6 +222,16 @@ class Service:
     def _describe(self, call: Call) -> Values:  # noqa: ARG002
         return [json.dumps(self._state.describe())]
 
+    def _ready(self, request: Request) -> Served | None:
+        """As `Provider.ready`, looked at once for all calls that have come in together."""
+        served = self._looked.get(request)
+        if served is None and (served := self._state.provider.ready(request)):
+            if not self._looked:
+                # Before anything else is read from the bus, or done at all.
+                asyncio.get_running_loop().call_soon(self._looked.clear)
+            self._looked[request] = served
+        return served
+
     # What comes in
 
     def _request(self, call: Call, allowed: Sequence[Option[Any]]) -> Request:
@@ -238,10 +250,9 @@ class Service:
         reply = self._encoded.get(served)
         if reply is None:
             reply = Reply(encode(_HEADERS, [str(served.path), _details(served)]))
-            if not served.fresh:
-                if len(self._encoded) >= _MAX_ENCODED:
-                    self._encoded.clear()
-                self._encoded[served] = reply
+            if len(self._encoded) >= _MAX_ENCODED:
+                self._encoded.clear()
+            self._encoded[served] = reply
         return reply
 
     def _told_of_failure(

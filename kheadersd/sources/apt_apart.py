@@ -16,7 +16,6 @@ import json
 import os
 import socket
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,4 +163,4 @@ def _encode(message: Mapping[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

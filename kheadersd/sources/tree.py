@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from typing import TYPE_CHECKING
 
 from ..headers import OF_BUILD, OF_SOURCE, Unusable, check_usable, leads_to_automount, standard_directory
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Whoever asks for many releases that do not exist must not fill the memory.
 _MAX_REMEMBERED = 64
+# Nanoseconds; more than the 10 ms of a coarse kernel clock.
+_RESOLUTION = 100_000_000
 
 _Identity = tuple[int, int, int] | None
 
@@ -28,7 +31,8 @@ class _Look:
     """What a full check found, and the state of all the files that it depends on.
 
     Attributes:
-        links: "build" and "source" themselves; where they lead is in ``files``.
+        links: "build" and "source" themselves, or the directory that has neither; where they lead is in
+            ``files``.
         lasting: whether these tell of every change. A link that leads nowhere in an image does not: only we
             follow it below the image's root.
     """
@@ -104,11 +108,24 @@ def _identity(path: str, *, follow: bool = True) -> _Identity:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def _absence(directory: Path) -> tuple[tuple[str, _Identity], ...]:
+    """What stands for two links that are missing: no name comes without a change of the directory.
+
+    Empty if it changed this very moment: it could change again within the resolution of its time stamp.
+    """
+    identity = _identity(str(directory))
+    if identity is None or time.time_ns() - identity[1] < _RESOLUTION:
+        return ()
+    return ((str(directory), identity),)
+
+
 def _look(host: Host, release: Release) -> _Look:
     """Check thoroughly. What it depends on is noted first, so that no change can fall in between."""
     directory = host.modules_directory(release)
     links = tuple(str(directory / name) for name in ("build", "source"))
     before = tuple((link, _identity(link, follow=False)) for link in links)
+    if not any(identity for _, identity in before):
+        before = _absence(directory) or before
     places: dict[str, Path] = {}
     dangling: list[str] = []
     files: list[str] = []

@@ -68,7 +68,28 @@ def make_real_headers() -> RealHeaders:
             entry for entry in store.iterdir() if (entry / "kheaders.ko").exists() and entry.name[0] != "."
         ]
         # Any kernel's will do: nobody has to wait again because the distribution has a newer one.
-        result = max(made, key=lambda entry: entry.stat().st_mtime) if made else _make_newest(store)
+        result = (
+            max(made, key=lambda entry: entry.stat().st_mtime)
+            if made
+            else _make(_Names.of_newest_kernel(), store)
+        )
+    return _found(result)
+
+
+def make_real_headers_of(release: str, directory: Path) -> RealHeaders:
+    """The same for a certain kernel, whose headers package the distribution has; nothing of it is kept.
+
+    Args:
+        release: as ``uname -r`` prints it.
+        directory: where to, an empty one.
+
+    Raises:
+        CannotMake: something that is needed is missing.
+    """
+    return _found(_make(_Names.of_kernel(f"linux-headers-{release}"), directory))
+
+
+def _found(result: Path) -> RealHeaders:
     return RealHeaders(
         release=result.name,
         archive=result / "kheaders.tar.xz",
@@ -115,24 +136,30 @@ class _Names:
 
     @classmethod
     def of_newest_kernel(cls) -> _Names:
-        architecture = _run(["dpkg", "--print-architecture"]).strip()
-        if architecture not in _ARCHITECTURES:
-            raise CannotMake(f"it is not known how kernels for {architecture} are packaged")
-        flavour, srcarch = _ARCHITECTURES[architecture]
-        headers = _depends(f"linux-headers-{flavour}", r"linux-headers-[0-9]\S*")
+        return cls.of_kernel(_depends(f"linux-headers-{_architecture()[0]}", r"linux-headers-[0-9]\S*"))
+
+    @classmethod
+    def of_kernel(cls, headers: str) -> _Names:
         version = re.search(r"^Version: ([0-9]+\.[0-9]+)", _run(["apt-cache", "show", headers]), re.MULTILINE)
         if version is None:
             raise CannotMake(f"apt knows no version of {headers}")
         compiler = _depends(headers, r"(?:linux-compiler-)?gcc-[0-9]+\S*")
         return cls(
             release=headers.removeprefix("linux-headers-"),
-            srcarch=srcarch,
+            srcarch=_architecture()[1],
             headers=headers,
             common=_depends(headers, r"linux-headers-\S*-common"),
             kbuild=_depends(headers, r"linux-kbuild-\S+"),
             source=f"linux-source-{version[1]}",
             compiler=re.sub(r".*(gcc-[0-9]+).*", r"\1", compiler),
         )
+
+
+def _architecture() -> tuple[str, str]:
+    architecture = _run(["dpkg", "--print-architecture"]).strip()
+    if architecture not in _ARCHITECTURES:
+        raise CannotMake(f"it is not known how kernels for {architecture} are packaged")
+    return _ARCHITECTURES[architecture]
 
 
 def _depends(package: str, wanted: str) -> str:
@@ -143,8 +170,7 @@ def _depends(package: str, wanted: str) -> str:
     return found[1]
 
 
-def _make_newest(store: Path) -> Path:
-    names = _Names.of_newest_kernel()
+def _make(names: _Names, store: Path) -> Path:
     result = store / names.release
     with tempfile.TemporaryDirectory(prefix=".making-", dir=store) as scratch:
         work = Path(scratch)

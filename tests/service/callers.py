@@ -131,7 +131,8 @@ class Flood:
         return not self._sent_all.is_set() and self._thread.is_alive()
 
     def answered(self, count: int) -> bool:
-        return self.returns + self.errors >= count
+        """Whether so many answers came, or none can come any more."""
+        return self.returns + self.errors >= count or not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -153,7 +154,10 @@ class Flood:
         if writable:
             self._unsent = self._unsent[self._caller.socket.send(self._unsent) :]
         if readable:
-            self._seen += self._caller.socket.recv(1 << 20)
+            data = self._caller.socket.recv(1 << 20)
+            if not data:
+                raise EOFError("the bus ended the connection")
+            self._seen += data
             self._count()
 
     def _count(self) -> None:
@@ -196,7 +200,7 @@ class Watch:
         deadline = time.monotonic() + patience
         self.answers()
         while condition():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "it takes too long"
             time.sleep(0.01)
             self.answers()
 

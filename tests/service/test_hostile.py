@@ -220,7 +220,7 @@ def large(signature: str, mebibytes: int) -> bytes:
         case "sa{sv}":
             # "" and an empty array's place, then pairs of a key and a variant of one byte, 16 bytes each.
             pair = struct.pack("<I", 4) + b"abcd\0" + b"\1y\0\5" + bytes(3)
-            pairs = pair * (size // len(pair))
+            pairs = (pair * (size // len(pair)))[:-3]  # no padding after the last
             return struct.pack("<I", 0) + b"\0" + bytes(3) + struct.pack("<I", len(pairs)) + bytes(4) + pairs
     raise AssertionError(signature)
 

@@ -17,7 +17,7 @@ from archives import make_kheaders
 from kheadersd.bus import Variant
 from kheadersd.bus.connection import Answer
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
-from kheadersd.loaders import UNIT, ModprobeLoader, UnitLoader
+from kheadersd.loaders import UNIT, UNLOAD_UNIT, ModprobeLoader, UnitLoader
 from kheadersd.module import KernelModule
 from sources.hosts import RELEASE, hide_from_sysfs, make_host, show_in_sysfs
 
@@ -187,11 +187,13 @@ async def test_no_place_for_the_record(host: Host, tmp_path: Path) -> None:
 
 
 class Manager:
-    """The service manager, as far as it is asked: one unit, whose jobs take two looks to be done.
+    """The service manager, as far as it is asked: two units, whose jobs take two looks to be done.
 
     Attributes:
         result: the state that a start ends in.
         refuses: the error message of StartUnit and StopUnit, if any.
+        works: whether the kernel lets the module go.
+        asked: what was asked for.
     """
 
     def __init__(self, host: Host) -> None:
@@ -200,6 +202,9 @@ class Manager:
         self.result = "active"
         self.refuses = ""
         self.hangs = False
+        self.works = True
+        self.unloads = False
+        self.asked: list[str] = []
         self.next = "inactive"
         self.looks_until_done = 0
 
@@ -226,17 +231,21 @@ class Manager:
         await asyncio.sleep(0)
         assert destination == "org.freedesktop.systemd1"
         if member == "LoadUnit":
-            assert (signature, values) == ("s", (UNIT,))
+            assert signature == "s"
+            assert values[0] in (UNIT, UNLOAD_UNIT)
             return "/org/freedesktop/systemd1/unit/kheaders"
         if member == "Get":
             assert path == "/org/freedesktop/systemd1/unit/kheaders"
             return self.get(str(values[1]))
         assert interface == "org.freedesktop.systemd1.Manager"
-        assert (signature, values) == ("ss", (UNIT, "replace"))
+        assert signature == "ss"
+        assert values[1] == "replace"
+        self.asked.append(f"{member} {values[0]}")
         if self.refuses:
             raise KheadersError(self.refuses)
         self.looks_until_done = 2
-        self.next = self.result if member == "StartUnit" else "inactive"
+        self.next = self.result if (member, values[0]) == ("StartUnit", UNIT) else "inactive"
+        self.unloads = self.next == "inactive" and self.works
         return "/org/freedesktop/systemd1/job/1"
 
     def get(self, name: str) -> Variant:
@@ -249,7 +258,7 @@ class Manager:
             return Variant("(uo)", [1, "/org/freedesktop/systemd1/job/1"])
         if self.next == "active":
             show_in_sysfs(self.host, ARCHIVE)
-        elif self.state == "active":
+        elif self.unloads:
             hide_from_sysfs(self.host)
         self.state = self.next
         return Variant("(uo)", [0, "/"])
@@ -293,10 +302,31 @@ async def test_the_service_manager_refuses(host: Host, manager: Manager) -> None
         await loader.unload()
 
 
-async def test_somebody_elses_module_is_not_the_units(host: Host, manager: Manager) -> None:
+async def test_somebody_elses_module_is_unloaded_by_another_unit(host: Host, manager: Manager) -> None:
     show_in_sysfs(host, ARCHIVE)
-    with pytest.raises(ModuleFailed, match="somebody else"):
-        await UnitLoader(host, manager).unload()
+    await UnitLoader(host, manager).unload()
+    assert manager.asked == [f"StartUnit {UNLOAD_UNIT}"]
+    assert not host.path("sys/module/kheaders").exists()
+
+
+async def test_our_own_module_is_unloaded_by_its_unit(host: Host, manager: Manager) -> None:
+    loader = UnitLoader(host, manager)
+    await loader.load()
+    await loader.unload()
+    assert manager.asked == [f"StartUnit {UNIT}", f"StopUnit {UNIT}"]
+
+
+@pytest.mark.parametrize("owned", [True, False])
+async def test_the_kernel_keeps_the_module(host: Host, manager: Manager, owned: bool) -> None:
+    show_in_sysfs(host, ARCHIVE)
+    loader = UnitLoader(host, manager)
+    if owned:
+        hide_from_sysfs(host)
+        await loader.load()
+    manager.works = False
+    with pytest.raises(ModuleFailed, match="could not be unloaded: kheaders-module.* is inactive; see"):
+        await loader.unload()
+    assert not loader.owned()
 
 
 async def test_the_unit_hangs(host: Host, manager: Manager) -> None:
