@@ -171,9 +171,11 @@ class Config:
     """Leases in all."""
 
     max_leases_per_user: int = field(
-        default=256, metadata=_key("Limits", "MaxLeasesPerUser", _count(1, 65536))
+        default=32, metadata=_key("Limits", "MaxLeasesPerUser", _count(1, 65536))
     )
-    """Leases of one user; root is exempt."""
+    """Leases of one user; root is exempt. dbus-daemon reads nothing more from us while 64 descriptors that we
+    sent are still waiting in it (its max_incoming_unix_fds), so that nobody who never picks up his answers may
+    have that many."""
 
     max_files: int = field(default=100_000, metadata=_key("Limits", "MaxFiles", _count(1)))
     """Files in one archive."""

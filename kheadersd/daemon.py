@@ -200,6 +200,9 @@ class _Daemon:
             try:
                 service.attach(connection)
                 connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
+                if first:
+                    # Again: the service manager, who knows what a predecessor left loaded, is on the bus.
+                    await self._unless_stopped(service.state.module.recover())
                 await self._unless_stopped(connection.request_name(NAME))
                 if self._stop.is_set():
                     return

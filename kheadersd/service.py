@@ -115,14 +115,14 @@ class Service:
         methods = {
             "GetHeaders": Method("sa{sv}", _HEADERS, self._get_headers),
             "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire)),
-            "Lookup": Method("s", _HEADERS, self._lookup),
+            "Lookup": Method("s", _HEADERS, self._lookup, only_reads=True),
             "UnloadModule": Method("a{sv}", "s", self._told_of_failure(self._unload_module)),
             "Remove": Method("sa{sv}", "t", self._told_of_failure(self._remove)),
             "Prune": Method("a{sv}", "ast", self._told_of_failure(self._prune)),
-            "Verify": Method("sa{sv}", "bas", self._told_of_failure(self._verify)),
-            "ListEntries": Method("", "aa{sv}", self._list_entries),
-            "ListLeases": Method("", "a(ssuus)", self._list_leases),
-            "Describe": Method("", "s", self._describe),
+            "Verify": Method("sa{sv}", "bas", self._told_of_failure(self._verify), only_reads=True),
+            "ListEntries": Method("", "aa{sv}", self._list_entries, only_reads=True),
+            "ListLeases": Method("", "a(ssuus)", self._list_leases, only_reads=True),
+            "Describe": Method("", "s", self._describe, only_reads=True),
         }
         properties = {
             "Version": Property("s", lambda: __version__, emits="const"),

@@ -56,6 +56,8 @@ class Dispatcher:
         try:
             fields = message.fields
             method = self.objects.find(fields.path, fields.interface, fields.member)
+            if method.only_reads and message.flags & wire.NO_REPLY_EXPECTED:
+                return
             result = method.handler(self._call(message, method))
             if type(result) is not Reply and isinstance(result, Awaitable):
                 self._start(message, method, result)
@@ -89,7 +91,7 @@ class Dispatcher:
         sender = message.fields.sender
         uid = self._known_user(sender)
         try:
-            self.in_flight.check(sender, uid)
+            self.in_flight.check(sender, uid, unheard=bool(message.flags & wire.NO_REPLY_EXPECTED))
         except LimitsExceeded:
             coroutine.close()
             raise

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PER_SENDER = 1024
+PER_SENDER_UNHEARD = 16
 PER_USER = 2048
 IN_TOTAL = 8192
 
@@ -34,18 +35,19 @@ class CallsInFlight:
     def __len__(self) -> int:
         return self._total
 
-    def check(self, sender: str, uid: int | None) -> None:
+    def check(self, sender: str, uid: int | None, *, unheard: bool = False) -> None:
         """
         Args:
             uid: the sender's user, None if it is not known yet.
+            unheard: nobody waits for the answer. A bus limits how many answers may be awaited, but not how
+                many such calls are sent.
 
         Raises:
             LimitsExceeded: the sender, its user or all callers together have too many calls in flight.
         """
-        if len(self._of_sender.get(sender, ())) >= PER_SENDER:
-            raise LimitsExceeded(
-                f"{PER_SENDER} calls of this connection are in progress; wait for some of them"
-            )
+        limit = PER_SENDER_UNHEARD if unheard else PER_SENDER
+        if len(self._of_sender.get(sender, ())) >= limit:
+            raise LimitsExceeded(f"{limit} calls of this connection are in progress; wait for some of them")
         if uid and self._of_user[uid] >= PER_USER:
             raise LimitsExceeded(f"{PER_USER} calls of user {uid} are in progress; wait for some of them")
         if self._total >= IN_TOTAL:

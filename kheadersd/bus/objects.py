@@ -78,9 +78,15 @@ A KheadersError becomes an error reply. The task is cancelled when the caller le
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Method:
+    """
+    Attributes:
+        only_reads: nothing happens but that the answer is made: a call that wants no answer is left out.
+    """
+
     in_signature: str
     out_signature: str
     handler: Handler
+    only_reads: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

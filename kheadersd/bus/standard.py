@@ -74,21 +74,24 @@ def add_standard_interfaces(objects: Objects) -> None:
     """Give all objects Introspectable, Peer and Properties."""
     standard = _Standard(objects)
     properties = {
-        "Get": Method("ss", "v", standard.get),
-        "GetAll": Method("s", "a{sv}", standard.get_all),
+        "Get": Method("ss", "v", standard.get, only_reads=True),
+        "GetAll": Method("s", "a{sv}", standard.get_all, only_reads=True),
         "Set": Method("ssv", "", standard.set),
     }
     objects.add_standard(
         [
             Interface(
                 "org.freedesktop.DBus.Introspectable",
-                {"Introspect": Method("", "s", standard.introspect)},
+                {"Introspect": Method("", "s", standard.introspect, only_reads=True)},
                 {},
                 _INTROSPECTABLE_XML,
             ),
             Interface(
                 "org.freedesktop.DBus.Peer",
-                {"Ping": Method("", "", _ping), "GetMachineId": Method("", "s", _machine_id)},
+                {
+                    "Ping": Method("", "", _ping, only_reads=True),
+                    "GetMachineId": Method("", "s", _machine_id, only_reads=True),
+                },
                 {},
                 _PEER_XML,
             ),

@@ -73,7 +73,7 @@ class Leases:
         directory: Path,
         *,
         max_total: int = 1024,
-        max_per_uid: int = 256,
+        max_per_uid: int = 32,
         on_change: Callable[[], None] = lambda: None,
         on_end: Callable[[Lease], None] = lambda _: None,
     ) -> None:

@@ -89,6 +89,7 @@ def test_killed_at_each_stage(bus: Bus, big_daemon: Daemon, stage: str) -> None:
     wait_until(lambda: durable(big_daemon))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(bus: Bus, big_daemon: Daemon) -> None:
     for moment in (0.0, 0.1, 0.3):
         with busctl_waits(bus):
@@ -183,6 +184,7 @@ def test_stopped_with_leases_and_started_again(bus: Bus, daemon: Daemon) -> None
 # The bus
 
 
+@pytest.mark.slow
 def test_the_bus_restarts(bus: Bus, big_daemon: Daemon) -> None:
     works(bus, big_daemon)
     with Ctl(bus).holds_a_lease():
