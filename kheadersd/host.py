@@ -77,21 +77,29 @@ class Host:
 
     def modules_directory(self, release: Release) -> Path:
         """``/lib/modules/<release>`` of this host, which need not exist."""
-        return self.path("lib/modules", release)
+        return self._modules() / release
 
     def installed_releases(self) -> set[Release]:
         """The kernels that have modules on this host; blocking."""
         try:
-            names = os.listdir(self.path("lib/modules"))
+            names = os.listdir(self._modules())
         except OSError:
             return set()
         installed = set()
         for name in names:
             # A directory that a removed kernel left behind has no modules any more.
-            if any(self.path("lib/modules", name, part).exists() for part in ("kernel", "modules.dep")):
+            if any((self._modules() / name / part).exists() for part in ("kernel", "modules.dep")):
                 with contextlib.suppress(InvalidArgs):
                     installed.add(parse_release(name))
         return installed
+
+    def _modules(self) -> Path:
+        """/lib/modules of this host; below a root, even if /lib there is an absolute symlink."""
+        directory = self.path("lib/modules")
+        if not self.is_live:
+            with contextlib.suppress(OSError):
+                return self.resolve(directory)
+        return directory
 
     def _running_release(self) -> Release:
         try:

@@ -1,0 +1,260 @@
+"""Headers that are made when a kernel is installed, and go when it is removed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from archives import make_kheaders
+from service.clients import eventually
+from sources.hosts import OTHER, RELEASE, make_host, make_module
+
+from kheadersd.authority import Action
+from kheadersd.config import Config
+from kheadersd.host import Host
+from kheadersd.journal import Event, Journal
+from kheadersd.module import NoLoader
+from kheadersd.release import Release
+from kheadersd.served import Request
+from kheadersd.state import State
+from kheadersd.watch.ahead import Ahead
+from kheadersd.watch.kernels import Change
+from kheadersd.work import in_idle_thread
+from watch.test_kernels import install
+
+NONE: frozenset[Release] = frozenset()
+
+
+class Nobody:
+    """An observer that looks away."""
+
+    def entry_added(self, entry: object) -> None: ...
+
+    def entry_removed(self, entry: object, reason: str) -> None: ...
+
+    def progress(self, release: object, stage: str, fraction: float) -> None: ...
+
+    def changed(self) -> None: ...
+
+
+class Kept(Journal):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(target="null")
+        self.said: list[tuple[Event, str]] = []
+
+    def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
+        self.said.append((event, message))
+        super().report(event, message, level=level, **fields)
+
+    def of(self, event: Event) -> list[str]:
+        return [message for said, message in self.said if said is event]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return make_host(tmp_path / "host")
+
+
+@pytest.fixture
+def journal() -> Kept:
+    return Kept()
+
+
+@pytest.fixture
+async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[State]:
+    state = State(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
+    await state.start()
+    yield state
+    await state.close()
+
+
+@pytest.fixture
+def ahead(host: Host, state: State, journal: Kept) -> Ahead:
+    return Ahead(host, state.provider, state.keeper, journal, lambda: True)
+
+
+def put_kernel(host: Host, release: str, content: str = "") -> Path:
+    archive = make_kheaders(release, {"include/linux/more.h": content.encode()})
+    return install(host, release, make_module(archive, f"{release} SMP mod_unload"))
+
+
+def new(*releases: Release, installed: tuple[Release, ...] = ()) -> Change:
+    return Change(frozenset({*releases, *installed}), frozenset(releases), frozenset(releases), NONE)
+
+
+def cached(state: State) -> list[tuple[str, str]]:
+    return [(entry.release, entry.record.source) for entry in state.cache.entries()]
+
+
+async def get(state: State, release: Release, *sources: str) -> None:
+    await state.provider.get(Request(release, sources), Root())
+
+
+class Root:
+    """A caller who may do everything."""
+
+    is_interactive = False
+
+    async def consent(self, action: Action) -> int:  # noqa: ARG002
+        return 0
+
+
+def say_sysfs(host: Host) -> None:
+    host.path("sys/kernel/kheaders.tar.xz").write_bytes(make_kheaders(RELEASE, {"include/x.h": b"sysfs"}))
+
+
+async def test_kernels_that_are_new(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+    put_kernel(host, OTHER)
+    put_kernel(host, RELEASE)
+    await ahead.follow(new(OTHER, RELEASE))
+    assert cached(state) == [(OTHER, "module-file"), (RELEASE, "module-file")]
+    first, second = journal.of(Event.ENTRY_ADDED)
+    assert RELEASE in first, "the running kernel comes first"
+    assert OTHER in second
+    # What is there is not made again.
+    await ahead.follow(new(OTHER, RELEASE))
+    assert len(journal.of(Event.ENTRY_ADDED)) == 2
+    # The distribution deletes the modules of the running kernel.
+    shutil.rmtree(host.path("lib/modules", RELEASE))
+    await ahead.follow(Change(frozenset({OTHER}), NONE, NONE, frozenset({RELEASE})))
+    assert cached(state) == [(OTHER, "module-file"), (RELEASE, "module-file")]
+    await get(state, RELEASE, "module-file")
+    assert len(journal.of(Event.ENTRY_ADDED)) == 2
+
+
+async def test_replaced_under_the_same_release(host: Host, state: State, ahead: Ahead) -> None:
+    put_kernel(host, OTHER)
+    await ahead.follow(new(OTHER))
+    put_kernel(host, OTHER, "/* of another build */")
+    await ahead.follow(new(OTHER))
+    entry = state.cache.find(OTHER)
+    assert entry is not None
+    assert (entry.path / "include/linux/more.h").read_text() == "/* of another build */"
+
+
+async def test_what_is_there_from_elsewhere_is_enough(
+    host: Host, state: State, ahead: Ahead, journal: Kept
+) -> None:
+    say_sysfs(host)
+    await get(state, RELEASE, "sysfs")
+    put_kernel(host, RELEASE)
+    await ahead.follow(new(RELEASE))
+    assert cached(state) == [(RELEASE, "sysfs")]
+
+
+async def test_without_a_module(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+    await ahead.follow(new(RELEASE))
+    assert cached(state) == []
+    assert journal.of(Event.AHEAD_FAILED) == []
+
+
+async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+    """Half written, as it were; and another kernel's. What comes after them is made nevertheless."""
+    broken = put_kernel(host, "4.0.0-half")
+    os.truncate(broken, 1000)
+    foreign = put_kernel(host, "4.1.0-foreign")
+    foreign.write_bytes(make_module(make_kheaders(OTHER), f"{OTHER} SMP"))
+    put_kernel(host, OTHER)
+    await ahead.follow(new(Release("4.0.0-half"), Release("4.1.0-foreign"), OTHER))
+    assert cached(state) == [(OTHER, "module-file")]
+    half, other = journal.of(Event.AHEAD_FAILED)
+    assert "4.0.0-half" in half
+    assert str(broken) in half
+    assert OTHER in other
+    assert state.last_error == ("", ""), "nobody asked"
+
+
+async def test_not_wanted(host: Host, state: State, journal: Kept) -> None:
+    put_kernel(host, OTHER)
+    await Ahead(host, state.provider, state.keeper, journal, lambda: False).follow(new(OTHER))
+    assert cached(state) == []
+
+
+async def test_removed(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+    put_kernel(host, OTHER)
+    put_kernel(host, RELEASE)
+    await ahead.follow(new(OTHER, RELEASE))
+    await ahead.follow(Change(frozenset({RELEASE}), NONE, NONE, frozenset({OTHER})))
+    assert cached(state) == [(RELEASE, "module-file")]
+    (message,) = journal.of(Event.ENTRY_REMOVED)
+    assert OTHER in message
+    assert "its kernel was removed" in message
+
+
+async def test_removed_while_the_daemon_was_away(host: Host, state: State, ahead: Ahead) -> None:
+    put_kernel(host, OTHER)
+    await get(state, OTHER, "module-file")
+    await ahead.follow(new(RELEASE))
+    assert cached(state) == []
+
+
+async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Ahead) -> None:
+    """/lib/modules is hidden, or not mounted, rather than every kernel removed."""
+    put_kernel(host, OTHER)
+    await ahead.follow(new(OTHER))
+    await ahead.follow(Change(NONE, NONE, NONE, frozenset({OTHER, RELEASE})))
+    assert cached(state) == [(OTHER, "module-file")]
+
+
+async def test_leased(host: Host, state: State, ahead: Ahead) -> None:
+    put_kernel(host, OTHER)
+    await ahead.follow(new(OTHER, installed=(RELEASE,)))
+    entry = state.cache.find(OTHER)
+    assert entry is not None
+    holder = state.leases.grant(entry.name, OTHER, ":1.1", 0, 1, "")
+    gone = Change(frozenset({RELEASE}), NONE, NONE, frozenset({OTHER}))
+    await ahead.follow(gone)
+    assert cached(state) == [(OTHER, "module-file")]
+    os.close(holder)
+    await eventually(lambda: not state.leases.held(entry.name))
+    await ahead.follow(gone)
+    assert cached(state) == []
+
+
+async def test_what_was_in_sysfs_goes_only_when_its_kernel_was_seen_to_go(
+    host: Host, state: State, ahead: Ahead, tmp_path: Path
+) -> None:
+    say_sysfs(host)
+    await get(state, RELEASE, "sysfs")
+    # The next boot, into another kernel.
+    host.path("proc/sys/kernel/osrelease").write_text(OTHER)
+    rebooted = Ahead(Host(host.root), state.provider, state.keeper, Kept(), lambda: True)
+    await rebooted.follow(new(OTHER))
+    assert cached(state) == [(RELEASE, "sysfs")], "it may never have had modules"
+    await rebooted.follow(Change(frozenset({OTHER}), NONE, NONE, frozenset({RELEASE})))
+    assert cached(state) == []
+
+
+async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Ahead) -> None:
+    put_kernel(host, OTHER)
+    await get(state, OTHER, "module-file")
+    (entry,) = state.cache.entries()
+    entry.record = dataclasses.replace(entry.record, source="package")
+    await ahead.follow(Change(frozenset({RELEASE}), NONE, NONE, frozenset({OTHER})))
+    assert cached(state) == [(OTHER, "package")]
+
+
+async def test_at_a_low_priority() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = priority()
+    assert await in_idle_thread(priority) > before
+    assert priority() == before
+
+
+async def test_ended_in_the_middle(host: Host, state: State, ahead: Ahead) -> None:
+    put_kernel(host, OTHER)
+    following = asyncio.create_task(ahead.follow(new(OTHER)))
+    await eventually(lambda: list(state.cache.directory.glob(".staging-*")) or following.done())
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await state.provider.close()
+    assert not list(state.cache.directory.glob(".staging-*"))
