@@ -174,8 +174,8 @@ class Config:
         default=32, metadata=_key("Limits", "MaxLeasesPerUser", _count(1, 65536))
     )
     """Leases of one user; root is exempt. dbus-daemon reads nothing more from us while 64 descriptors that we
-    sent are still waiting in it (its max_incoming_unix_fds), so that nobody who never picks up his answers may
-    have that many."""
+    sent are still waiting in it (its max_incoming_unix_fds): nobody who never picks up his answers may have
+    that many."""
 
     max_files: int = field(default=100_000, metadata=_key("Limits", "MaxFiles", _count(1)))
     """Files in one archive."""

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import concurrent.futures
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import __version__, config, logcontrol
+from . import __version__, config, logcontrol, memory
 from .authority import Authority
 from .bus.connection import Connection
 from .bus.failures import ConnectionLost
@@ -51,7 +50,6 @@ _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _SPARE_DESCRIPTORS = 512
 _FIXED = ("Directory=", "Loader=")
 """Settings that are only looked at when the daemon starts."""
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,7 +75,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT; exit status 0 then, 1 if it could not start."""
     arguments = parse_arguments()
     os.umask(0o022)
-    _give_freed_memory_back()
+    memory.keep_little()
     settings, problems = _load_config(arguments)
     journal = Journal(
         target="console" if sys.stderr.isatty() else "auto",
@@ -228,7 +226,7 @@ class _Daemon:
                 release=self._host.running,
                 path=str(self._cache_directory),
             )
-            _collect_often()
+            memory.collect_often()
             self._manager.ready()
         else:
             self._journal.report(Event.BUS_CONNECTED, f"On the bus again, as {connection.unique_name}")
@@ -304,31 +302,6 @@ class _Daemon:
             base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
             return Path(base) / "kheaders"
         return self._settings.cache_directory
-
-
-def _collect_often() -> None:
-    """Keep what failed requests leave in reference cycles (an error, its traceback) from piling up.
-
-    What lives as long as the process is left out, so that a collection has little to look at: at most 10,000
-    objects of garbage, some 2 MiB, instead of 70,000.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(1000, 5, 2)
-
-
-def _give_freed_memory_back() -> None:
-    """Let buffers of megabytes go back to the kernel when they are freed.
-
-    By itself glibc learns from the first of them to keep such memory (mallopt(3)): 10 MiB that an idle daemon
-    does not need. Elsewhere than with glibc, nothing happens.
-    """
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 512 * 1024)
-        mallopt(_M_ARENA_MAX, 2)
 
 
 def _existing_directory(path: Path) -> Path:

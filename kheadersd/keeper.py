@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from . import memory
 from .cache.retention import Retention, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
@@ -125,6 +126,7 @@ class Keeper:
     async def _settle_in(self, entry: Entry) -> None:
         await self._make_durable(entry)
         await self._prune_quietly()
+        await in_thread(memory.give_back)
 
     async def _make_durable(self, entry: Entry) -> None:
         try:

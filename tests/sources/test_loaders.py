@@ -324,7 +324,7 @@ async def test_the_kernel_keeps_the_module(host: Host, manager: Manager, owned: 
         hide_from_sysfs(host)
         await loader.load()
     manager.works = False
-    with pytest.raises(ModuleFailed, match="could not be unloaded: kheaders-module.* is inactive; see"):
+    with pytest.raises(ModuleFailed, match=r"could not be unloaded: kheaders-module.* is inactive; see"):
         await loader.unload()
     assert not loader.owned()
 

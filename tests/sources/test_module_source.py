@@ -164,7 +164,7 @@ async def test_a_failed_unload_is_told_and_no_failure(host: Host, loader: Loader
     loader.fails_to_unload = True
     install_module(host)
     told: list[tuple[Event, str]] = []
-    module = KernelModule(host, loader, lambda event, message, error: told.append((event, message)))
+    module = KernelModule(host, loader, lambda event, message, _: told.append((event, message)))
     source = ModuleSource(host, module)
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
     assert [event for event, _ in told] == [Event.MODULE_LOADED, Event.MODULE_UNLOAD_FAILED]
