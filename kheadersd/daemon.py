@@ -117,6 +117,7 @@ class _Daemon:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._manager = ServiceManager()
+        self._has_started = False
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -145,7 +146,8 @@ class _Daemon:
                 stack.callback(reloading.cancel)
                 await self._serve(service)
         finally:
-            self._journal.report(Event.STOPPING, "kheadersd has stopped")
+            if self._has_started:
+                self._journal.report(Event.STOPPING, "kheadersd has stopped")
 
     def _make_state(self, observer: Observer) -> State:
         state = State(
@@ -220,6 +222,7 @@ class _Daemon:
 
     def _ready(self, connection: Connection, first: bool) -> None:
         if first:
+            self._has_started = True
             self._journal.report(
                 Event.STARTED,
                 f"kheadersd {__version__} serves {self._host.running}, cache {self._cache_directory}",
@@ -298,10 +301,24 @@ class _Daemon:
     def _choose_cache_directory(self, chosen: Path | None) -> Path:
         if chosen is not None:
             return Path(os.path.abspath(chosen))
-        if self._session and self._settings.cache_directory == config.Config().cache_directory:
-            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            return Path(base) / "kheaders"
-        return self._settings.cache_directory
+        configured = self._settings.cache_directory
+        if not self._host.is_live:
+            # What belongs to an image is kept with it, and never taken for this machine's.
+            return self._host.path(str(configured))
+        if self._session and configured == config.Config().cache_directory:
+            return _user_cache() / "kheaders"
+        return configured
+
+
+def _user_cache() -> Path:
+    """As the XDG Base Directory Specification has it, which ignores relative paths."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise KheadersError("there is no home directory; choose one with --cache-directory") from error
 
 
 def _existing_directory(path: Path) -> Path:

@@ -154,10 +154,9 @@ class Keeper:
             path=str(entry.path),
             digest=entry.record.digest,
         )
-        if self._leases.held(entry.name) and entry.directory.exists():
-            # Its holders keep what is left of it, until the new one takes its place.
-            entry.damaged = True
-        else:
+        # What is left of it stays until the new one takes its place: programs may be using it.
+        entry.damaged = True
+        if not entry.directory.exists():
             self._take_away(entry, "damaged")
 
     async def remove(self, release: Release, *, force: bool) -> int:
@@ -249,10 +248,12 @@ class Keeper:
         return discarding
 
     def leases_changed(self) -> None:
-        """Remove what only waited for a lease to end."""
+        """Remove what only waited for a lease to end. Called whenever there are more or fewer."""
         for name in [name for name in self._waiting if not self._leases.held(name)]:
             for trash in self._waiting.pop(name):
                 self._background.start(self._discard(trash))
+        if any(entry.damaged for entry in self.cache.entries()):
+            self._background.start(self._prune_quietly())
 
     async def _discard(self, trash: Path) -> None:
         for problem in await in_thread(self.cache.discard, trash):

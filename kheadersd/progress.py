@@ -26,10 +26,12 @@ class Progress:
 
     Args:
         tell: called with the release, the stage and the fraction done, 0 to 1.
+        changed: called when `activity` may have changed.
     """
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, changed: Callable[[], None]) -> None:
         self._tell = tell
+        self._changed = changed
         self._doing: dict[object, str] = {}
         self._budget = _Budget(_RATE)
 
@@ -72,6 +74,7 @@ class Progress:
             del self._doing[work]
             if told:
                 self._tell(release, "done", 1.0)
+            self._changed()
 
 
 class _Budget:

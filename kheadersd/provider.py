@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
+import functools
 import itertools
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from .authority import Action
-from .cache.disk import Vanished
+from .consent import Consents
 from .errors import (
     AccessDenied,
     Corrupt,
     InteractiveAuthorizationRequired,
     KheadersError,
     LimitsExceeded,
-    ModuleFailed,
+    NoSpace,
     NotAvailable,
     NotCached,
     ReleaseMismatch,
@@ -27,10 +26,10 @@ from .errors import (
 from .extraction.treewriter import Limits
 from .headers import environment
 from .journal import Event
-from .make import make_entry
+from .maker import Maker
 from .served import Request, Served
-from .sources import SOURCE_NAMES, Archive, Nothing, Source, Tree, Why
-from .work import SharedWork, in_idle_thread, in_thread, within
+from .sources import Nothing, Source, Tree
+from .work import SharedWork, within
 
 if TYPE_CHECKING:
     from .authority import Caller
@@ -47,19 +46,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Exception)
 
-# What a source may have that is of no use. The search goes on, but if nothing else is found, this is what the
-# caller gets to know.
-_UNUSABLE = (Corrupt, ReleaseMismatch, ModuleFailed, Timeout)
-# Somebody who removes the cache while an entry is made must not fail the request.
-_ATTEMPTS = 3
-_PATIENCE = 0.1
-"""Seconds that callers wait for the answer about another who asks for the same."""
-# Callers who wait for apt to tell whether it has a package.
-_MOST_ASKING = 64
+Failures = dict[str, Nothing | KheadersError]
+"""Why each source has no headers, by the source's name."""
+
+_REFUSALS = (AccessDenied, InteractiveAuthorizationRequired)
+# No other source would make a difference.
+_FINAL = (NoSpace, LimitsExceeded)
 
 
-_Failures = dict[str, Nothing | KheadersError]
-"""Why each source has no headers."""
+# What was handed out is remembered, so that it need not be put together again.
+_MAX_SERVED = 256
 
 
 class Provider:
@@ -83,8 +79,8 @@ class Provider:
         self._progress = progress
         self._work = SharedWork()
         self._served: dict[str, Served] = {}
-        self._asking = 0
-        self._consenting: dict[Request, asyncio.Event] = {}
+        self._maker = Maker(keeper, host)
+        self._consents = Consents(self._offered)
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""
@@ -109,24 +105,23 @@ class Provider:
                 return None
         return self._cached(request)
 
-    async def lookup(self, release: Release) -> Served:
-        """What is there for a release, from whatever source, without making anything.
+    async def lookup(self, request: Request) -> Served:
+        """What is there for a release, without making anything.
 
         Raises:
             NotCached: nothing is.
         """
-        request = Request(release, SOURCE_NAMES)
         served = self.ready(request)
+        if served is None and "tree" in request.sources:
+            with contextlib.suppress(Nothing):
+                served = await self._find_tree(request.release)
         if served is None:
-            try:
-                served = await self._find_tree(release)
-            except Nothing as nothing:
-                served = self._cached(request)
-                if served is None:
-                    raise NotCached(
-                        f"there are no headers for {release} now: the cache has none, and {nothing.message}; "
-                        "GetHeaders makes them"
-                    ) from None
+            served = self._cached(request)
+        if served is None:
+            raise NotCached(
+                f"there are no headers for {request.release} now, or none that are still good; "
+                "GetHeaders makes them"
+            )
         return served
 
     def _cached(self, request: Request) -> Served | None:
@@ -139,17 +134,18 @@ class Provider:
         last_used = self._cache.touch(entry)
         served = self._served.get(entry.name)
         if served is None or served.entry is not entry or served.last_used != last_used:
+            if len(self._served) >= _MAX_SERVED:
+                self._served.clear()
             served = self._served[entry.name] = self._from_entry(entry, fresh=False)
         return served
 
     def _is_current(self, entry: Entry) -> bool:
-        """Whether the entry is still what its source would give: of the same kernel build, the same file."""
+        """Whether the entry is what its source would give now: of this host, this kernel build, this file."""
         record = entry.record
-        if (
-            record.build_id
-            and record.release == self._host.running
-            and record.build_id != self._host.build_id
-        ):
+        if record.root != str(self._host.root):
+            return False
+        is_running = record.release == self._host.running
+        if is_running and record.build_id and record.build_id != self._host.build_id:
             return False
         if not record.origin_stamp:
             return True
@@ -196,7 +192,7 @@ class Provider:
         """
         if request.refresh:
             await caller.consent(Action.MANAGE)
-        failures: _Failures = {}
+        failures: Failures = {}
         for phase in _phases(request):
             served = None if request.refresh else self.ready(request)
             if served is None:
@@ -205,21 +201,27 @@ class Provider:
                 return served
         raise _verdict(request.release, failures)
 
-    async def _run_phase(self, phase: Request, caller: Caller, failures: _Failures) -> Served | None:
+    async def _run_phase(self, phase: Request, caller: Caller, failures: Failures) -> Served | None:
         first = phase.sources[0]
         try:
             if first == "tree":
                 return await self._find_tree(phase.release)
             uid = None
             if first == "package":
-                uid = await self._consent_to_download(phase, caller, failures)
+                uid = await self._consents.to_download(phase.release, caller)
             elif not self._work.under_way(phase):
-                uid = await self._consent_to_extract(phase, caller)
+                uid = await self._consents.to_extract(
+                    phase, caller, begun=lambda: self._work.under_way(phase)
+                )
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
         except Nothing as nothing:
             failures[first] = _bare(nothing)
+        except _REFUSALS as refusal:
+            if first != "package":
+                raise
+            failures[first] = _bare(refusal)
         except _Failed as failed:
             failures.update(failed.failures)
         return None
@@ -244,62 +246,9 @@ class Provider:
         tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
         return self._in_place(release, tree)
 
-    async def _consent_to_extract(self, phase: Request, caller: Caller) -> int | None:
-        """Ask, unless somebody who asked for the same just before may: then the work is under way.
-
-        Returns:
-            The uid of who was asked about, None if nobody needed to be.
-        """
-        if (asking := self._consenting.get(phase)) is not None:
-            await asking.wait()
-            if self._work.under_way(phase):
-                return None
-        asking = self._consenting[phase] = asyncio.Event()
-        patience = asyncio.get_running_loop().call_later(_PATIENCE, asking.set)
-        try:
-            return await caller.consent(Action.EXTRACT)
-        finally:
-            patience.cancel()
-            asking.set()
-            if self._consenting.get(phase) is asking:
-                del self._consenting[phase]
-
-    async def _consent_to_download(self, phase: Request, caller: Caller, failures: _Failures) -> int:
-        """Ask about a download.
-
-        Nobody is asked for a password if there is nothing to be had. But to know that costs a second of apt's
-        time, so whoever cannot be asked is refused without it: any user can ask for any number of releases.
-
-        Args:
-            failures: of the sources that were tried before.
-
-        Raises:
-            Nothing: no package has the headers, or the caller, who tried other sources too, may not have it.
-            AccessDenied, InteractiveAuthorizationRequired: the caller may not have it.
-            LimitsExceeded: too many are waiting for apt.
-        """
-        try:
-            if caller.is_interactive:
-                await self._offered(phase.release)
-            uid = await caller.consent(Action.DOWNLOAD)
-        except (AccessDenied, InteractiveAuthorizationRequired) as refusal:
-            if failures:
-                raise Nothing(Why.NOT_AUTHORISED, refusal.message) from None
-            raise
-        await self._offered(phase.release)
-        return uid
-
     async def _offered(self, release: Release) -> None:
-        """Raises Nothing if it is known that no package has the headers."""
         source = cast("PackageSource", self._sources["package"])
-        key = ("offered", release)
-        if not self._work.under_way(key) and self._asking >= _MOST_ASKING:
-            raise LimitsExceeded("too many releases are being looked for in packages; try again in a minute")
-        self._asking += 1
-        try:
-            await self._work.share(key, lambda: source.offered(release))
-        finally:
-            self._asking -= 1
+        await self._work.share(("offered", release), lambda: source.offered(release))
 
     async def _walk(self, phase: Request, uid: int | None) -> Served:
         """Ask the sources of a phase in turn.
@@ -307,7 +256,7 @@ class Provider:
         Raises:
             _Failed: none of them has headers.
         """
-        failures: dict[str, Nothing | KheadersError] = {}
+        failures: Failures = {}
         downloads = phase.sources[0] == "package"
         limit = self._config.download_timeout if downloads else self._config.extract_timeout
         if downloads:
@@ -319,88 +268,59 @@ class Provider:
                 client_uid=uid,
             )
         for name in phase.sources:
-            if name == "module" and isinstance(failures.get("sysfs"), _UNUSABLE):
+            if name == "module" and isinstance(failures.get("sysfs"), KheadersError):
                 continue  # it would read the very same file
             try:
+                late = functools.partial(_late, phase, name, limit)
                 with self._progress.of(phase.release, name) as report:
-                    return await within(
-                        limit,
-                        self._make(phase, name, uid, report),
-                        lambda name=name: Timeout(  # type: ignore[misc]
-                            f"source {name} took longer than {limit:g} s for {phase.release}; "
-                            "see ExtractTimeout= and DownloadTimeout= in kheadersd.conf(5)"
-                        ),
-                    )
-            except (Nothing, *_UNUSABLE) as failure:
-                failures[name] = _bare(failure)
+                    return await within(limit, self._try(phase, name, uid, report), late)
+            except _FINAL:
+                raise
+            except (Nothing, _Useless, Timeout) as failure:
+                failures[name] = _bare(failure.reason if isinstance(failure, _Useless) else failure)
         raise _Failed(failures)
 
-    async def _make(self, phase: Request, name: str, uid: int | None, report: Report) -> Served:
-        offer = await self._sources[name].find(phase.release, report)
+    async def _try(self, phase: Request, name: str, uid: int | None, report: Report) -> Served:
+        """Ask one source.
+
+        Raises:
+            Nothing: it has no headers.
+            _Useless: what it has, or the source itself, is of no use.
+            KheadersError: the entry cannot be made, whatever the source.
+        """
+        try:
+            offer = await self._sources[name].find(phase.release, report)
+        except KheadersError as error:
+            raise error if isinstance(error, _FINAL) else _Useless(error) from None
         if isinstance(offer, Tree):
             return self._in_place(phase.release, offer)
-        return await self._work.share(
-            ("extract", phase.release, offer.digest, phase.refresh),
-            lambda: self._extract(phase, name, offer, uid, report),
-        )
-
-    async def _extract(
-        self, phase: Request, name: str, archive: Archive, uid: int | None, report: Report
-    ) -> Served:
-        if not phase.refresh and (entry := await self._confirm(phase.release, name, archive)):
-            return self._from_entry(entry, fresh=False)
         limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
-        run = in_idle_thread if phase.ahead else in_thread
-        started = time.monotonic()
-        for attempt in itertools.count(1):
-            cancelled = threading.Event()
-            try:
-                published = await run(
-                    make_entry,
-                    self._cache,
-                    phase.release,
-                    name,
-                    archive,
-                    limits,
-                    report,
-                    cancelled,
-                    cancelled=cancelled,
-                )
-                break
-            except Vanished:
-                if attempt == _ATTEMPTS:
-                    raise
-        self._keeper.added(published, time.monotonic() - started, uid)
-        return self._from_entry(published.entry, fresh=True)
-
-    async def _confirm(self, release: Release, name: str, archive: Archive) -> Entry | None:
-        """The entry that was made from the very same archive, if it is as it should be."""
-        entry = self._cache.named(release, archive.digest)
-        if entry is None or not self._cache.check(entry):
-            return None
-        record = dataclasses.replace(
-            entry.record,
-            source=name,
-            origin=archive.origin,
-            origin_stamp=archive.origin_stamp,
-            build_id=archive.build_id,
-        )
-        if record != entry.record:
-            await in_thread(self._cache.rewrite, entry, record)
-            entry.record = record
-        self._cache.prefer(entry)
-        self._cache.touch(entry)
-        return entry
+        key = ("extract", phase.release, offer.digest, phase.refresh)
+        try:
+            entry, fresh = await self._work.share(
+                key, lambda: self._maker.entry(phase, name, offer, uid, limits, report)
+            )
+        except (Corrupt, ReleaseMismatch) as error:
+            raise _Useless(error) from None
+        return self._from_entry(entry, fresh=fresh)
 
     @property
     def _tree_source(self) -> TreeSource:
         return cast("TreeSource", self._sources["tree"])
 
 
+class _Useless(Exception):
+    """The search goes on, but if nothing else is found, this is what the caller gets to know."""
+
+    def __init__(self, reason: KheadersError) -> None:
+        super().__init__()
+        self.reason = reason
+
+
 class _Failed(Exception):
     """No source of a phase has headers."""
 
-    def __init__(self, failures: Mapping[str, Nothing | KheadersError]) -> None:
+    def __init__(self, failures: Failures) -> None:
         super().__init__()
         self.failures = failures
 
@@ -419,13 +339,19 @@ def _bare(failure: F) -> F:
     return failure.with_traceback(None)
 
 
-def _verdict(release: Release, failures: Mapping[str, Nothing | KheadersError]) -> KheadersError:
-    reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
+def _verdict(release: Release, failures: Failures) -> KheadersError:
+    """What the caller gets to know: the first thing that was of no use, else that there is nothing."""
     for failure in failures.values():
-        if isinstance(failure, _UNUSABLE):
+        if isinstance(failure, KheadersError) and (not isinstance(failure, _REFUSALS) or len(failures) == 1):
             others = "; ".join(f"{name}: {other}" for name, other in failures.items() if other is not failure)
             return type(failure)(failure.message + (f" (also tried: {others})" if others else ""))
+    reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
     return NotAvailable(f"no source has headers for {release}: {reasons}")
+
+
+def _late(phase: Request, name: str, limit: float | None) -> Timeout:
+    setting = "DownloadTimeout=" if name == "package" else "ExtractTimeout="
+    return Timeout(f"source {name} took longer than {limit or 0:g} s for {phase.release}; see {setting}")
 
 
 def _ignore(stage: str, fraction: float) -> None:

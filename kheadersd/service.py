@@ -20,7 +20,6 @@ from .journal import Event
 from .options import FORCE, REASON, REFRESH, SOURCES, Option, Options
 from .release import Release, parse_release
 from .served import Request, Served
-from .sources import SOURCE_NAMES
 
 if TYPE_CHECKING:
     from .authority import Authority
@@ -179,12 +178,13 @@ class Service:
 
     def _lookup(self, call: Call) -> Reply | Awaitable[Reply]:
         release = self._release(call.args[0])
-        if served := self._ready(Request(release, SOURCE_NAMES)):
+        request = Request(release, self._state.config.sources)
+        if served := self._ready(request):
             return self._reply(served)
-        return self._lookup_slowly(release)
+        return self._lookup_slowly(request)
 
-    async def _lookup_slowly(self, release: Release) -> Reply:
-        return self._reply(await self._state.provider.lookup(release))
+    async def _lookup_slowly(self, request: Request) -> Reply:
+        return self._reply(await self._state.provider.lookup(request))
 
     async def _unload_module(self, call: Call) -> Values:
         Options(_variants(call.args[0]), ())

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .cache.cache import Cache
 from .cache.leases import Lease, Leases
-from .errors import PROVIDE_ERRORS, InUse, KheadersError, NotCached
+from .errors import (
+    AccessDenied,
+    InteractiveAuthorizationRequired,
+    InUse,
+    InvalidArgs,
+    KheadersError,
+    LimitsExceeded,
+    NotCached,
+)
 from .journal import Event
 from .keeper import Keeper
 from .module import KernelModule
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
     from .served import Observer
     from .sources import Source
 
+# Refusals that say nothing about how we are doing.
+_ORDINARY = (AccessDenied, InteractiveAuthorizationRequired, InUse, InvalidArgs, LimitsExceeded, NotCached)
 # Of many who are told the same, the journal hears once in so many seconds.
 _REPEAT = 1.0
 
@@ -59,7 +69,7 @@ class State:
         self.config = config
         self.journal = journal
         self.last_error = ("", "")
-        self._last_error_at = 0.0
+        self._told: tuple[tuple[str, str | None], float] = (("", None), 0.0)
         self._observer = observer
         self.cache = Cache(cache_directory)
         self.leases = Leases(
@@ -70,7 +80,7 @@ class State:
             on_end=self._lease_ended,
         )
         self.module = KernelModule(host, loader, self._module_changed)
-        self.progress = Progress(self._progressed)
+        self.progress = Progress(self._progressed, observer.changed)
         self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
         sources: list[Source] = [
             TreeSource(host),
@@ -120,14 +130,14 @@ class State:
             release: as the caller had it, None if it was about none.
             uid: the caller's, None if it has left.
         """
-        failure = (error.bus_name, error.message)
-        now = asyncio.get_running_loop().time()
-        if failure == self.last_error and now - self._last_error_at < _REPEAT:
-            return
-        if error.bus_name.startswith(PROVIDE_ERRORS) and not isinstance(error, (NotCached, InUse)):
-            self.last_error = failure
-            self._last_error_at = now
+        if not isinstance(error, _ORDINARY):
+            self.last_error = (error.bus_name, error.message)
             self._observer.changed()
+        now = asyncio.get_running_loop().time()
+        last, told_at = self._told
+        if (error.bus_name, release) == last and now - told_at < _REPEAT:
+            return
+        self._told = ((error.bus_name, release), now)
         self.journal.report_failure(error, release=release or None, client_uid=uid)
 
     @property

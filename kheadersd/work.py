@@ -81,6 +81,7 @@ async def in_thread(
     function: Callable[..., T],
     *args: object,
     cancelled: threading.Event | None = None,
+    keep: Callable[[T], None] | None = None,
     executor: Executor | None = None,
 ) -> T:
     """Run a blocking function in a thread, and never leave it behind.
@@ -89,31 +90,39 @@ async def in_thread(
     cancellation goes on only once the thread is done: whatever the function holds has been given back.
 
     Args:
+        keep: takes the result, on the event loop, also when the caller was cancelled while it was made.
         executor: whose thread it is; that of the event loop's by default.
     """
     future = asyncio.get_running_loop().run_in_executor(executor, function, *args)
     try:
-        return await asyncio.shield(future)
+        result = await asyncio.shield(future)
     except asyncio.CancelledError:
         if cancelled is not None:
             cancelled.set()
         while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
+        if not future.cancelled() and not future.exception() and keep is not None:
+            keep(future.result())
         raise
+    else:
+        if keep is not None:
+            keep(result)
+        return result
     finally:
         del future  # as above
 
 
 async def in_idle_thread(
-    function: Callable[..., T], *args: object, cancelled: threading.Event | None = None
+    function: Callable[..., T],
+    *args: object,
+    cancelled: threading.Event | None = None,
+    keep: Callable[[T], None] | None = None,
 ) -> T:
     """As `in_thread`, at a low priority: in a thread of its own, since a priority that was lowered cannot be
     raised again without privileges. The threads that it starts inherit it."""
     with ThreadPoolExecutor(1, "kheadersd-idle", _lower_priority) as executor:
-        return await in_thread(function, *args, cancelled=cancelled, executor=executor)
+        return await in_thread(function, *args, cancelled=cancelled, keep=keep, executor=executor)
 
 
 def _lower_priority() -> None:

@@ -27,7 +27,7 @@ SERVICE_MESSAGE = 16 << 10
 _READ_SIZE = 64 << 10
 _MAX_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel
 _ANCILLARY_SIZE = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
-_TRUNCATED, _CLOSE_ON_EXEC = int(socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC)  # plain: enums are slow
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)  # plain: enums are slow
 _MESSAGES_AT_ONCE = 64
 _SECONDS_AT_ONCE = 0.005
 _MAX_HEADER = 1 << 20  # a larger one (a path of a megabyte) cannot even be answered, and is passed over
@@ -85,10 +85,13 @@ class Stream:
         self._receiver = receiver
         self._max_message = max_message
         self._open = True
-        # Reading. A batch of descriptors came with one message: the kernel never joins two in one read.
+        # Reading. The kernel never joins two batches of descriptors in one read, and ends the read with the
+        # piece that one came with: a batch belongs to the message that has the last byte of its read. Each is
+        # kept with the position in the stream behind that byte.
         self._data = bytearray()
+        self._received = 0
         self._skip = 0
-        self._batches: collections.deque[list[int]] = collections.deque()
+        self._batches: collections.deque[tuple[int, list[int]]] = collections.deque()
         self._continuation: asyncio.Handle | None = None
         self._paused = False
         # Writing
@@ -135,7 +138,7 @@ class Stream:
         for _, descriptors in self._queue:
             close_descriptors(descriptors)
         self._queue.clear()
-        for batch in self._batches:
+        for _, batch in self._batches:
             close_descriptors(batch)
         self._batches.clear()
         self._data.clear()
@@ -190,14 +193,15 @@ class Stream:
     def _receive(self) -> bool:
         """Read once; whether there may be more at once."""
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+            data, ancillary, _, _ = self._socket.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             self._lose(f"reading from the bus failed: {error.strerror}")
             return False
-        if ancillary or flags & _TRUNCATED:
-            self._batches.append(_descriptors(ancillary))
+        self._received += len(data)
+        if ancillary:
+            self._batches.append((self._received, _descriptors(ancillary)))
         if not data:
             self._lose("the bus closed the connection")
             return False
@@ -210,6 +214,7 @@ class Stream:
         if not data:
             return budget
         at = 0
+        first = self._received - len(data)
         try:
             while budget > 0 and not self._paused and self._open:
                 step = min(self._skip, len(data) - at)
@@ -223,6 +228,8 @@ class Stream:
                 oversized = total > self._max_message
                 if oversized and size.header > _MAX_HEADER:
                     self._skip = total
+                    if self._batches:
+                        close_descriptors(self._take_batch(first + start + total))
                     continue
                 needed = size.header if oversized else total
                 if len(data) - start < needed:
@@ -230,43 +237,37 @@ class Stream:
                 at += needed
                 if oversized:
                     self._skip = size.body
-                self._handle_frame(data, start, size, oversized)
+                batch = self._take_batch(first + start + total) if self._batches else ()
+                self._handle_frame(data, start, size, oversized, batch)
                 budget = budget - 1 if time.monotonic() < deadline else 0
         finally:
             if at and self._open:
                 del data[:at]
         return budget
 
-    def _handle_frame(self, data: bytearray, at: int, size: wire.Size, oversized: bool) -> None:
-        kind = data[at + 1]
-        if not wire.METHOD_CALL <= kind <= wire.SIGNAL:
+    def _handle_frame(
+        self, data: bytearray, at: int, size: wire.Size, oversized: bool, batch: Sequence[int]
+    ) -> None:
+        message = _parse(data, at, size, oversized)
+        if message is None:  # the frame's end is known, so that what follows can still be understood
+            close_descriptors(batch)
             return
-        parse = wire.parse_call_fields if kind == wire.METHOD_CALL else wire.parse_fields
-        big_endian = data[at] == 0x42
-        start = at + wire.PREFIX
-        try:
-            fields = parse(bytes(data[start : start + size.fields]), big_endian)
-        except ValueError:
-            return  # the frame's end is known, so that what follows can still be understood
-        body_at = at + size.header
-        body = b"" if oversized else bytes(data[body_at : body_at + size.body])
-        message = Message(kind, data[at + 2], size.serial, fields, body, big_endian)
-        if fields.unix_fds:
-            message.descriptors = self._take_batch(fields.unix_fds)
+        # All or none: we may have been out of descriptors when they came.
+        if oversized or len(batch) != message.fields.unix_fds:
+            close_descriptors(batch)
+        else:
+            message.descriptors = batch
         if oversized:
-            close_descriptors(message.descriptors)
-            message.descriptors = ()
             self._receiver.message_refused(message)
         else:
             self._receiver.message_received(message)
 
-    def _take_batch(self, count: int) -> Sequence[int]:
-        """The descriptors of a message, all or none: we may have been out of descriptors when they came."""
-        batch = self._batches.popleft() if self._batches else []
-        if len(batch) != count:
-            close_descriptors(batch)
-            return ()
-        return batch
+    def _take_batch(self, end: int) -> list[int]:
+        """The descriptors of the message that ends at the position ``end``."""
+        taken: list[int] = []
+        while self._batches and self._batches[0][0] <= end:
+            taken += self._batches.popleft()[1]
+        return taken
 
     def _pause(self) -> None:
         if self._open and not self._paused:
@@ -344,6 +345,23 @@ class Stream:
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
+
+
+def _parse(data: bytearray, at: int, size: wire.Size, oversized: bool) -> Message | None:
+    """The message at ``at``, without its body if that was not read; None if nobody can understand it."""
+    kind = data[at + 1]
+    if not wire.METHOD_CALL <= kind <= wire.SIGNAL:
+        return None
+    parse = wire.parse_call_fields if kind == wire.METHOD_CALL else wire.parse_fields
+    big_endian = data[at] == 0x42
+    start = at + wire.PREFIX
+    try:
+        fields = parse(bytes(data[start : start + size.fields]), big_endian)
+    except ValueError:
+        return None
+    body_at = at + size.header
+    body = b"" if oversized else bytes(data[body_at : body_at + size.body])
+    return Message(kind, data[at + 2], size.serial, fields, body, big_endian)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -104,6 +104,8 @@ class Cache:
 
     def close(self) -> None:
         """Let go of the directory; entries stay. May be called twice."""
+        for entry in self._entries.values():
+            entry.seal.close()
         self._claim.release()
 
     # What is there
@@ -116,12 +118,12 @@ class Cache:
         return None
 
     def prefer(self, entry: Entry) -> None:
-        """Let `find` find this entry rather than others of the same release."""
-        self._entries[entry.name] = self._entries.pop(entry.name, entry)
+        """Let `find` find this entry, which must be known, rather than others of the same release."""
+        self._entries[entry.name] = self._entries.pop(entry.name)
 
-    def named(self, release: Release, digest: str) -> Entry | None:
-        """The entry that was made for a release from the archive with this digest."""
-        return self._entries.get(entry_name(release, digest))
+    def named(self, name: str) -> Entry | None:
+        """The entry of a name, as `entry_name` makes it from a release and the digest of an archive."""
+        return self._entries.get(name)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries, by name."""
@@ -184,7 +186,8 @@ class Cache:
 
     def insert(self, entry: Entry) -> None:
         """Make a published entry known, and preferred."""
-        self._entries.pop(entry.name, None)
+        if (replaced := self._entries.pop(entry.name, None)) is not None:
+            replaced.seal.close()
         self._entries[entry.name] = entry
 
     def rewrite(self, entry: Entry, record: Record) -> None:
@@ -237,6 +240,7 @@ class Cache:
         """
         if entry in self:
             del self._entries[entry.name]
+        entry.seal.close()
         trash = trash_name(self.directory)
         try:
             if os.lstat(entry.directory).st_ino != entry.inode:

@@ -32,6 +32,7 @@ class Record:
 
     Attributes:
         digest: sha256 of the archive, 64 hex digits.
+        root: of the host that it came from, "/" for the machine itself.
         source: the name of the source it came from.
         origin: the file or packages it came from.
         origin_stamp: the identity of that file on disk when it was read; "" if it has none.
@@ -45,6 +46,7 @@ class Record:
 
     release: Release
     digest: str
+    root: str
     source: str
     origin: str
     origin_stamp: str

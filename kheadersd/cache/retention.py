@@ -35,7 +35,9 @@ def victims(
     policy: Retention,
     now: int,
 ) -> list[tuple[Entry, str]]:
-    """Choose the entries that have to go, and say why; those that go first come first.
+    """Choose the entries that have to go, and say why.
+
+    Damaged ones go first, and then what was not used for the longest time.
 
     The newest entry of a protected release and leased entries never leave, though they count towards the
     limits. An older entry of a protected release, which nobody is given any more, has no such protection.
@@ -46,11 +48,13 @@ def victims(
         now: microseconds since the epoch.
     """
     remaining = sorted(entries, key=lambda entry: (entry.last_used, entry.record.extracted_at, entry.name))
+    damaged = [entry for entry in remaining if entry.damaged and entry.name not in leased]
+    chosen = [(entry, "damaged") for entry in damaged]
+    remaining = [entry for entry in remaining if entry not in damaged]
     kept = {entry.name for entry in _newest(remaining) if entry.release in protected}
     candidates = [entry for entry in remaining if entry.name not in kept and entry.name not in leased]
     count = len(remaining)
     size = sum(entry.bytes for entry in remaining)
-    chosen: list[tuple[Entry, str]] = []
     # Least recently used first: once one may stay, so may all that were used later.
     for entry in candidates:
         reason = _excess(policy, now - entry.last_used, count, size)

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from .text import SHELLS, lines
+from .text import SHELLS, by_source, lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     import asyncio
 
-    from .client import CommandError, password_prompter
+    from .client import NOT_AVAILABLE, CommandError, password_prompter
 
     try:
         with password_prompter(options.session):
@@ -58,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         outcome.run()
     except CommandError as error:
-        _complain(error.message, error.hint)
+        for_person = error.code == NOT_AVAILABLE and sys.stderr is not None and sys.stderr.isatty()
+        _complain(by_source(error.message) if for_person else error.message, error.hint)
         return error.code
     except (LookupError, TypeError, ValueError) as error:
         _complain(

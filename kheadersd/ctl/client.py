@@ -34,24 +34,33 @@ _MAX_MESSAGE = 16 << 20
 _PROMPTER = "/usr/bin/pkttyagent"
 _PROMPTER_PATIENCE = 2.0
 
-_OUTCOMES: dict[str, tuple[int, str]] = {
+_CODES = {
+    PROVIDE_ERRORS + "NotAvailable": NOT_AVAILABLE,
+    PROVIDE_ERRORS + "NotCached": NOT_AVAILABLE,
+    FREEDESKTOP_ERRORS + "InvalidArgs": USAGE,
+    FREEDESKTOP_ERRORS + "AccessDenied": NOT_AUTHORISED,
+    FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": NOT_AUTHORISED,
+}
+_GETTING = ("GetHeaders", "Acquire")
+_KEPT = ("Verify", "Remove")
+# What to do next, by the error and the method that failed with it; () are all methods.
+_HINTS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     PROVIDE_ERRORS + "NotAvailable": (
-        NOT_AVAILABLE,
-        "Install the kernel's headers package; root may also have it downloaded.",
+        ((), "Install the kernel's headers package; root may also have it downloaded."),
     ),
-    PROVIDE_ERRORS + "NotCached": (NOT_AVAILABLE, "'kheadersctl get' makes them."),
+    PROVIDE_ERRORS + "NotCached": ((_KEPT, "'kheadersctl list' shows what is in the cache."),),
     PROVIDE_ERRORS + "Corrupt": (
-        FAILED,
-        "Reinstall the kernel package, or try another source with --source.",
+        (_GETTING, "Reinstall the kernel package, or try another source with --source."),
+        (("Verify",), "'kheadersctl get --refresh' makes them anew."),
     ),
-    PROVIDE_ERRORS + "NoSpace": (FAILED, "Make room, for example with 'kheadersctl prune'."),
-    PROVIDE_ERRORS + "InUse": (FAILED, "'kheadersctl status' shows who uses it."),
-    PROVIDE_ERRORS + "ModuleFailed": (FAILED, "'journalctl -k' has the kernel's own words."),
-    FREEDESKTOP_ERRORS + "InvalidArgs": (USAGE, ""),
-    FREEDESKTOP_ERRORS + "AccessDenied": (NOT_AUTHORISED, "Try again as root."),
+    PROVIDE_ERRORS + "NoSpace": (((), "Make room, for example with 'kheadersctl prune'."),),
+    PROVIDE_ERRORS + "InUse": (
+        (("Remove",), "'kheadersctl status' shows who uses it; --force removes it all the same."),
+    ),
+    PROVIDE_ERRORS + "ModuleFailed": ((_GETTING, "'journalctl -k' has the kernel's own words."),),
+    FREEDESKTOP_ERRORS + "AccessDenied": (((), "Try again as root."),),
     FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": (
-        NOT_AUTHORISED,
-        "Try again on a terminal, where you can be asked for a password, or as root.",
+        ((), "Try again on a terminal, where you can be asked for a password, or as root."),
     ),
 }
 # What the bus itself says when nobody has the name, or its owner went away during the call.
@@ -68,14 +77,14 @@ class CommandError(Exception):
         self.hint = hint
 
 
-def explain(error: BusError, session: bool) -> CommandError:
-    """What an error reply means."""
+def explain(error: BusError, member: str, session: bool) -> CommandError:
+    """What an error reply to a call of the method ``member`` means."""
     short = error.name.removeprefix(FREEDESKTOP_ERRORS)
     if short in _NOBODY or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
         how = "'kheadersd --session'" if session else "'systemctl start kheadersd', or 'kheadersd' as root,"
         return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", f"{how} starts it.")
-    code, hint = _OUTCOMES.get(error.name, (FAILED, ""))
-    return CommandError(code, error.message or error.name, hint)
+    hints = (hint for members, hint in _HINTS.get(error.name, ()) if not members or member in members)
+    return CommandError(_CODES.get(error.name, FAILED), error.message or error.name, next(hints, ""))
 
 
 class Client:
@@ -137,7 +146,7 @@ class Client:
                 accept_fds=accept_fds,
             )
         except BusError as error:
-            raise explain(error, self._session) from None
+            raise explain(error, member, self._session) from None
         except ConnectionLost as error:
             raise CommandError(NO_DAEMON, error.message, "Try again when the bus is back.") from None
         except KheadersError as error:

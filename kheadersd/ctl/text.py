@@ -60,6 +60,16 @@ def lines(text: str) -> str:
     return "\n".join(one_line(line) for line in text.splitlines())
 
 
+def by_source(text: str) -> str:
+    """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text as it is."""
+    import re
+
+    from ..sources import SOURCE_NAMES
+
+    head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join(SOURCE_NAMES)}): )", text)
+    return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     value = float(count)

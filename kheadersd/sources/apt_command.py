@@ -2,6 +2,10 @@
 
 Of the host's, the sources, keys, pins, proxies and lists are read; nothing is locked, updated or changed,
 and none of the hooks in its configuration is run.
+
+Of a host below another root only the sources, keys, pins and lists are read: apt.conf names programs, and
+they would run on this machine, which is not theirs. What such an image says of its packages is believed, even
+that a source needs no signature ("trusted=yes", "signed-by"): it is the one who is served with them.
 """
 
 from __future__ import annotations
@@ -60,13 +64,33 @@ Acquire::IndexTargets::deb::Packages {
 };
 """
 
+_METHODS = "/usr/lib/apt/methods"
+# What an image's sources may use. Not file, copy, cdrom and mirror: they would read files of this machine.
+_METHODS_FOR_IMAGES = ("http", "https", "gpgv", "sqv", "store", "rred")
+_NO_DIRECTORY = f"{_METHODS}/store"  # a file: no path leads through it, whatever ".." follows
+
+# Of this machine's apt, with what it has built in.
+_FOR_IMAGES = f"""\
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+#clear Dir::Bin::methods;
+#clear Dir::Bin::solvers;
+#clear Dir::Bin::planners;
+Dir::Bin::methods "{_NO_DIRECTORY}";
+APT::Sandbox::User "{_SANDBOX_USER}";
+#clear Acquire::http::Proxy-Auto-Detect;
+#clear Acquire::http::ProxyAutoDetect;
+#clear Acquire::https::Proxy-Auto-Detect;
+#clear Acquire::https::ProxyAutoDetect;
+"""
+
 
 class AptCommands:
     """Runs apt's commands.
 
     Args:
-        host: whose configuration is used. That of a host below another root is read there; keys that it names
-            by an absolute path are taken from this machine.
+        host: whose configuration is used; of one below another root, what the module's description says.
+            Keys that it names by an absolute path are taken from this machine.
         work: a directory of our own, made when needed.
     """
 
@@ -81,11 +105,14 @@ class AptCommands:
 
         Raises:
             Nothing: the root has a name that apt's configuration cannot express.
+            Nothing: a link in an image's configuration leads out of the image.
             KheadersError: the directory cannot be made.
         """
         root = str(self._host.root)
         if re.search(r'["\n\\;]', root):
             raise Nothing(Why.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
+        if not self._host.is_live:
+            _check_links(self._host)
         try:
             with self._preparing:
                 (self._work / "lists").mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -93,10 +120,21 @@ class AptCommands:
                     for left in self._work.glob("run-*"):
                         shutil.rmtree(left, ignore_errors=True)
                     self._is_cleared = True
-                _write_whole(self._last_configuration, _LAST_CONFIGURATION)
-                _write_whole(self._first_configuration, f'Dir "{root.rstrip("/")}/";\n')
+                last = _LAST_CONFIGURATION
+                if not self._host.is_live:
+                    for_image = _FOR_IMAGES + _methods_for_images()
+                    last += for_image
+                    _write_whole(self._first_configuration, f'Dir "{root}/";\n{for_image}')
+                _write_whole(self._last_configuration, last)
         except OSError as error:
             raise KheadersError(f"cannot use {self._work} to run apt in: {error.strerror}") from error
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which apt is run."""
+        environment = clean_environment()
+        if not self._host.is_live:
+            environment["APT_CONFIG"] = str(self._first_configuration)
+        return environment
 
     async def query(self, lists: Path, command: Sequence[str], seconds: float) -> Finished:
         """Run a command that only reads.
@@ -140,9 +178,7 @@ class AptCommands:
         options = {**_OPTIONS, "Dir::State::lists": str(lists), "Dir::Cache": str(self._work / "cache")}
         arguments = [f"--config-file={self._last_configuration}"]
         arguments += [f"--option={key}={value}" for key, value in options.items()]
-        environment = clean_environment()
-        if not self._host.is_live:
-            environment["APT_CONFIG"] = str(self._first_configuration)
+        environment = self.environment()
         run_it: Run = run
         if temporary is not None:  # it writes: what it writes comes from the network
             environment["TMPDIR"] = str(temporary)
@@ -191,6 +227,36 @@ class AptCommands:
     @property
     def _last_configuration(self) -> Path:
         return self._work / "last.conf"
+
+
+def _methods_for_images() -> str:
+    """The methods one by one, by which apt finds them before it looks into the directory.
+
+    A source's address begins with its method's name, in which apt takes "../" as it comes: in the directory
+    of the methods that would be any program anywhere.
+    """
+    return "".join(
+        f'Dir::Bin::methods::{name} "{_METHODS}/{name}";\n'
+        for name in _METHODS_FOR_IMAGES
+        if os.path.exists(f"{_METHODS}/{name}")
+    )
+
+
+def _check_links(host: Host) -> None:
+    """Refuse an image in whose configuration apt would come to files of this machine, and quote them.
+
+    Raises:
+        Nothing: there is a link that leads out of the image.
+    """
+    top = host.path("etc/apt")
+    found = [top, host.path("var/lib/apt/lists")]
+    for directory, directories, files in os.walk(top):
+        found += [Path(directory, name) for name in (*directories, *files)]
+    for path in found:
+        if not path.resolve().is_relative_to(host.root):
+            raise Nothing(
+                Why.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
+            )
 
 
 def _downloader() -> Run:

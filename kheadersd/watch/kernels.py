@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..host import Host
+    from ..inotify import Inotify
     from ..release import Release
-    from .inotify import Inotify
 
 SETTLE = 3.0
 """Seconds without a change after which a change is looked at: a package manager writes thousands of files."""
@@ -99,7 +99,7 @@ class Kernels:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        from .inotify import Inotify
+        from ..inotify import Inotify
 
         try:
             self._inotify = Inotify()

@@ -44,6 +44,7 @@ def record_of(release: Release, source: Archive, extracted: Extracted, extracted
     return Record(
         release=release,
         digest=source.digest,
+        root="/",
         source="sysfs",
         origin=source.origin,
         origin_stamp="",

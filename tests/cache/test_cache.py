@@ -76,7 +76,7 @@ def test_an_entry_appears_complete(cache: Cache) -> None:
     entry = published.entry
     assert published.replaced is None
     assert cache.find(RELEASE) is entry
-    assert cache.named(RELEASE, entry.record.digest) is entry
+    assert cache.named(entry.name) is entry
     assert cache.entries() == (entry,)
     assert cache.total_bytes() == entry.record.bytes > 0
     assert entry.path == cache.directory / f"{RELEASE}-{entry.record.digest}" / "tree"

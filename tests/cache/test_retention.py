@@ -16,7 +16,7 @@ NOW = 20_000 * DAY
 def entry(release: str, days: int, *, digest: str = "a", size: int = 10) -> Entry:
     """An entry that was made and last used so many days ago."""
     at = NOW - days * DAY
-    record = Record(Release(release), digest * 64, "sysfs", "", "", "", 1, size, at)
+    record = Record(Release(release), digest * 64, "/", "sysfs", "", "", "", 1, size, at)
     return Entry(record, Path("/nowhere"), 1, Seal(Path("/nowhere"), {}), last_used=at, durable=True)
 
 

@@ -25,7 +25,7 @@ _BUFFER = 64 * 1024
 
 
 class Inotify:
-    """Watches directories, not what is below them."""
+    """Watches directories, not what is below them: names that come and go, and files that were written to."""
 
     def __init__(self) -> None:
         """
