@@ -75,6 +75,23 @@ class Host:
             pending.extend(part for part in reversed(target.parts) if part != "/")
         return resolved
 
+    def inside(self, path: Path) -> Path:
+        """What to open for ``path``: itself on this machine, and in an image what it is there.
+
+        An image's symlinks are made by others, and would lead us to files of this machine.
+
+        Raises:
+            OSError: as `resolve`, for an image only.
+        """
+        return path if self.is_live else self.resolve(path)
+
+    def exists(self, path: Path) -> bool:
+        """Whether ``path`` is there; in an image, whether it is there without leaving it."""
+        try:
+            return self.inside(path).exists()
+        except OSError:
+            return False
+
     def modules_directory(self, release: Release) -> Path:
         """``/lib/modules/<release>`` of this host, which need not exist."""
         return self._modules() / release
@@ -103,14 +120,15 @@ class Host:
 
     def _running_release(self) -> Release:
         try:
-            text = self.path("proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
+            path = self.inside(self.path("proc/sys/kernel/osrelease"))
+            text = path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             text = os.uname().release
         return parse_release(text)
 
     def _build_id(self) -> str:
         try:
-            notes = self.path("sys/kernel/notes").read_bytes()
+            notes = self.inside(self.path("sys/kernel/notes")).read_bytes()
         except OSError:
             return ""
         return find_build_id(notes)

@@ -1,7 +1,7 @@
 """inotify(7) for one purpose: to know that something in some directories has changed.
 
 What has changed is left to be found by looking: events can be lost in an overflow and describe what was. So
-neither names nor kinds of events are read, and an overflow needs no care. (Of the wrappers in Debian 12 and
+neither names nor kinds of events are read. (Of the wrappers in Debian 12 and
 13, inotify and pyinotify are no longer maintained, and watchdog has threads of its own.)
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ _NAMES_AND_CONTENT = (
     _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
 )
 _BUFFER = 64 * 1024
+_EVENT = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
+
+OVERFLOW = -1
+"""Stands for all watches when events were lost."""
 
 
 class Inotify:
@@ -49,13 +54,40 @@ class Inotify:
 
     def drain(self) -> bool:
         """Forget all events that have come; whether there were any."""
-        some = False
+        return bool(self.changed())
+
+    def changed(self) -> set[int]:
+        """The numbers of the watches that events have come for, which are forgotten with that.
+
+        `OVERFLOW` is among them if some were lost: then it can have been any watch.
+        """
+        numbers: set[int] = set()
         while True:
             try:
-                os.read(self._descriptor, _BUFFER)
+                events = os.read(self._descriptor, _BUFFER)
             except BlockingIOError:
-                return some
-            some = True
+                return numbers
+            offset = 0
+            while offset < len(events):
+                number, _, _, size = _EVENT.unpack_from(events, offset)
+                numbers.add(number)
+                offset += _EVENT.size + size
+
+    def add(self, directory: Path) -> int:
+        """Watch one more directory.
+
+        Returns:
+            The number of the watch; that of a directory which is watched already.
+
+        Raises:
+            OSError: it is not there; or there are too many watches (ENOSPC).
+        """
+        name = os.fsencode(directory)
+        return self._check(self._libc.inotify_add_watch(self._descriptor, name, _NAMES_AND_CONTENT), name)
+
+    def remove(self, number: int) -> None:
+        """Watch a directory no more. Nothing happens if it is gone: the kernel has removed the watch."""
+        self._libc.inotify_rm_watch(self._descriptor, number)
 
     def watch(self, directories: Iterable[Path]) -> list[OSError]:
         """Watch exactly these directories from now on; what was watched already stays so without a gap.
@@ -71,20 +103,15 @@ class Inotify:
         for directory in directories:
             try:
                 # For a directory that is watched, this is the number that it has.
-                watches[self._add(directory)] = directory
+                watches[self.add(directory)] = directory
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 problems.append(error)
         for number in self._watches.keys() - watches.keys():
-            # Fails for a directory that is gone: the kernel has removed the watch.
-            self._libc.inotify_rm_watch(self._descriptor, number)
+            self.remove(number)
         self._watches = watches
         return problems
-
-    def _add(self, directory: Path) -> int:
-        name = os.fsencode(directory)
-        return self._check(self._libc.inotify_add_watch(self._descriptor, name, _NAMES_AND_CONTENT), name)
 
     def _check(self, result: int, name: bytes = b"inotify") -> int:
         if result < 0:

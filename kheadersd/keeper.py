@@ -98,6 +98,8 @@ class Keeper:
         entry = published.entry
         if published.replaced is not None:
             self._replaced(entry.name, published.replaced)
+        if (before := self.cache.named(entry.name)) is not None and before.damaged:
+            self._observer.entry_removed(before, "damaged")
         self.cache.insert(entry)
         record = entry.record
         self._journal.report(

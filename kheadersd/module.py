@@ -107,9 +107,9 @@ class KernelModule:
 
         Whether the module is installed is known from the last `look`.
         """
-        if self._host.path(LOADED).exists():
+        if self._host.exists(self._host.path(LOADED)):
             return "loaded"
-        if self.path.exists():  # a built-in kheaders has no directory in /sys/module
+        if self._host.exists(self.path):  # a built-in kheaders has no directory in /sys/module
             return "builtin"
         return "available" if self._file is not None and self._file.exists() else "absent"
 
@@ -163,7 +163,7 @@ class KernelModule:
         async with self._lock:
             with self.needed():
                 try:
-                    if not self.path.exists():
+                    if not self._host.exists(self.path):
                         await to_the_end(self._load())
                     yield
                 finally:

@@ -24,6 +24,7 @@ from . import disk, loading
 from .claim import Claim
 from .disk import DiskError
 from .entry import Entry, Record, entry_name, is_entry_name, set_last_used
+from .sentry import Sentry
 from .staging import STAGING, TRASH, Published, Staging, trash_name
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Cache:
         self.directory = directory
         self._foreign = {*foreign, "lost+found"}
         self._entries: dict[str, Entry] = {}
+        self._sentry = Sentry()
         self._claim = Claim(directory)
 
     # Start and end
@@ -78,6 +80,7 @@ class Cache:
             DiskError: the directory cannot be made or used safely, or another daemon uses it.
         """
         self._claim.ensure()
+        self._sentry.open()
         this_boot = disk.boot_id()
         cleared: list[tuple[str, str]] = []
         strangers: list[str] = []
@@ -100,12 +103,12 @@ class Cache:
             problems += disk.remove_tree(self.directory / name)
         for entry in sorted(self.entries(), key=lambda entry: entry.record.extracted_at):
             self.prefer(entry)
+            entry.seal.guard(self._sentry)
         return Opened(self.entries(), tuple(cleared), tuple(strangers), tuple(problems))
 
     def close(self) -> None:
         """Let go of the directory; entries stay. May be called twice."""
-        for entry in self._entries.values():
-            entry.seal.close()
+        self._sentry.close()
         self._claim.release()
 
     # What is there
@@ -187,8 +190,9 @@ class Cache:
     def insert(self, entry: Entry) -> None:
         """Make a published entry known, and preferred."""
         if (replaced := self._entries.pop(entry.name, None)) is not None:
-            replaced.seal.close()
+            replaced.seal.unguard()
         self._entries[entry.name] = entry
+        entry.seal.guard(self._sentry)
 
     def rewrite(self, entry: Entry, record: Record) -> None:
         """Replace the record on the disk, in one step, when more is known of where an entry came from.
@@ -240,7 +244,7 @@ class Cache:
         """
         if entry in self:
             del self._entries[entry.name]
-        entry.seal.close()
+        entry.seal.unguard()
         trash = trash_name(self.directory)
         try:
             if os.lstat(entry.directory).st_ino != entry.inode:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KheadersError, NoSpace
+from ..space import free_bytes, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RENAME_EXCHANGE = 2  # include/uapi/linux/fs.h
 _AT_FDCWD = -100  # include/uapi/linux/fcntl.h
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -45,9 +45,9 @@ def explained(what: str, where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if is_full(error):
             raise NoSpace(
-                f"cannot {what}: {reason}; {free_bytes(where)} bytes are free on the file system of {where}"
+                f"cannot {what}: {reason}; {_free(where)} bytes are free on the file system of {where}"
             ) from error
         if error.errno in (errno.ENOENT, errno.ESTALE):
             raise Vanished(
@@ -56,13 +56,12 @@ def explained(what: str, where: Path) -> Iterator[None]:
         raise DiskError(f"cannot {what} in {where}: {reason}") from error
 
 
-def free_bytes(path: Path) -> int:
-    """What an unprivileged process may still write on the file system of ``path``; 0 if it is not there."""
+def _free(path: Path) -> int:
+    """As `free_bytes`; 0 if ``path`` is not there any more."""
     try:
-        status = os.statvfs(path)
+        return free_bytes(path)
     except OSError:
         return 0
-    return status.f_bavail * status.f_frsize
 
 
 def boot_id() -> str:

@@ -6,10 +6,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..inotify import Inotify
+    from .sentry import Sentry
 
 # Where deletions usually happen first. Directories: their ctime changes with every name that comes or goes.
 _ALWAYS = ("", "include/linux")
@@ -30,14 +30,14 @@ Stamp = tuple[int, int, int]
 class Seal:
     """What a tree was like when it was made, and whether it still is.
 
-    From the first look on, inotify watches all of the tree's directories (some 320), and tells of every name
-    and every content that changes. Where it cannot (fs.inotify.max_user_watches, max_user_instances), the
-    stamps are compared instead: a directory's ctime changes with every name made, removed or renamed in it.
-    Then content changed in place, except in four files, is not noticed, nor what happened in the last 20 ms
-    outside of the two main directories. `Cache.verify` notices all of it.
+    A `Sentry` watches all of the tree's directories (some 320), and tells of every name and every content
+    that changes. Where it cannot (fs.inotify.max_user_watches, max_user_instances), stamps are compared: a
+    directory's ctime changes with every name made, removed or renamed in it. Then content changed in place,
+    except in four files, is not noticed, nor what happened in the last 20 ms outside of the two main
+    directories. `Cache.verify` notices all of it.
     """
 
-    __slots__ = ("_broken", "_deeper", "_looked", "_main", "_watch", "tree")
+    __slots__ = ("_broken", "_deeper", "_looked", "_main", "_sentry", "tree")
 
     def __init__(self, tree: Path, stamps: dict[str, Stamp]) -> None:
         self.tree = tree
@@ -47,8 +47,7 @@ class Seal:
         self._deeper = tuple(item for item in placed if item[0] not in _ALWAYS)
         self._looked = -_PAUSE
         self._broken = False
-        # None before the first look, False where there is none.
-        self._watch: Inotify | Literal[False] | None = None
+        self._sentry: Sentry | None = None
 
     @classmethod
     def take(cls, tree: Path) -> Seal:
@@ -76,50 +75,46 @@ class Seal:
     def stamps(self) -> dict[str, Stamp]:
         return {name: stamp for name, _, stamp in (*self._main, *self._deeper)}
 
+    def guard(self, sentry: Sentry) -> None:
+        """Have the directories watched from now on, some 2 ms; until now nobody has."""
+        directories = [Path(path) for name, path, _ in (*self._main, *self._deeper) if name not in _FILES]
+        if sentry.watch(self, directories):
+            self._sentry = sentry
+            self.doubt()
+
+    def unguard(self) -> None:
+        """Watch no more: the entry has left."""
+        if self._sentry is not None:
+            self._sentry.forget(self)
+            self._sentry = None
+
+    def break_(self) -> None:
+        """Something was changed."""
+        self._broken = True
+
+    def doubt(self) -> None:
+        """Something may have been changed unseen."""
+        self._looked = -_PAUSE
+
     def intact(self) -> bool:
         """Whether nothing that the seal can notice has happened; once broken, it stays so.
 
-        Takes two stats and a read (7 µs); the first time some 2 ms, to watch the directories.
+        Takes two stats and a read: 7 µs.
         """
-        self._broken = self._broken or not self._is_unbroken()
+        if self._sentry is not None:
+            self._sentry.look()
+        if not self._broken:
+            self._broken = not (_unchanged(self._main) and self._looks_unchanged())
         return not self._broken
 
-    def _is_unbroken(self) -> bool:
-        if self._watch is None:
-            self._watch = self._begin_to_watch()
-            self._looked = -_PAUSE  # what happened until now was not watched
-        if not _unchanged(self._main):
-            return False
-        if self._watch:
-            return not self._watch.drain() and (self._looked > 0 or self._look())
-        if time.monotonic() - self._looked < _PAUSE:
-            return True
-        return self._look()
-
-    def close(self) -> None:
-        """Watch no more: the entry has left. May be called twice."""
-        if self._watch:
-            self._watch.close()
-        self._watch = False
-
-    def _look(self) -> bool:
-        if not _unchanged(self._deeper):
-            return False
-        self._looked = time.monotonic()
+    def _looks_unchanged(self) -> bool:
+        now = time.monotonic()
+        is_recent = self._looked > 0 if self._sentry is not None else now - self._looked < _PAUSE
+        if not is_recent:
+            if not _unchanged(self._deeper):
+                return False
+            self._looked = now
         return True
-
-    def _begin_to_watch(self) -> Inotify | Literal[False]:
-        from ..inotify import Inotify
-
-        try:
-            watch = Inotify()
-        except OSError:
-            return False
-        directories = (Path(path) for name, path, _ in (*self._main, *self._deeper) if name not in _FILES)
-        if watch.watch(directories):
-            watch.close()
-            return False
-        return watch
 
     def encode(self) -> bytes:
         return json.dumps({"version": 1, "stamps": self.stamps()}).encode()

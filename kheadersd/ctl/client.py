@@ -42,25 +42,28 @@ _CODES = {
     FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": NOT_AUTHORISED,
 }
 _GETTING = ("GetHeaders", "Acquire")
-_KEPT = ("Verify", "Remove")
-# What to do next, by the error and the method that failed with it; () are all methods.
-_HINTS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+# What to do next: for an error, the methods (none: whichever) after whose failure it helps, and the advice.
+_HINTS: dict[str, tuple[tuple[str, ...], str]] = {
     PROVIDE_ERRORS + "NotAvailable": (
-        ((), "Install the kernel's headers package; root may also have it downloaded."),
+        _GETTING,
+        "Install the kernel's headers package; root may also have it downloaded.",
     ),
-    PROVIDE_ERRORS + "NotCached": ((_KEPT, "'kheadersctl list' shows what is in the cache."),),
+    PROVIDE_ERRORS + "NotCached": (("Verify", "Remove"), "'kheadersctl list' shows what is in the cache."),
     PROVIDE_ERRORS + "Corrupt": (
-        (_GETTING, "Reinstall the kernel package, or try another source with --source."),
-        (("Verify",), "'kheadersctl get --refresh' makes them anew."),
+        _GETTING,
+        "Reinstall the kernel package, or try another source with --source.",
     ),
-    PROVIDE_ERRORS + "NoSpace": (((), "Make room, for example with 'kheadersctl prune'."),),
+    PROVIDE_ERRORS + "NoSpace": ((), "Make room, for example with 'kheadersctl prune'."),
     PROVIDE_ERRORS + "InUse": (
-        (("Remove",), "'kheadersctl status' shows who uses it; --force removes it all the same."),
+        ("Remove",),
+        "'kheadersctl status' shows who uses it; --force removes it all the same.",
     ),
-    PROVIDE_ERRORS + "ModuleFailed": ((_GETTING, "'journalctl -k' has the kernel's own words."),),
-    FREEDESKTOP_ERRORS + "AccessDenied": (((), "Try again as root."),),
+    # Of unloading, the message says why it was refused; the kernel need not have been asked.
+    PROVIDE_ERRORS + "ModuleFailed": (_GETTING, "'journalctl -k' has the kernel's own words."),
+    FREEDESKTOP_ERRORS + "AccessDenied": ((), "Try again as root."),
     FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": (
-        ((), "Try again on a terminal, where you can be asked for a password, or as root."),
+        (),
+        "Try again on a terminal, where you can be asked for a password, or as root.",
     ),
 }
 # What the bus itself says when nobody has the name, or its owner went away during the call.
@@ -83,8 +86,10 @@ def explain(error: BusError, member: str, session: bool) -> CommandError:
     if short in _NOBODY or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
         how = "'kheadersd --session'" if session else "'systemctl start kheadersd', or 'kheadersd' as root,"
         return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", f"{how} starts it.")
-    hints = (hint for members, hint in _HINTS.get(error.name, ()) if not members or member in members)
-    return CommandError(_CODES.get(error.name, FAILED), error.message or error.name, next(hints, ""))
+    members, hint = _HINTS.get(error.name, ((), ""))
+    if members and member not in members:
+        hint = ""
+    return CommandError(_CODES.get(error.name, FAILED), error.message or error.name, hint)
 
 
 class Client:

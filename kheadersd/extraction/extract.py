@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, KheadersError, NoSpace
+from ..space import free_bytes, is_full
 from .manifest import Manifest
 from .tarstream import DIRECTORY, FILE, SYMLINK, Member, TarReader, shown
 from .treewriter import Limits, TreeWriter
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 STAGE = "extract"
 """The stage that is reported."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Cancelled(Exception):
@@ -127,14 +125,14 @@ def check_space(directory_fd: int, needed: int) -> None:
     Raises:
         NoSpace: less is free, or there is no free inode.
     """
-    status = os.fstatvfs(directory_fd)
-    free = status.f_bavail * status.f_frsize
+    free = free_bytes(directory_fd)
     if free < needed:
         raise NoSpace(
             f"the headers need {needed} bytes and the file system of the cache has {free} free: make room "
             "there, or remove cached headers"
         )
     # Some file systems, such as btrfs, have no fixed number of inodes and say 0 of 0.
+    status = os.statvfs(directory_fd)
     if status.f_files and not status.f_favail:
         raise NoSpace("the file system of the cache has no free inode: remove files there, or cached headers")
 
@@ -175,14 +173,13 @@ class _Progress:
 
 def _unwritable(error: OSError, tree: TreeWriter, directory_fd: int) -> KheadersError:
     """What a failure of the file system means to the caller."""
-    if error.errno not in _FULL:
+    if not is_full(error):
         return KheadersError(
             f"{shown(tree.current)} could not be written to the cache: {error.strerror}; was the cache "
             "changed meanwhile, or is its file system read-only or failing?"
         )
-    status = os.fstatvfs(directory_fd)
     return NoSpace(
         f"writing {shown(tree.current)} failed: {error.strerror}; {tree.blocks * tree.block_size} bytes were "
-        f"written and {status.f_bavail * status.f_frsize} are free: make room on the file system of the "
+        f"written and {free_bytes(directory_fd)} are free: make room on the file system of the "
         "cache, or remove cached headers"
     )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import shutil
 import time
 from typing import TYPE_CHECKING
 
 from ..cache.disk import explained
 from ..errors import Corrupt, LimitsExceeded, NoSpace
+from ..space import free_bytes
 from ..work import in_thread
 from . import Archive, Nothing, Why, deb
 from .apt_command import AptCommands
@@ -191,8 +191,7 @@ class Apt:
         total = sum(package.size for package in packages)
         if total > MAX_DOWNLOAD:
             raise LimitsExceeded(f"{_names(packages)}: {total} bytes, and {MAX_DOWNLOAD} are accepted")
-        disk = os.statvfs(self._work)
-        free = disk.f_bavail * disk.f_frsize
+        free = free_bytes(self._work)
         if total > free:
             raise NoSpace(
                 f"{_names(packages)}: {total} bytes to download, and {free} are free in {self._work}"

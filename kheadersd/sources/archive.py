@@ -45,9 +45,9 @@ def archive_from_bytes(
         Corrupt: it is not one whole xz file.
     """
     if not data.startswith(_XZ_HEADER):
-        raise Corrupt(f"{label} is not an xz archive: it begins with {data[:6]!r}")
+        raise Corrupt(f"{label} is not an xz archive: it does not begin as one")
     if not data.endswith(_XZ_FOOTER):
-        raise Corrupt(f"{label} is cut short: an xz archive does not end with {data[-2:]!r}")
+        raise Corrupt(f"{label} is cut short: it does not end as an xz archive does")
     return Archive(
         digest=hashlib.sha256(data).hexdigest(),
         layers=(

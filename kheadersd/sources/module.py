@@ -56,7 +56,7 @@ class ModuleSource:
         report("loading", 0.0)
         async with self._module.loaded():
             report("reading", 0.5)
-            return await read_archive(self._module.path, self._host.build_id)
+            return await read_archive(self._host, self._module.path)
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs, "" as a rule: it is only there while the module is loaded."""

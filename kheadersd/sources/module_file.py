@@ -167,7 +167,7 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
     from elftools.elf.elffile import ELFFile
 
     if not module.startswith(b"\x7fELF"):
-        raise Corrupt(f"{label} is not a kernel module: it begins with {module[:4]!r}")
+        raise Corrupt(f"{label} is not a kernel module: it is no ELF file")
     try:
         # Closed, because what pyelftools makes refers to itself in circles and would keep all of the module.
         with io.BytesIO(module) as stream:

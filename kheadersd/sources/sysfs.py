@@ -53,15 +53,15 @@ class SysfsSource:
             )
         report("reading", 0.0)
         with self._module.needed():
-            return await read_archive(self._module.path, self._host.build_id)
+            return await read_archive(self._host, self._module.path)
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
         return stamp_at(origin)
 
 
-async def read_archive(path: Path, build_id: str) -> Archive:
-    """Read ``path`` whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
+async def read_archive(host: Host, path: Path) -> Archive:
+    """Read ``path`` of a host whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
 
     Raises:
         Nothing: MISSING, VANISHED or UNREADABLE.
@@ -69,7 +69,7 @@ async def read_archive(path: Path, build_id: str) -> Archive:
     """
     for pause in (*_PAUSES, None):
         try:
-            return await in_thread(_read_once, path, build_id)
+            return await in_thread(_read_once, host, path)
         except FileNotFoundError:
             if pause == _PAUSES[0]:
                 raise Nothing(Why.MISSING, f"there is no {path}: kheaders is not loaded") from None
@@ -85,9 +85,12 @@ async def read_archive(path: Path, build_id: str) -> Archive:
     )
 
 
-def _read_once(path: Path, build_id: str) -> Archive:
-    data, stamp = read_whole(path)
-    return archive_from_bytes(data, label=str(path), origin=str(path), build_id=build_id, origin_stamp=stamp)
+def _read_once(host: Host, path: Path) -> Archive:
+    file = host.inside(path)
+    data, stamp = read_whole(file)
+    return archive_from_bytes(
+        data, label=str(path), origin=str(file), build_id=host.build_id, origin_stamp=stamp
+    )
 
 
 def read_whole(path: Path) -> tuple[bytes, str]:

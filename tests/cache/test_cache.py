@@ -367,12 +367,12 @@ def test_reading_disturbs_nothing(cache: Cache) -> None:
     assert cache.check(entry)
 
 
-def test_changed_content_is_found_by_verify_alone(cache: Cache) -> None:
+def test_changed_content_is_noticed(cache: Cache) -> None:
     entry = make(cache, extra={"include/net/sock.h": b"good"}).entry
     path = entry.path / "include/net/sock.h"
     path.chmod(0o644)
     path.write_bytes(b"evil")
-    assert cache.check(entry)
+    assert not cache.check(entry)
     problems = cache.verify(entry)
     assert len(problems) == 1
     assert "include/net/sock.h" in problems[0]
