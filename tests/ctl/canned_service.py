@@ -23,6 +23,10 @@ TREE = "/var/cache/kheaders/6.1.0-abc/tree"
 NASTY = """a'b"c\\d$e`f g\nh"""
 FAILURES: dict[str, errors.KheadersError] = {
     "missing": errors.NotAvailable("no source has headers for missing\ntree: nothing\x1b[31m there"),
+    "nowhere": errors.NotAvailable(
+        "no source has headers for nowhere: tree: there is no /lib/modules/nowhere/build; see: above; "
+        "module-file: none; module: none"
+    ),
     "uncached": errors.NotCached("nothing is cached"),
     "denied": errors.AccessDenied("you may not"),
     "ask": errors.InteractiveAuthorizationRequired("you may after authenticating"),
@@ -30,6 +34,7 @@ FAILURES: dict[str, errors.KheadersError] = {
     "invalid": errors.InvalidArgs("that is no release"),
     "full": errors.NoSpace("the disk is full"),
     "used": errors.InUse("somebody uses it"),
+    "stuck": errors.ModuleFailed("kheaders is stuck"),
 }
 
 
@@ -69,6 +74,7 @@ class Service:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.entries: list[str] = ["6.1.0"]
+        self.refusal = ""
 
     async def get_headers(self, call: Call) -> Sequence[Any]:
         if call.args[0] == "forever":
@@ -121,6 +127,15 @@ class Service:
         self.connection.properties_changed(PATH, NAME, ["EntryCount"])
         return [46137344]
 
+    def unload(self, _: Call) -> Sequence[Any]:
+        if self.refusal:
+            raise FAILURES[self.refusal]
+        return ["available"]
+
+    def refuse_to_unload(self, call: Call) -> Sequence[Any]:
+        self.refusal = call.args[0]
+        return []
+
     def set_entries(self, call: Call) -> Sequence[Any]:
         self.entries = call.args[0]
         return []
@@ -147,7 +162,8 @@ class Service:
             "ListLeases": Method("", "a(ssuus)", self.list_leases),
             "Remove": Method("sa{sv}", "t", self.remove),
             "Prune": Method("a{sv}", "ast", lambda _: [["5.10.0"], 1024]),
-            "UnloadModule": Method("a{sv}", "s", lambda _: ["available"]),
+            "UnloadModule": Method("a{sv}", "s", self.unload),
+            "RefuseToUnload": Method("s", "", self.refuse_to_unload),
             "Describe": Method("", "s", lambda _: ['{"version": "0.1.0"}']),
             "SetEntries": Method("as", "", self.set_entries),
         }

@@ -71,7 +71,9 @@ def test_get_options_arrive(ctl: Ctl) -> None:
     ("release", "code", "words"),
     [
         ("missing", 3, "no source has headers for missing\ntree: nothing\\x1b[31m there\nInstall"),
-        ("uncached", 3, "nothing is cached\n'kheadersctl get'"),
+        ("uncached", 3, "nothing is cached\n"),
+        ("nowhere", 3, "for nowhere: tree: there is no /lib/modules/nowhere/build; see: above; module-file:"),
+        ("stuck", 1, "kheaders is stuck\n'journalctl -k'"),
         ("denied", 4, "you may not\nTry again as root."),
         ("ask", 4, "authenticating\nTry again on a terminal"),
         ("damaged", 1, "damaged\nReinstall"),
@@ -85,6 +87,46 @@ def test_errors_in_plain_lines(ctl: Ctl, release: str, code: int, words: str) ->
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("kheadersctl: ")
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("command", ["get", "env", "exec"])
+def test_reasons_on_a_terminal(ctl: Ctl, command: str) -> None:
+    arguments = ["exec", "--release", "nowhere", "--", "true"] if command == "exec" else [command, "nowhere"]
+    code, shown = ctl.on_terminal(*arguments)
+    assert code == 3
+    assert shown.splitlines() == [
+        "kheadersctl: no source has headers for nowhere:",
+        "  tree: there is no /lib/modules/nowhere/build; see: above",
+        "  module-file: none",
+        "  module: none",
+        "Install the kernel's headers package; root may also have it downloaded.",
+    ]
+    assert "nothing\\x1b[31m there" in ctl.on_terminal("get", "missing")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("remove uncached", "'kheadersctl list' shows what is in the cache."),
+        ("verify uncached", "'kheadersctl list' shows what is in the cache."),
+        ("get damaged", "Reinstall the kernel package, or try another source with --source."),
+        ("remove used", "'kheadersctl status' shows who uses it; --force removes it all the same."),
+        ("get used", None),
+    ],
+)
+def test_hints_fit_the_command(ctl: Ctl, command: str, hint: str | None) -> None:
+    complaint = ctl(*command.split()).stderr.splitlines()
+    assert complaint[1:] == ([hint] if hint else [])
+
+
+@pytest.mark.parametrize("refusal", ["used", "stuck"])
+def test_a_module_that_stays_needs_no_hint(ctl: Ctl, refusal: str) -> None:
+    address = f"--address={ctl.environment['DBUS_SYSTEM_BUS_ADDRESS']}"
+    name, path = "org.kheaders.Provide", "/org/kheaders/Provide"
+    subprocess.run(["busctl", address, "call", name, path, name, "RefuseToUnload", "s", refusal], check=True)
+    done = ctl("unload")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

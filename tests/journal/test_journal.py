@@ -287,6 +287,8 @@ def test_code_and_catalog_agree() -> None:
         headers, body = texts[event.message_id]
         assert headers["Subject"]
         assert headers["Defined-By"] == "kheadersd"
+        assert "Documentation" not in headers  # there are no manual pages
+        assert not re.search(r"kheaders\w*(\.conf)?\(\d\)", body)
         assert body
         named = set(re.findall("@([A-Z_]+)@", headers["Subject"] + body))
         assert named == {"KHEADERS_" + field.upper() for field in event.fields}, event

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +21,7 @@ from kheadersd.headers import check_usable
 from kheadersd.host import Host
 from kheadersd.release import Release
 from kheadersd.sources import Nothing, Why, apt
+from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
@@ -348,8 +351,6 @@ async def test_too_large_and_too_many(repository: Repository, apt_host: AptHost,
 
 @pytest.fixture
 def full_disk(directory: Path) -> Iterator[Path]:
-    import subprocess
-
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     path = directory / "full"
@@ -371,6 +372,115 @@ async def test_a_disk_without_room(repository: Repository, apt_host: AptHost, fu
     with pytest.raises(NoSpace, match="bytes to download"):
         await find(apt_host, full_disk / "work")
     assert left_in(full_disk / "work") == {"lists", "first.conf", "last.conf"}
+
+
+@pytest.fixture
+def planted(apt_host: AptHost) -> Path:
+    """Programs in an image, which leave "ran" beside them when anybody runs them."""
+    programs = apt_host.root / "m"
+    programs.mkdir()
+    for name in ("http", "gpgv", "store", "proxy"):
+        (programs / name).write_text(f"#!/bin/sh\nid >>{programs}/ran\n")
+        (programs / name).chmod(0o755)
+    return programs
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        'Dir::Bin::methods "m";',
+        'Dir::Bin::methods "{m}";',
+        'Dir::Bin::methods::http "{m}/http";',
+        'Acquire::http::Proxy-Auto-Detect "{m}/proxy"; APT::Sandbox::User "root";',
+        'Acquire::http::ProxyAutoDetect "{m}/proxy";',
+        'APT::Update::Pre-Invoke {{ "{m}/proxy"; }};',
+    ],
+)
+async def test_no_program_of_an_image_is_run(
+    repository: Repository, apt_host: AptHost, work: Path, planted: Path, configuration: str
+) -> None:
+    repository.add_split(RELEASE, "6.1.192-2")
+    repository.publish()
+    text = configuration.format(m=planted)
+    for name in ("apt.conf", "apt.conf.d/99"):
+        (apt_host.root / "etc/apt" / name).write_text(text)
+    assert (await find(apt_host, work)).layers
+    assert not (planted / "ran").exists()
+
+
+async def test_no_program_that_an_image_s_source_names_is_run(
+    repository: Repository, apt_host: AptHost, work: Path, planted: Path
+) -> None:
+    """apt itself takes any path for the name of a method."""
+    repository.publish()
+    up = "/".join([".."] * 8)
+    apt_host.configure(f"deb [trusted=yes] {up}{planted}/http://127.0.0.1:1/ stable main\n")
+    with pytest.raises(Nothing, match="could not be found"):
+        await find(apt_host, work)
+    assert not (planted / "ran").exists()
+
+
+@pytest.mark.parametrize("scheme", ["file", "copy", "mirror+file"])
+async def test_an_image_reads_no_file_of_this_machine(
+    repository: Repository, apt_host: AptHost, work: Path, directory: Path, scheme: str
+) -> None:
+    repository.add_split(RELEASE, "6.1.192-2")
+    repository.publish()
+    apt_host.configure(f"deb [trusted=yes arch=amd64] {scheme}:{directory}/repository stable main\n")
+    with pytest.raises(Nothing, match="could not be found"):
+        await find(apt_host, work)
+
+
+@pytest.mark.parametrize("name", ["sources.list", "sources.list.d/a.list", "preferences.d"])
+async def test_a_link_out_of_an_image_s_configuration(
+    apt_host: AptHost, work: Path, directory: Path, name: str
+) -> None:
+    path = apt_host.root / "etc/apt" / name
+    path.parent.mkdir(exist_ok=True)
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    path.symlink_to(directory)
+    with pytest.raises(Nothing, match="leads out of it") as caught:
+        await PackageSource(apt_host.host, work).offered(RELEASE)
+    assert caught.value.why is Why.UNSUPPORTED
+
+
+def dumped(host: Host, work: Path) -> str:
+    """The configuration that apt has for a host."""
+    commands = AptCommands(host, work)
+    commands.prepare()
+    environment = {**os.environ, **commands.environment()}
+    command = ["apt-config", "dump", f"--config-file={work}/last.conf"]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.usefixtures("planted")
+def test_what_is_left_of_an_image_s_configuration(apt_host: AptHost, work: Path) -> None:
+    configuration = (
+        'Dir::Bin { methods "m"; gzip "/m/z"; apt-key "/m/k"; }; Acquire::http::Proxy "http://m:1/";'
+    )
+    configuration += ' APT::Compressor::x::Binary "/m/x"; Dir::Bin::solvers { "/m"; }; DPkg::Path "/m";'
+    (apt_host.root / "etc/apt/apt.conf.d/99").write_text(configuration)
+    left = dumped(apt_host.host, work)
+    assert not re.search(r'"/m["/]', left)
+    assert '"m"' not in left
+    assert "//m:1" not in left
+    assert 'APT::Sandbox::User "_apt";' in left
+    programs = [line for line in left.splitlines() if line.startswith("Dir::Bin::methods")]
+    assert 'Dir::Bin::methods::http "/usr/lib/apt/methods/http";' in programs
+    assert str(apt_host.root) not in "".join(
+        line for line in left.splitlines() if not line.startswith(("Dir ", "Dir::State"))
+    )
+
+
+def test_this_machine_s_own_configuration_holds(work: Path) -> None:
+    """All that its administrator said but for hooks and indexes."""
+    own = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True).stdout
+    left = set(dumped(Host(), work).splitlines())
+    for line in own.splitlines():
+        if not line.startswith(("APT::Update", "DPkg", "Acquire::IndexTargets", "Binary", "CommandLine")):
+            assert line in left
 
 
 @pytest.mark.usefixtures("split")

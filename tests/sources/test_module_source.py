@@ -17,6 +17,7 @@ from kheadersd.sources.module import ModuleSource
 from sources.hosts import (
     OTHER,
     RELEASE,
+    LinkedHost,
     Loader,
     hide_from_sysfs,
     ignore,
@@ -69,7 +70,8 @@ class RefusedLoader(Loader):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return make_host(tmp_path)
+    make_host(tmp_path)
+    return LinkedHost(tmp_path)
 
 
 @pytest.fixture

@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from archives import make_kheaders
 
 from kheadersd.errors import Corrupt
+from kheadersd.host import Host
 from kheadersd.module import KernelModule
 from kheadersd.sources import Nothing, Why
 from kheadersd.sources.archive import MAX_ARCHIVE
 from kheadersd.sources.sysfs import Lost, SysfsSource, read_whole
-from sources.hosts import OTHER, RELEASE, Loader, hide_from_sysfs, ignore, make_host, show_in_sysfs
-
-if TYPE_CHECKING:
-    from kheadersd.host import Host
+from sources.hosts import (
+    OTHER,
+    RELEASE,
+    LinkedHost,
+    Loader,
+    hide_from_sysfs,
+    ignore,
+    make_host,
+    show_in_sysfs,
+)
 
 ARCHIVE = make_kheaders(RELEASE)
 # A real file of sysfs that says 4096 bytes and has a few: every read of it ends early.
@@ -28,7 +36,8 @@ SHORT = Path("/sys/devices/system/cpu/online")
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return make_host(tmp_path)
+    make_host(tmp_path)
+    return LinkedHost(tmp_path)
 
 
 @pytest.fixture
@@ -86,6 +95,61 @@ async def test_no_file(host: Host, source: SysfsSource) -> None:
 def test_a_short_read() -> None:
     with pytest.raises(Lost):
         read_whole(SHORT)
+
+
+@pytest.mark.parametrize("parts", ["kernel/kheaders.tar.xz", "kernel", ""])
+async def test_no_link_leads_out_of_an_image(tmp_path: Path, parts: str) -> None:
+    """What an image links to is nobody's business, and least of all what a message may quote."""
+    outside = tmp_path / "outside"
+    show_in_sysfs(make_host(outside), b"root:*:secret")
+    image = tmp_path / "image"
+    host = make_host(image)
+    link = image / "sys" / parts
+    shutil.rmtree(image / "sys") if parts == "" else shutil.rmtree(image / "sys/kernel")
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside / "sys" / parts)
+    module = KernelModule(host, Loader(host, ARCHIVE))
+    assert module.state() == "absent"
+    with pytest.raises(Nothing) as caught:
+        await SysfsSource(host, module).find(RELEASE, ignore)
+    assert caught.value.why is Why.MISSING
+    assert "root" not in caught.value.message.replace(str(tmp_path), "")
+
+
+async def test_a_link_inside_of_an_image(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    (tmp_path / "kept").write_bytes(ARCHIVE)
+    host.path("sys/kernel/kheaders.tar.xz").symlink_to("/kept")
+    source = SysfsSource(host, KernelModule(host, Loader(host, ARCHIVE)))
+    archive = await source.find(RELEASE, ignore)
+    assert archive.digest == hashlib.sha256(ARCHIVE).hexdigest()
+    assert source.stamp(archive.origin) == archive.origin_stamp
+
+
+async def test_no_content_in_messages(host: Host, source: SysfsSource) -> None:
+    for content in (b"secret", b"\xfd7zXZ\0secret"):
+        show_in_sysfs(host, content)
+        with pytest.raises(Corrupt) as caught:
+            await source.find(RELEASE, ignore)
+        assert "ecre" not in caught.value.message
+        assert "et" not in caught.value.message.rpartition("xz")[2]
+
+
+async def test_an_image_s_release_and_notes_are_its_own(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    make_host(outside)
+    (outside / "notes").write_bytes(struct.pack("=III4s4s", 4, 4, 3, b"GNU\0", b"abcd"))
+    image = tmp_path / "image"
+    (image / "proc/sys/kernel").mkdir(parents=True)
+    (image / "proc/sys/kernel/osrelease").symlink_to(outside / "proc/sys/kernel/osrelease")
+    (image / "sys/kernel").mkdir(parents=True)
+    (image / "sys/kernel/notes").symlink_to(outside / "notes")
+    host = Host(image)
+    assert host.running == os.uname().release
+    assert host.build_id == ""
+    (image / "sys/kernel/notes").unlink()
+    (image / "sys/kernel/notes").write_bytes((outside / "notes").read_bytes())
+    assert Host(image).build_id == b"abcd".hex()
 
 
 async def test_what_always_ends_early_has_vanished(host: Host, source: SysfsSource) -> None:
