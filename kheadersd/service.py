@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,7 @@ Handler = Callable[["Call"], "Values | Reply | Awaitable[Values | Reply]"]
 
 _HEADERS = "sa{sv}"
 _LEASED = "sha{sv}"
+_EXPORTED = "ha{sv}"
 # Enough for one PropertiesChanged to tell of all that one piece of work changes.
 _SETTLE = 0.02
 _MAX_ENCODED = 256
@@ -114,6 +116,7 @@ class Service:
         methods = {
             "GetHeaders": Method("sa{sv}", _HEADERS, self._get_headers),
             "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire)),
+            "Export": Method("sa{sv}", _EXPORTED, self._told_of_failure(self._export)),
             "Lookup": Method("s", _HEADERS, self._lookup, only_reads=True),
             "UnloadModule": Method("a{sv}", "s", self._told_of_failure(self._unload_module)),
             "Remove": Method("sa{sv}", "t", self._told_of_failure(self._remove)),
@@ -150,8 +153,19 @@ class Service:
         return self._told_of_failure(slowly)(call)
 
     async def _acquire(self, call: Call) -> Reply:
-        options = Options(_variants(call.args[1]), (SOURCES, REFRESH, REASON))
-        request = self._request(call, (SOURCES, REFRESH, REASON))
+        request, options = self._request_and_options(call, (SOURCES, REFRESH, REASON))
+        served, lease = await self._lease(call, request, options[REASON])
+        return Reply(encode(_LEASED, [str(served.path), 0, _details(served)]), [lease])
+
+    async def _export(self, call: Call) -> Reply:
+        request, _ = self._request_and_options(call, (SOURCES, REFRESH))
+        served, lease = await self._lease(call, request, "it is being exported")
+        uid = (await call.credentials()).uid
+        archive = await self._state.exports.start(served.tree, uid, ended=lambda: os.close(lease))
+        return Reply(encode(_EXPORTED, [0, _details(served)]), [archive])
+
+    async def _lease(self, call: Call, request: Request, reason: str) -> tuple[Served, int]:
+        """Headers that stay for as long as the descriptor is open."""
         credentials = await call.credentials()
         while True:
             ready = None if request.refresh else self._state.provider.ready(request)
@@ -160,18 +174,17 @@ class Service:
             if served.entry is None or served.entry in self._state.cache:
                 break
         name = served.entry.name if served.entry is not None else ""
-        descriptor = self._state.leases.grant(
-            name, served.release, call.sender, credentials.uid, credentials.pid, options[REASON]
+        lease = self._state.leases.grant(
+            name, served.release, call.sender, credentials.uid, credentials.pid, reason
         )
         self._state.journal.report(
             Event.LEASE_GRANTED,
-            f"The headers of {served.release} are leased to {call.sender}: {options[REASON] or 'no reason'}",
+            f"The headers of {served.release} are leased to {call.sender}: {reason or 'no reason'}",
             release=served.release,
             path=str(served.path),
             client_uid=credentials.uid,
         )
-        body = encode(_LEASED, [str(served.path), 0, _details(served)])
-        return Reply(body, [descriptor])
+        return served, lease
 
     async def _get(self, call: Call, request: Request) -> Served:
         return await self._state.provider.get(request, _Asking(call, self._authority))
@@ -235,10 +248,13 @@ class Service:
     # What comes in
 
     def _request(self, call: Call, allowed: Sequence[Option[Any]]) -> Request:
+        return self._request_and_options(call, allowed)[0]
+
+    def _request_and_options(self, call: Call, allowed: Sequence[Option[Any]]) -> tuple[Request, Options]:
         options = Options(_variants(call.args[1]), allowed)
         chosen = options[SOURCES]
         sources = tuple(chosen or self._state.config.sources)
-        return Request(self._release(call.args[0]), sources, options[REFRESH])
+        return Request(self._release(call.args[0]), sources, options[REFRESH]), options
 
     def _release(self, text: object) -> Release:
         return parse_release(str(text)) if text else self._state.host.running

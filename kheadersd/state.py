@@ -19,6 +19,7 @@ from .errors import (
     LimitsExceeded,
     NotCached,
 )
+from .export import Exports
 from .journal import Event
 from .keeper import Keeper
 from .module import KernelModule
@@ -80,6 +81,7 @@ class State:
             on_end=self._lease_ended,
         )
         self.module = KernelModule(host, loader, self._module_changed)
+        self.exports = Exports()
         self.progress = Progress(self._progressed, observer.changed)
         self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
         sources: list[Source] = [
@@ -118,6 +120,7 @@ class State:
     async def close(self) -> None:
         """End all work, and leave nothing behind but the cache and the leases that are held."""
         await self.watching.close()
+        await self.exports.close()
         await self.provider.close()
         await self.keeper.close()
         self.leases.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,6 +105,21 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepare
     answer = await _following_progress(client, work)
     _, index, details = answer.values
     return Prepared(arguments.command, plain(details).get("environment", {}), answer.fds[index])
+
+
+async def export(client: Client, arguments: argparse.Namespace) -> int:
+    """Write the headers to stdout, as they come."""
+    values = [arguments.release, _source_options(arguments)]
+    work = client.call("Export", "sa{sv}", values, accept_fds=True)
+    answer = await _following_progress(client, work)
+    await asyncio.to_thread(_copy_to_stdout, answer.fds[answer.values[0]])
+    return DONE
+
+
+def _copy_to_stdout(descriptor: int) -> None:
+    with open(descriptor, "rb") as archive:
+        shutil.copyfileobj(archive, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
 
 
 async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
@@ -292,6 +308,7 @@ def _show_signal(member: str, values: list[Any], as_json: bool) -> None:
 COMMANDS: dict[str, Command] = {
     "status": status,
     "get": get,
+    "export": export,
     "list": list_entries,
     "env": env,
     "verify": verify,
