@@ -302,9 +302,6 @@ class _Daemon:
         if chosen is not None:
             return Path(os.path.abspath(chosen))
         configured = self._settings.cache_directory
-        if not self._host.is_live:
-            # What belongs to an image is kept with it, and never taken for this machine's.
-            return self._host.path(str(configured))
         if self._session and configured == config.Config().cache_directory:
             return _user_cache() / "kheaders"
         return configured
