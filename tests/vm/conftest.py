@@ -1,0 +1,92 @@
+"""Everything below needs the guest: marked `vm`, and left out unless `-m` names that mark."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from kheaders.make import RealHeaders
+
+from .figures import Figures
+from .guest import Guest
+from .image import Image
+from .image import image as make_image
+from .snapshot import Snapshot, guest_from
+from .snapshot import booted as make_booted
+
+_HERE = Path(__file__).parent
+_FIGURES = Figures()
+_TIME_LIMIT = 1800
+"""Seconds for a test, and the fixtures that it is the first to need."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm: on a real kernel in an emulated guest; takes minutes (-m vm)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if item.path.is_relative_to(_HERE)]
+    for item in ours:
+        item.add_marker("vm")
+        if config.pluginmanager.hasplugin("timeout"):
+            item.add_marker(pytest.mark.timeout(_TIME_LIMIT))
+    if "vm" not in config.option.markexpr.split():
+        items[:] = [item for item in items if item not in ours]
+        config.hook.pytest_deselected(items=ours)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    guest = getattr(item, "funcargs", {}).get("guest")
+    if report.failed and isinstance(guest, Guest):
+        for title, text in _last_words(guest):
+            report.sections.append((title, text))
+    return report
+
+
+def _last_words(guest: Guest) -> Iterator[tuple[str, str]]:
+    yield "the guest's console", guest.machine.console()[-4000:]
+    if guest.machine.running:
+        try:
+            shown = guest.run("journalctl --boot --no-pager --lines=150 --output=short-precise", timeout=60)
+            yield "the guest's journal", shown.output
+        except Exception as error:  # noqa: BLE001 - the failure itself is what matters
+            yield "the guest's journal", repr(error)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _FIGURES.all:
+        terminalreporter.section("measured in the guest")
+        for line in _FIGURES.table():
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def figures() -> Figures:
+    """What was measured; printed in the end."""
+    return _FIGURES
+
+
+@pytest.fixture(scope="session")
+def image(real_headers: RealHeaders) -> Image:
+    """The disk, kernel and initrd; without the project. Minutes, the first time."""
+    return make_image(real_headers)
+
+
+@pytest.fixture(scope="session")
+def booted(image: Image) -> Snapshot:
+    """A guest with the project installed and booted. A minute, when the project's tree has changed."""
+    return make_booted(image)
+
+
+@pytest.fixture
+def guest(booted: Snapshot) -> Iterator[Guest]:
+    """A running guest, the same for every test: installed, booted, idle."""
+    running = guest_from(booted)
+    yield running
+    running.machine.remove()

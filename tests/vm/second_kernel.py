@@ -1,0 +1,76 @@
+"""A second kernel as a Debian package, as a distribution that enables kheaders would ship it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from kheaders.make import make_real_headers_of
+
+from . import store
+from .image import download
+
+_TIME_LIMIT = 300.0  # seconds for each program that is run
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KernelPackage:
+    """A package and the kernel release that it has."""
+
+    file: Path
+    release: str
+
+    @property
+    def name(self) -> str:
+        return f"linux-image-{self.release}"
+
+
+def second_kernel(running: str) -> KernelPackage:
+    """The distribution's kernel of the same flavour before ``running``, with its real kheaders.ko added.
+
+    It is the real package with its real maintainer scripts, without the drivers, and without what it would
+    want besides: an emulated machine unpacks slowly, and never boots it. Two minutes, the first time.
+    """
+    release = _release_before(running)
+    key = store.key_of(release, Path(__file__))
+    directory = store.kept("second-kernel", key, lambda directory: _make(release, directory))
+    return KernelPackage(next(directory.glob("*.deb")), release)
+
+
+def _release_before(running: str) -> str:
+    """The newest other one whose headers package apt knows."""
+    base, flavour = running.split("-", 1)[0], running.split("-", 2)[2]
+    pattern = rf"^linux-headers-{re.escape(base)}-[0-9]+-{re.escape(flavour)}$"
+    listing = _run("apt-cache", "search", "--names-only", pattern)
+    names = [line.split()[0].removeprefix("linux-headers-") for line in listing.splitlines()]
+    return max((name for name in names if name != running), key=lambda name: int(name.split("-")[1]))
+
+
+def _make(release: str, directory: Path) -> None:
+    headers = make_real_headers_of(release, directory)
+    name = f"linux-image-{release}"
+    tree = directory / "tree"
+    _run("dpkg-deb", "-R", download(name, directory), tree)
+    modules = next(tree.glob(f"**/lib/modules/{release}"))
+    for part in ("drivers", "fs", "net", "sound", "arch", "crypto"):
+        shutil.rmtree(modules / "kernel" / part, ignore_errors=True)
+    place = modules / "kernel/kernel/kheaders.ko"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(headers.module, place)
+    control = tree / "DEBIAN/control"
+    wanted = r"^(Depends|Recommends|Suggests|Breaks):.*\n"
+    control.write_text(re.sub(wanted, "", control.read_text(), flags=re.MULTILINE))
+    (tree / "DEBIAN/md5sums").unlink()
+    _run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, directory / f"{name}.deb")
+    for left in directory.iterdir():
+        if left.name != f"{name}.deb":
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout

@@ -1,0 +1,98 @@
+"""Kernels that do not take modules, and kernels that come and go."""
+
+from __future__ import annotations
+
+import pytest
+
+from .figures import Figures
+from .guest import Guest
+from .image import Image
+from .second_kernel import KernelPackage, second_kernel
+from .service import CACHE, call, forget, get_headers, module_is_loaded, property_of, refusal
+
+_CHANGE_LIMIT = 240.0  # seconds for dpkg and what it brings about, in an emulated machine
+
+
+def test_modules_disabled(guest: Guest) -> None:
+    forget(guest)
+    guest.check("sysctl -q -w kernel.modules_disabled=1")
+    assert guest.run("modprobe kheaders").status != 0
+    _, details = get_headers(guest)
+    assert details["source"] == "module-file"
+    assert details["fresh"]
+
+
+def test_modules_disabled_is_said(guest: Guest) -> None:
+    forget(guest)
+    guest.check("sysctl -q -w kernel.modules_disabled=1")
+    name, message = refusal(guest, "GetHeaders", "", "{'sources': <['module']>}")
+    assert name in ("NotAvailable", "ModuleFailed"), message
+    assert not module_is_loaded(guest)
+    assert guest.check("systemctl is-system-running") == "running"
+
+
+def test_modules_disabled_when_it_is_loaded(guest: Guest) -> None:
+    """It can be read, and must stay; that is no failure of the request."""
+    forget(guest)
+    guest.check("modprobe kheaders && sysctl -q -w kernel.modules_disabled=1")
+    assert get_headers(guest, "module")[1]["fresh"]
+    assert module_is_loaded(guest)
+    assert refusal(guest, "UnloadModule", "@a{sv} {}")[0] == "ModuleFailed"
+
+
+def test_the_distribution_deletes_the_running_kernel(guest: Guest) -> None:
+    """As an upgrade does; what was extracted at boot is served on."""
+    path, _ = get_headers(guest)
+    guest.check("rm -rf /lib/modules/$(uname -r)")
+    guest.check("sleep 8")  # longer than the daemon waits for the end of such changes
+    assert get_headers(guest)[0] == path
+    guest.check(f"systemctl restart kheadersd.service && test -d {path}")
+    assert get_headers(guest)[0] == path
+
+
+@pytest.fixture(scope="session")
+def package(image: Image) -> KernelPackage:
+    """A second kernel, not installed."""
+    return second_kernel(image.release)
+
+
+@pytest.fixture
+def delivered(guest: Guest, package: KernelPackage) -> Guest:
+    """The guest with the package's file in /root."""
+    guest.write("/root/kernel.deb", package.file.read_bytes())
+    return guest
+
+
+def test_installed_extracted_ahead_removed_retired(
+    delivered: Guest, package: KernelPackage, figures: Figures
+) -> None:
+    release = package.release
+    delivered.check("dpkg -i /root/kernel.deb", timeout=_CHANGE_LIMIT)
+    ahead = delivered.wait_for(f"kheadersctl list | grep -q -F {release}", timeout=_CHANGE_LIMIT)
+    figures.add("second kernel's headers are there after its installation", ahead, "s")
+    path, details = call(delivered, "Lookup", "s", release)
+    assert details["source"] == "module-file"
+    assert release in delivered.check(f"cat {path}/include/generated/utsrelease.h")
+    assert property_of(delivered, "EntryCount") == 2
+    assert not module_is_loaded(delivered)
+
+    delivered.check(f"dpkg --purge {package.name}", timeout=_CHANGE_LIMIT)
+    retired = delivered.wait_for(f"! ls -d {CACHE}/{release}-*", timeout=_CHANGE_LIMIT)
+    figures.add("removed kernel's headers are gone after its removal", retired, "s")
+    assert property_of(delivered, "EntryCount") == 1
+    assert call(delivered, "Lookup", "s", "")[1]["source"] == "module-file"
+
+
+def test_without_the_hooks_of_packages_it_is_noticed(delivered: Guest, package: KernelPackage) -> None:
+    """Only files come and go, as with kernels that are copied or unpacked."""
+    release = package.release
+    delivered.check(f"dpkg -x /root/kernel.deb / && depmod {release}", timeout=_CHANGE_LIMIT)
+    delivered.wait_for(f"ls -d {CACHE}/{release}-*/tree", timeout=_CHANGE_LIMIT)
+    delivered.check(f"rm -rf /lib/modules/{release}")
+    delivered.wait_for(f"! ls -d {CACHE}/{release}-*", timeout=_CHANGE_LIMIT)
+
+
+def test_installed_while_the_daemon_is_stopped(delivered: Guest, package: KernelPackage) -> None:
+    delivered.check("systemctl stop kheadersd.service")
+    delivered.check("dpkg -i /root/kernel.deb", timeout=_CHANGE_LIMIT)
+    delivered.wait_for(f"ls -d {CACHE}/{package.release}-*/tree", timeout=_CHANGE_LIMIT)

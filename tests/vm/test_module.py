@@ -1,0 +1,230 @@
+"""The module source on a real kernel: loaded, read, unloaded, and whose it is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from kheadersd.journal import Event
+
+from .figures import Figures
+from .guest import Guest
+from .service import (
+    CALL_LIMIT,
+    MODULE_UNIT,
+    UNIT,
+    answer,
+    call,
+    entries,
+    forget,
+    get_headers,
+    main_pid,
+    module_is_loaded,
+    property_of,
+    refusal,
+    start_getting,
+)
+
+_SERVICE = "org.kheaders.Provide /org/kheaders/Provide"
+_PING = f"{_SERVICE} org.freedesktop.DBus.Peer Ping"
+_GONE = "! test -d /sys/module/kheaders"
+_LOADED = "test -e /sys/kernel/kheaders.tar.xz"
+_RESIDENCE_ALLOWANCE = 0.5  # seconds beyond the time that reading the archive takes
+_DETECTION_LIMIT = 1.0  # seconds
+_VMALLOC_NOISE = 1024  # KiB: what other things of the kernel come and go meanwhile
+_UNLOADING_STOPS = "remove kheaders sleep 5; /sbin/modprobe -r --ignore-remove kheaders\n"
+_LOADING_STOPS = "install kheaders sleep 5; /sbin/modprobe --first-time --ignore-install kheaders\n"
+
+
+@pytest.fixture
+def empty(guest: Guest) -> Guest:
+    """The guest without an entry for its kernel."""
+    forget(guest)
+    return guest
+
+
+@pytest.fixture
+def events(empty: Guest) -> Guest:
+    """The guest, which notes the kernel's events of modules in /tmp/events from now on."""
+    empty.check(
+        "stdbuf -oL udevadm monitor --kernel --subsystem-match=module >/tmp/events </dev/null 2>&1 & "
+        "until grep -q ^KERNEL /tmp/events; do sleep 0.05; done"
+    )
+    return empty
+
+
+def _event_times(guest: Guest, action: str) -> list[float]:
+    """Seconds on the guest's monotonic clock."""
+    text = guest.read("/tmp/events").decode()
+    return [float(time) for time in re.findall(rf"KERNEL\[([\d.]+)\] {action} +/module/kheaders ", text)]
+
+
+def test_loaded_read_and_unloaded(events: Guest, figures: Figures) -> None:
+    before = _vmalloc_used(events)
+    _, details = get_headers(events, "module")
+    assert details["source"] == "module"
+    assert details["fresh"]
+    assert not module_is_loaded(events)
+    assert property_of(events, "ModuleState") == "available"
+    assert property_of(events, "ModuleOwned") is False
+    (loaded,), (unloaded,) = _event_times(events, "add"), _event_times(events, "remove")
+    assert abs(_vmalloc_used(events) - before) < _VMALLOC_NOISE
+    reading = _reading_time(events)
+    figures.add("reading the archive", reading, "s")
+    figures.add("module in the kernel", unloaded - loaded, "s", limit=reading + _RESIDENCE_ALLOWANCE)
+
+
+def _vmalloc_used(guest: Guest) -> int:
+    """KiB that the kernel has in use for modules and the like."""
+    return int(guest.check("sed -n 's/^VmallocUsed: *//p' /proc/meminfo").split()[0])
+
+
+def _reading_time(guest: Guest) -> float:
+    """Seconds to read the archive once, by a program that is running already."""
+    script = (
+        "import time; started = time.monotonic(); open('/sys/kernel/kheaders.tar.xz', 'rb', 0).read(); "
+        "print(time.monotonic() - started)"
+    )
+    seconds = float(guest.check(f'modprobe kheaders && python3 -c "{script}"'))
+    guest.check("modprobe -r kheaders")
+    return seconds
+
+
+def test_loading_and_unloading_are_in_the_journal(empty: Guest) -> None:
+    get_headers(empty, "module")
+    empty.check("journalctl --sync")
+    assert len(entries(empty, Event.MODULE_LOADED.message_id)) == 1
+    assert len(entries(empty, Event.MODULE_UNLOADED.message_id)) == 1
+
+
+def test_the_same_headers_as_from_the_file(guest: Guest) -> None:
+    _, before = get_headers(guest, "module-file")
+    forget(guest)
+    _, after = get_headers(guest, "module")
+    assert after["digest"] == before["digest"]
+    assert after["files"] == before["files"]
+
+
+def test_loaded_by_somebody_else_stays(empty: Guest) -> None:
+    empty.check("modprobe kheaders")
+    _, details = get_headers(empty, "module")
+    assert details["source"] == "module"
+    assert module_is_loaded(empty)
+    assert property_of(empty, "ModuleState") == "loaded"
+    assert property_of(empty, "ModuleOwned") is False
+    # Also when the daemon is gone and comes back.
+    empty.check(f"systemctl kill --signal=KILL {UNIT}")
+    empty.wait_for(f"busctl call {_PING}")
+    assert module_is_loaded(empty)
+
+
+def test_unload_module_unloads_what_somebody_else_loaded(guest: Guest) -> None:
+    guest.check("modprobe kheaders")
+    assert call(guest, "UnloadModule", "a{sv}", "0") == ["available"]
+    assert not module_is_loaded(guest)
+
+
+def test_sysfs_is_read_where_it_is_there_already(empty: Guest) -> None:
+    empty.check("modprobe kheaders")
+    _, details = get_headers(empty, "sysfs")
+    assert details["source"] == "sysfs"
+    assert module_is_loaded(empty)
+
+
+# Somebody takes the module away as soon as it is there; the first time, or again and again.
+_THIEF = (
+    "( taken=0; while [ $taken -lt {times} ]; do "
+    f"if {_LOADED}; then rmmod kheaders 2>/dev/null && taken=$((taken + 1)); fi; done; "
+    "echo $taken >/tmp/taken ) </dev/null >/dev/null 2>&1 &"
+)
+
+
+def test_taken_away_half_way(empty: Guest) -> None:
+    empty.check(_THIEF.format(times=1))
+    start_getting(empty, "module")
+    said = answer(empty)
+    empty.wait_for("test -e /tmp/taken", timeout=5)
+    # It may come too late for the thief, or he too late for it: either is right, and both recover.
+    assert said.startswith("('/var/cache/kheaders/") or "Error" in said
+    empty.wait_for(_GONE)
+    forget(empty) if said.startswith("(") else None
+    _, details = get_headers(empty, "module")
+    assert details["source"] == "module"
+    assert not module_is_loaded(empty)
+
+
+def test_taken_away_again_and_again(empty: Guest) -> None:
+    pid = main_pid(empty)
+    empty.check(_THIEF.format(times=1000))
+    start_getting(empty, "module")
+    said = answer(empty)
+    assert said.startswith("(") or "org.kheaders.Provide.Error." in said, said
+    assert main_pid(empty) == pid
+
+
+@pytest.mark.parametrize(
+    ("hold", "moment"),
+    [
+        (_LOADING_STOPS, f"systemctl is-active {MODULE_UNIT} | grep -q activating"),
+        ("", _LOADED),
+        (_UNLOADING_STOPS, f"systemctl is-active {MODULE_UNIT} | grep -q deactivating"),
+    ],
+    ids=["while it is loaded", "when it is loaded", "while it is unloaded"],
+)
+def test_killed_at_each_step_nothing_is_left(empty: Guest, hold: str, moment: str) -> None:
+    pid = main_pid(empty)
+    if hold:
+        empty.write("/etc/modprobe.d/hold.conf", hold)
+    start_getting(empty, "module")
+    empty.check(
+        f"until {moment}; do [ -e /tmp/answer ] && exit 1; done; kill -KILL {pid}", timeout=CALL_LIMIT
+    )
+    answer(empty)  # that the service is gone
+    empty.wait_for(f"busctl call {_PING} && [ $(systemctl show -P MainPID {UNIT}) != {pid} ]")
+    empty.wait_for(f"{_GONE} && [ $(systemctl is-active {MODULE_UNIT}) = inactive ]")
+    assert property_of(empty, "ModuleOwned") is False
+    empty.check("rm -f /etc/modprobe.d/hold.conf")
+    get_headers(empty, "module")
+    assert not module_is_loaded(empty)
+
+
+def test_refused_by_the_administrator(empty: Guest) -> None:
+    empty.write("/etc/modprobe.d/never.conf", "install kheaders /bin/false\n")
+    name, message = refusal(empty, "GetHeaders", "", "{'sources': <['module']>}")
+    assert name in ("NotAvailable", "ModuleFailed"), message
+    assert empty.check("systemctl --failed --no-legend") == ""
+    assert empty.check("systemctl is-system-running") == "running"
+
+
+def test_loads_and_unloads_by_others_are_noticed(events: Guest, figures: Figures) -> None:
+    match = "path=/org/kheaders/Provide,interface=org.freedesktop.DBus.Properties,member=PropertiesChanged"
+    monitor = f'stdbuf -oL dbus-monitor --system --profile "{match}"'
+    events.check(
+        f"{monitor} >/tmp/changes </dev/null 2>&1 & until grep -q . /tmp/changes; do sleep 0.1; done"
+    )
+    since_boot = _epoch_of_boot(events)
+    for command, action, state in (
+        ("modprobe kheaders", "add", "loaded"),
+        ("modprobe -r kheaders", "remove", "available"),
+    ):
+        known = len(_changes(events))
+        events.check(command)
+        events.wait_for(f"[ $(grep -c PropertiesChanged /tmp/changes) -gt {known} ]", timeout=10)
+        assert property_of(events, "ModuleState") == state
+        (happened,) = _event_times(events, action)
+        told = _changes(events)[known] - since_boot
+        figures.add(f"'{command}' noticed after", told - happened, "s", limit=_DETECTION_LIMIT)
+
+
+def _epoch_of_boot(guest: Guest) -> float:
+    """When its monotonic clock was at 0."""
+    now, up = guest.check("read up rest </proc/uptime; echo $EPOCHREALTIME $up").split()
+    return float(now) - float(up)
+
+
+def _changes(guest: Guest) -> list[float]:
+    """When the service told of changed properties, in seconds since the epoch."""
+    lines = guest.read("/tmp/changes").decode().splitlines()
+    signals = [line.split("\t") for line in lines if line.startswith("sig\t")]
+    return [float(fields[1]) for fields in signals if "PropertiesChanged" in fields]

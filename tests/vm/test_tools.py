@@ -1,0 +1,162 @@
+"""Unmodified tracing tools, with nothing configured: headers come when they look for them, and go again.
+
+Debian 12's bcc must not be run without headers where /tmp has a kheaders-<release>: it removes things then
+that are not its own. So where there is nothing to provide, only bpftrace is run.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from .figures import Figures
+from .guest import Guest
+from .service import BUILD, CACHE, UNIT, forget
+
+_TOOL_LIMIT = 240.0  # seconds; compiling with headers takes ten to thirty in an emulated machine
+_IDLE_LIMIT = 180.0  # seconds; the automount's own limit is a minute, looked at now and then
+_MOUNTED = "systemctl is-active run-kheaders-build.mount"
+
+_SCHED = """\
+#include <linux/sched.h>
+BEGIN { printf("task_struct has %d bytes\\n", sizeof(struct task_struct)); exit(); }"""
+
+# Needs the headers twice: for the types of a function's arguments, and for what they point to.
+_FILES = """\
+#include <linux/fs.h>
+#include <linux/path.h>
+#include <linux/dcache.h>
+kprobe:vfs_open { printf("opened %s\\n", str(((struct path *)arg0)->dentry->d_name.name)); exit(); }
+BEGIN { printf("ready\\n"); }"""
+
+
+def _bpftrace(guest: Guest, program: str, user: str | None = None) -> str:
+    return guest.check(["bpftrace", "-e", program], timeout=_TOOL_LIMIT, user=user)
+
+
+def _traced(guest: Guest, tool: str, started: str, trigger: str, seen: str) -> str:
+    """Run a tool until it has seen something.
+
+    Args:
+        started: what it prints when it is ready.
+        trigger: a command that it is to see.
+        seen: what it prints then.
+    """
+    log = "/tmp/tool.log"
+    script = f"""
+        env PYTHONUNBUFFERED=1 stdbuf -oL {tool} >{log} 2>&1 </dev/null & tool=$!
+        until grep -q -e {shlex.quote(started)} {log}; do kill -0 $tool || exit 1; sleep 0.2; done
+        until grep -q -e {shlex.quote(seen)} {log}; do kill -0 $tool || break; {trigger}; sleep 0.5; done
+        kill $tool 2>/dev/null
+        wait $tool
+        grep -e {shlex.quote(seen)} {log}
+    """
+    done = guest.run(script, timeout=_TOOL_LIMIT)
+    assert done.status == 0, done.said + guest.read(log).decode(errors="replace")
+    return done.output
+
+
+def _opensnoop(guest: Guest) -> str:
+    return _traced(guest, "opensnoop-bpfcc -n cat", "COMM", "cat /etc/hostname", "hostname")
+
+
+@pytest.fixture
+def untouched(guest: Guest) -> Guest:
+    """The guest, in which nobody has looked for headers, and bcc has no way of its own."""
+    guest.check("test ! -e /tmp/kheaders-$(uname -r)")
+    assert guest.check("readlink /lib/modules/$(uname -r)/build") == BUILD
+    assert guest.run(_MOUNTED).status != 0
+    assert guest.run("env | grep -i -e ^BCC -e ^BPFTRACE").output == ""
+    return guest
+
+
+def test_opensnoop(untouched: Guest) -> None:
+    assert "/etc/hostname" in _opensnoop(untouched)
+    untouched.check(_MOUNTED)
+    assert "ro," in untouched.check(f"findmnt -n -t ext4 -o OPTIONS --mountpoint {BUILD}")
+    untouched.check("test ! -e /tmp/kheaders-$(uname -r)")
+
+
+def test_a_tool_with_heavy_headers(untouched: Guest) -> None:
+    connect = (
+        'python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 0)); '
+        "c = socket.create_connection(s.getsockname()); a, _ = s.accept(); "
+        'c.sendall(b"x" * 5000); a.recv(5000); c.close(); a.close()\''
+    )
+    untouched.check("ip link set lo up || true")
+    line = _traced(untouched, "tcplife-bpfcc", "PID", connect, "127.0.0.1")
+    assert "python3" in line
+
+
+def test_bpftrace_with_a_structure_of_the_kernel(untouched: Guest) -> None:
+    said = _bpftrace(untouched, _SCHED)
+    size = int(said.rpartition(" has ")[2].split()[0])
+    assert 1000 < size < 20000
+
+
+def test_bpftrace_with_a_probe(untouched: Guest) -> None:
+    program = shlex.quote(_FILES)
+    assert "opened" in _traced(untouched, f"bpftrace -e {program}", "ready", "cat /etc/hostname", "opened")
+
+
+def test_cold_and_with_the_service_stopped(untouched: Guest) -> None:
+    """Nothing is cached and nothing runs: the look into the directory brings all of it."""
+    forget(untouched)
+    untouched.check(f"systemctl stop {UNIT}")
+    assert untouched.run(f"ls -d {CACHE}/*/").status != 0
+    assert "/etc/hostname" in _opensnoop(untouched)
+    untouched.check(f"systemctl is-active {UNIT}")
+    assert "task_struct" in _bpftrace(untouched, _SCHED)
+
+
+def test_the_automount_goes_idle_and_comes_back(untouched: Guest, figures: Figures) -> None:
+    _bpftrace(untouched, _SCHED)
+    idle = untouched.wait_for(f"! {_MOUNTED}", timeout=_IDLE_LIMIT)
+    figures.add("headers unmounted after", idle, "s", limit=_IDLE_LIMIT)
+    untouched.check("systemctl is-active run-kheaders-build.automount")
+    untouched.check(f"systemctl stop {UNIT}")
+    assert "task_struct" in _bpftrace(untouched, _SCHED)
+    untouched.check(f"{_MOUNTED} && systemctl is-active {UNIT}")
+
+
+def test_an_ordinary_user_may_look(untouched: Guest) -> None:
+    listing = untouched.check(f"ls {BUILD}/include/linux/kconfig.h", user="somebody", timeout=_TOOL_LIMIT)
+    assert listing == f"{BUILD}/include/linux/kconfig.h"
+    assert untouched.run(f"touch {BUILD}/include/x").status != 0
+
+
+def test_four_at_once(untouched: Guest) -> None:
+    forget(untouched)
+    look = f"ls {BUILD}/include/linux/kconfig.h >/dev/null || exit 1"
+    script = (
+        f'for i in 1 2 3 4; do ( {look} ) & all="$all $!"; done; for p in $all; do wait $p || exit 1; done'
+    )
+    untouched.check(script, timeout=_TOOL_LIMIT)
+
+
+def test_where_there_is_nothing_tools_behave_as_without_us(untouched: Guest) -> None:
+    forget(untouched)
+    module = untouched.check("modinfo -n kheaders")
+    untouched.check(f"mv {module} /root/ && depmod")
+    done = untouched.run(["bpftrace", "-e", _SCHED], timeout=_TOOL_LIMIT)
+    assert done.status == 1
+    assert "file not found" in done.errors or "cannot open file" in done.errors
+    # What needs no headers does not care, and nothing has failed.
+    assert "hello" in _bpftrace(untouched, 'BEGIN { printf("hello\\n"); exit(); }')
+    for _ in range(12):
+        assert untouched.run(f"ls {BUILD}/include").status != 0
+    assert untouched.check("systemctl is-active run-kheaders-build.automount") == "active"
+    # And when there is something again, it is there.
+    untouched.check(f"mv /root/kheaders.ko {module} && depmod")
+    assert "task_struct" in _bpftrace(untouched, _SCHED)
+    assert untouched.check("systemctl is-system-running") == "running"
+
+
+def test_a_path_that_exists_is_never_touched(guest: Guest) -> None:
+    link = "/lib/modules/$(uname -r)/build"
+    guest.check(f"systemctl stop kheaders-link.service; ! test -e {link}; ln -s /nowhere {link}")
+    guest.check("systemctl start kheaders-link.service")
+    assert guest.check(f"readlink {link}") == "/nowhere"
+    guest.check("systemctl stop kheaders-link.service")
+    assert guest.check(f"readlink {link}") == "/nowhere"
