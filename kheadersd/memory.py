@@ -8,7 +8,7 @@ import gc
 from typing import Any
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc's malloc.h
-_THRESHOLD = 512 * 1024
+_THRESHOLD = 1024 * 1024
 
 
 def keep_little() -> None:
