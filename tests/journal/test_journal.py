@@ -60,7 +60,10 @@ def in_namespace(shell: str, *arguments: str) -> subprocess.CompletedProcess[str
 def apart(script: str) -> tuple[Any, str]:
     """Run ``script`` with a /run/systemd of its own; the JSON it prints and what it wrote on stderr."""
     done = in_namespace(
-        'mount -t tmpfs none /run/systemd; exec "$@"', sys.executable, "-c", PRELUDE + dedent(script)
+        'mkdir -p /run/systemd; mount -t tmpfs none /run/systemd; exec "$@"',
+        sys.executable,
+        "-c",
+        PRELUDE + dedent(script),
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout or "null"), done.stderr
@@ -326,7 +329,7 @@ def test_a_real_journald(tmp_path: Path) -> None:
     )
     done = in_namespace(
         """
-        mount -t tmpfs none /run/systemd; mkdir /run/systemd/journal
+        mkdir -p /run/systemd; mount -t tmpfs none /run/systemd; mkdir /run/systemd/journal
         mount -t tmpfs none /run/log; mkdir /run/log/journal
         mount -t tmpfs none /etc/systemd
         printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=no\\n' >/etc/systemd/journald.conf

@@ -6,7 +6,7 @@ import pytest
 
 from .guest import Guest
 from .image import USER
-from .service import CACHE, call, forget, get_headers, property_of, refusal
+from .service import CACHE, UNIT, call, forget, get_headers, property_of, refusal
 
 _REFUSED = (
     "org.freedesktop.DBus.Error.AccessDenied",
@@ -55,6 +55,9 @@ def test_loading_the_module(guest: Guest) -> None:
 def test_refused(guest: Guest, member: str, arguments: tuple[str, ...]) -> None:
     name, message = refusal(guest, member, *arguments, user=USER)
     assert name in _REFUSED, message
+    # It was polkit who said no, and not that it could not be asked.
+    said = guest.check(f"journalctl --unit={UNIT} --boot --output=cat --no-pager")
+    assert "polkit could not be asked" not in said
     assert property_of(guest, "EntryCount") == 1
     assert guest.check("systemctl --failed --no-legend") == ""
 
