@@ -271,7 +271,3 @@ class Cache:
             What is wrong, a sentence each; empty if the entry is intact.
         """
         return loading.compare(entry.directory, entry.record)
-
-    def measure(self, entry: Entry) -> int:
-        """The space that an entry takes with everything made from it, in bytes; blocking."""
-        return disk.disk_usage(entry.directory)

@@ -212,17 +212,3 @@ def count_files(path: Path) -> int:
                 elif child.is_file(follow_symlinks=False):
                     total += 1
     return total
-
-
-def disk_usage(path: Path) -> int:
-    """The space that everything below ``path`` takes, in bytes; what vanishes meanwhile is not counted."""
-    total = 0
-    pending = [os.fspath(path)]
-    while pending:
-        with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
-            for child in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    total += child.stat(follow_symlinks=False).st_blocks * 512
-                    if child.is_dir(follow_symlinks=False):
-                        pending.append(child.path)
-    return total

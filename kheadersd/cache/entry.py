@@ -131,7 +131,7 @@ class Entry:
         inode: of the directory, so that an entry made anew under the same name is not mistaken for this one.
         seal: notices disturbances.
         last_used: microseconds since the epoch, right to a minute.
-        bytes: the space on disk of everything in the directory, as last measured.
+        bytes: the space on disk of the tree.
         durable: whether it is known to be on the disk as it should be.
         damaged: whether something is known to be wrong with it: it is only there for those who lease it.
     """
