@@ -139,6 +139,19 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _directories(text: str) -> tuple[Path, ...]:
+    paths = tuple(Path(word) for word in text.split())
+    if len(paths) > 16 or any(not path.is_absolute() or ".." in path.parts for path in paths):
+        raise ValueError("absolute paths of at most 16 directories, in which * stands for any name")
+    return paths
+
+
+def _compiler(text: str) -> str:
+    if not re.fullmatch(r"clang(-[0-9]{1,2})?", text, re.ASCII):
+        raise ValueError("the name of a compiler, such as clang-16")
+    return text
+
+
 def _key(section: str, name: str, parse: Parse) -> dict[str, Any]:
     """What says that a field of `Config` is set by ``name=`` in ``[section]``."""
     return {"key": (section, name), "parse": parse}
@@ -192,6 +205,23 @@ class Config:
         default=900.0, metadata=_key("Limits", "DownloadTimeout", _or_infinity(_at_least_one_second))
     )
     """Seconds that fetching a package may take."""
+
+    compile_timeout: float | None = field(
+        default=120.0, metadata=_key("Limits", "CompileTimeout", _or_infinity(_at_least_one_second))
+    )
+    """Seconds that one run of a compiler may take."""
+
+    max_pchs: int = field(default=16, metadata=_key("Limits", "MaxPCHs", _count(1, 256)))
+    """Precompiled headers of one entry; then the one that was not used for the longest time makes room."""
+
+    compiler: str = field(default="", metadata=_key("Compile", "Compiler", _compiler))
+    """The compiler of callers who name none: the newest that there is, unless set."""
+
+    compiler_directories: tuple[Path, ...] = field(
+        default=(Path("/usr/bin"), Path("/usr/local/bin"), Path("/usr/lib/llvm-*/bin")),
+        metadata=_key("Compile", "Directories", _directories),
+    )
+    """Where compilers are looked for, in this order. Only what root alone can change is run."""
 
     loader: str = field(default="auto", metadata=_key("Module", "Loader", _choice(LOADERS)))
     """How the kheaders module is loaded; "auto" is the service manager where it runs, else modprobe."""

@@ -22,7 +22,8 @@ from .bus.library import session_bus_address, system_bus_address
 from .errors import KheadersError, Timeout
 from .host import Host
 from .journal import Event, Handler, Journal
-from .loaders import UNIT, ModprobeLoader, UnitLoader
+from .loaders import UNIT, UnitLoader
+from .modprobe import ModprobeLoader
 from .module import NoLoader
 from .notify import ServiceManager, StatusObserver
 from .service import NAME, Service
@@ -48,7 +49,7 @@ _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between attempts to find the bus again; the last one for ever."""
 # A descriptor for each lease, and some for the work.
 _SPARE_DESCRIPTORS = 512
-_FIXED = ("Directory=", "Loader=")
+_FIXED = ("Directory=", "Directories=", "Loader=")
 """Settings that are only looked at when the daemon starts."""
 
 
@@ -169,10 +170,10 @@ class _Daemon:
             self._manager.reloading()
             settings, problems = await in_thread(_load_config, self._arguments)
             _tell_problems(self._journal, problems)
-            self._configure(state, settings)
+            await self._configure(state, settings)
             self._manager.reloaded()
 
-    def _configure(self, state: State, settings: config.Config) -> None:
+    async def _configure(self, state: State, settings: config.Config) -> None:
         """Take what can be taken while we run."""
         old, self._settings = self._settings, settings
         changed = config.changes(old, settings)
@@ -180,7 +181,7 @@ class _Daemon:
             # Only then: the level that somebody set for this run over the bus stays otherwise.
             self._journal.level = settings.log_level
         _allow_descriptors(settings.max_leases + _SPARE_DESCRIPTORS)
-        state.configure(settings)
+        await state.configure(settings)
         message = "The configuration was read again: " + (", ".join(changed) or "nothing has changed")
         if later := [name for name in changed if name in _FIXED]:
             message += f"; {' and '.join(later)} will take effect when kheadersd is started again"

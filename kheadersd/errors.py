@@ -68,6 +68,18 @@ class ModuleFailed(KheadersError):
     bus_name = PROVIDE_ERRORS + "ModuleFailed"
 
 
+class UnknownProfile(KheadersError):
+    """There is no profile of that name; the message names those that there are."""
+
+    bus_name = PROVIDE_ERRORS + "UnknownProfile"
+
+
+class CompileFailed(KheadersError):
+    """A compiler, or another program that makes something from a kernel, failed; with its first lines."""
+
+    bus_name = PROVIDE_ERRORS + "CompileFailed"
+
+
 class Timeout(KheadersError):
     """Something took longer than it may."""
 

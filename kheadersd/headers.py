@@ -63,6 +63,17 @@ def check_usable(source_tree: Path, build_tree: Path, release: Release) -> None:
         raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs[:80]}, not of {release}")
 
 
+def architecture(tree: Path) -> str:
+    """The kernel's name of the architecture of a build tree, by what was generated for it: "x86". Blocking.
+
+    Raises:
+        Unusable: INCOMPLETE.
+    """
+    for path in sorted(tree.glob("arch/*/include/generated")):
+        return path.parent.parent.name
+    raise Unusable(Why.INCOMPLETE, f"{tree} has no arch/*/include/generated, so it is of no architecture")
+
+
 def _check_file(path: Path) -> None:
     try:
         status = path.stat()

@@ -47,6 +47,10 @@ class Event(enum.Enum):
     ENTRY_ADDED = ("3e99ae11d4b64dbb89a033f4736111db", "info", ("release", "source", "path"))
     ENTRY_REMOVED = ("f33b086163af44dc98ee30c982db1231", "info", ("release", "path"))
     ENTRY_DAMAGED = ("c93c9f71ed1a46eaa2246a2231568635", "warning", ("release", "path"))
+    HEADERS_REDUCED = ("f6d1ca141c2646bfb603c2c5480b376f", "info", ("release", "path"))
+    PCH_ADDED = ("c67301507f464d329ebaca2c76d08f98", "info", ("release", "path", "profile", "compiler"))
+    PCH_REMOVED = ("1b6ef21e90c346618b1175d494f6b52f", "info", ("release", "path"))
+    PCH_DAMAGED = ("1cd2df5693194f4ca04d7b0fae026288", "warning", ("release", "path"))
     LEASE_GRANTED = ("1bda923b3ce1400195165f1ca8aa7ead", "info", ("release", "client_uid"))
     LEASE_ENDED = ("91ca69529e044f23b294d33a7ceff264", "info", ("release",))
     MODULE_LOADED = ("3ba49474fda34303a330efd6245e15eb", "info", ())
@@ -71,7 +75,9 @@ class Event(enum.Enum):
 
 
 # Faults of this host or of ours; everything else a caller can be told is an ordinary refusal.
-_FAULTS = frozenset(("Corrupt", "ReleaseMismatch", "NoSpace", "ModuleFailed", "Timeout", "Failed"))
+_FAULTS = frozenset(
+    ("Corrupt", "ReleaseMismatch", "NoSpace", "ModuleFailed", "CompileFailed", "Timeout", "Failed")
+)
 
 
 class Journal:

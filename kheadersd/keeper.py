@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from . import memory
+from .cache.entry import HEADERS, TYPES
 from .cache.retention import Retention, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
@@ -40,6 +42,7 @@ class Keeper:
         self._observer = observer
         self._background = Background()
         self._work = SharedWork()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         # Directories of entries that were replaced while somebody held a lease on them.
         self._waiting: dict[str, list[Path]] = {}
 
@@ -61,7 +64,7 @@ class Keeper:
                 path=str(self.cache.directory / name),
             )
         for problem in found.problems:
-            self._failed(problem)
+            self.failed(problem)
         for entry in found.kept:
             if not entry.durable:
                 self._background.start(self._make_durable(entry))
@@ -86,6 +89,10 @@ class Keeper:
         await self._work.close()
         await self._background.settle()
 
+    def lock(self, name: str) -> asyncio.Lock:
+        """To be held by whoever changes what is on the disk of the entry of that name."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
     # Entries come
 
     def added(self, published: Published, seconds: float, uid: int | None) -> None:
@@ -96,15 +103,15 @@ class Keeper:
             uid: of who asked for it.
         """
         entry = published.entry
-        if published.replaced is not None:
-            self._replaced(entry.name, published.replaced)
+        self.replaced(published)
         if (before := self.cache.named(entry.name)) is not None and before.damaged:
             self._observer.entry_removed(before, "damaged")
         self.cache.insert(entry)
         record = entry.record
+        what = "Extracted the headers" if record.kind == HEADERS else "Made vmlinux.h"
         self._journal.report(
             Event.ENTRY_ADDED,
-            f"Extracted the headers of {record.release} from {record.origin} ({record.source}) "
+            f"{what} of {record.release} from {record.origin} ({record.source}) "
             f"to {entry.path} in {seconds:.2f} s",
             release=record.release,
             source=record.source,
@@ -118,8 +125,26 @@ class Keeper:
         self.tell_state()
         self._background.start(self._settle_in(entry))
 
-    def _replaced(self, name: str, trash: Path) -> None:
+    def reduced(self, published: Published) -> None:
+        """Make known that an entry is without its headers from now on."""
+        self.replaced(published)
+        entry = published.entry
+        self._journal.report(
+            Event.HEADERS_REDUCED,
+            f"The headers of {entry.release} have left {entry.path}; what was precompiled from them stays",
+            release=entry.release,
+            path=str(entry.path),
+            digest=entry.record.digest,
+            bytes=entry.bytes,
+        )
+        self.tell_state()
+        self._background.start(self._settle_in(entry))
+
+    def replaced(self, published: Published) -> None:
         """Remove what had an entry's name before; later, if somebody may still be working in it."""
+        name, trash = published.entry.name, published.replaced
+        if trash is None:
+            return
         if self._leases.held(name):
             self._waiting.setdefault(name, []).append(trash)
         else:
@@ -135,7 +160,7 @@ class Keeper:
             whole = await in_thread(self.cache.make_durable, entry)
         except KheadersError as error:
             if entry in self.cache:
-                self._failed(error.message)
+                self.failed(error.message)
             return
         if whole:
             entry.durable = True
@@ -150,7 +175,7 @@ class Keeper:
             return
         self._journal.report(
             Event.ENTRY_DAMAGED,
-            f"The headers of {entry.release} in {entry.path} are damaged: {what}; "
+            f"The {entry.record.kind} of {entry.release} in {entry.path} are damaged: {what}; "
             "they are made again when they are needed",
             release=entry.release,
             path=str(entry.path),
@@ -215,7 +240,7 @@ class Keeper:
         try:
             await self.prune()
         except KheadersError as error:
-            self._failed(error.message)
+            self.failed(error.message)
 
     async def _remove_all(self, chosen: Collection[tuple[Entry, str]]) -> int:
         freed = 0
@@ -235,10 +260,10 @@ class Keeper:
             if (trash := self.cache.retire(entry)) is not None:
                 discarding.append(self._background.start(self._discard(trash)))
         except KheadersError as error:
-            self._failed(error.message)
+            self.failed(error.message)
         self._journal.report(
             Event.ENTRY_REMOVED,
-            f"Removed the headers of {entry.release} from {entry.path}: {reason}",
+            f"Removed the {entry.record.kind} of {entry.release} from {entry.path}: {reason}",
             release=entry.release,
             source=entry.record.source,
             path=str(entry.path),
@@ -259,12 +284,12 @@ class Keeper:
 
     async def _discard(self, trash: Path) -> None:
         for problem in await in_thread(self.cache.discard, trash):
-            self._failed(problem)
+            self.failed(problem)
 
     # Looking
 
     async def verify(self, release: Release) -> list[str]:
-        """Compare every file of the newest entry of a release with what was extracted.
+        """Compare every file of the newest entries of a release with what was made.
 
         A damaged entry is not handed out any more.
 
@@ -274,15 +299,20 @@ class Keeper:
         Raises:
             NotCached: there is no entry.
         """
-        entry = self.cache.find(release)
-        if entry is None:
+        entries = [entry for kind in (HEADERS, TYPES) if (entry := self.cache.find(release, kind))]
+        if not entries:
             raise NotCached(f"nothing is cached for {release}, so there is nothing to verify")
-        problems = await self._work.share(("verify", entry.name), lambda: in_thread(self.cache.verify, entry))
+        return [problem for entry in entries for problem in await self._verify(entry)]
+
+    async def _verify(self, entry: Entry) -> list[str]:
+        verifying = ("verify", entry.name)
+        problems = await self._work.share(verifying, lambda: in_thread(self.cache.verify, entry))
         if problems and entry in self.cache:
             self.found_damaged(entry, problems[0])
         return problems
 
-    def _failed(self, problem: str) -> None:
+    def failed(self, problem: str) -> None:
+        """Tell that something about the cache does not work."""
         self._journal.report(
             Event.CACHE_FAILED,
             problem,

@@ -1,29 +1,19 @@
-"""The two ways to load and unload the module: by modprobe as root, or through the service manager."""
+"""Loading and unloading the module through the service manager, for a daemon without privilege."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import KheadersError, ModuleFailed, Timeout
-from .module import ARCHIVE, LOADED
-from .work import in_thread
+from .module import ARCHIVE, LOADED, TIME_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from .host import Host
-
-TIME_LIMIT = 30.0
-"""Seconds for a load or an unload; it takes 0.1 to 0.3 seconds on a slow machine."""
-
-_NAME = "kheaders"
-_MAX_SHOWN = 500
-# A child that was killed and does not go away hangs in the kernel; nothing we do ends it.
-_LAST_WORDS = 5.0
 
 UNIT = "kheaders-module.service"
 """A oneshot unit that remains active: starting it loads the module, stopping it unloads it."""
@@ -33,164 +23,7 @@ UNLOAD_UNIT = "kheaders-module-unload.service"
 
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
-
-# What kmod prints for the kernel's refusals, and what can be done.
-_REFUSALS = (
-    ("Key was rejected", "this kernel loads only modules signed by a key it trusts, and this one is not"),
-    (
-        "Required key not available",
-        "this kernel loads only modules signed by a key it trusts, and this one is not",
-    ),
-    ("Unknown symbol", "the module does not fit this kernel, or modules.dep is out of date: try 'depmod -a'"),
-    ("Exec format error", "the module was built for another kernel: reinstall this kernel's modules package"),
-    ("not found in directory", "this kernel has no kheaders module installed"),
-)
-
-
-class ModprobeLoader:
-    """Runs modprobe(8), for a daemon that is root on a machine without systemd.
-
-    A blacklist line does not stop it: modprobe.d(5) has them for automatic loading. Who wants kheaders never
-    to be loaded writes "install kheaders /bin/false", and that is honoured.
-
-    That the module is ours is noted in a file before it is loaded, with the boot id, so that a successor
-    knows when we are killed in between.
-    """
-
-    def __init__(
-        self, host: Host, record: Path, *, modprobe: str | None = None, time_limit: float = TIME_LIMIT
-    ) -> None:
-        """
-        Args:
-            record: the file of the note, in a directory that is there and that only root can write to.
-            modprobe: the program; by default it is searched in PATH and where root has it.
-            time_limit: seconds.
-        """
-        self._host = host
-        self._record = record
-        self._modprobe = modprobe
-        self._time_limit = time_limit
-        self._owned = False
-
-    def owned(self) -> bool:
-        return self._owned
-
-    async def recall(self) -> None:
-        self._owned = await in_thread(self._recall)
-
-    async def load(self) -> None:
-        await in_thread(self._note)
-        try:
-            code, said = await self._run("--first-time", _NAME)
-        except BaseException:
-            # It may have done its work before it was killed. Nobody else's loading can be told from that.
-            self._owned = self._is_loaded()
-            raise
-        self._owned = code == 0 and self._is_loaded()
-        if not self._owned:
-            await in_thread(self._forget)
-        if not self._host.path(ARCHIVE).exists():
-            raise ModuleFailed(f"kheaders could not be loaded: {self._explain(code, said)}")
-
-    async def unload(self) -> None:
-        if self._is_loaded():
-            code, said = await self._run("-r", _NAME)
-            if self._is_loaded():
-                raise ModuleFailed(f"kheaders could not be unloaded: {self._explain(code, said)}")
-        self._owned = False
-        await in_thread(self._forget)
-
-    def _is_loaded(self) -> bool:
-        return self._host.path(LOADED).exists()
-
-    def _boot_id(self) -> str:
-        return self._host.path("proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-    def _note(self) -> None:
-        try:
-            self._record.write_text(self._boot_id(), encoding="ascii")
-        except OSError as error:
-            raise ModuleFailed(
-                f"kheaders is not loaded: that it is ours cannot be noted in {self._record}: {error.strerror}"
-            ) from error
-
-    def _forget(self) -> None:
-        self._record.unlink(missing_ok=True)
-
-    def _recall(self) -> bool:
-        try:
-            noted = self._record.read_text(encoding="ascii")
-            ours = noted == self._boot_id() and self._is_loaded()
-        except (OSError, UnicodeDecodeError):
-            ours = False
-        if not ours:
-            self._forget()
-        return ours
-
-    async def _run(self, *arguments: str) -> tuple[int, str]:
-        """The exit code of modprobe and what it said."""
-        import shutil  # brings all the compressions with it
-
-        search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-        program = self._modprobe or shutil.which("modprobe", path=search)
-        if program is None:
-            raise ModuleFailed("kheaders cannot be loaded: there is no modprobe; it is in the package kmod")
-        try:
-            child = await asyncio.create_subprocess_exec(
-                program,
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except OSError as error:
-            raise ModuleFailed(f"kheaders cannot be loaded: {program}: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(self._time_limit):
-                _, said = await child.communicate()
-        except TimeoutError:
-            words = " ".join((program, *arguments))
-            raise Timeout(f"'{words}' did not end within {self._time_limit:g} seconds") from None
-        finally:
-            await _end(child)
-        return child.returncode or 0, said.decode(errors="replace").strip()[:_MAX_SHOWN]
-
-    def _explain(self, code: int, said: str) -> str:
-        if code == 0:
-            return (
-                "modprobe reports success, but nothing happened; "
-                "an 'install' or 'remove' line for kheaders in /etc/modprobe.d does that"
-            )
-        if "not permitted" in said:
-            return f"{self._why_not_permitted()} ({said})"
-        for words, explanation in _REFUSALS:
-            if words in said:
-                return f"{explanation} ({said})"
-        return said or f"modprobe ended with exit code {code}"
-
-    def _why_not_permitted(self) -> str:
-        if self._read("proc/sys/kernel/modules_disabled") == "1":
-            return "kernel.modules_disabled=1 forbids loading and unloading modules until the next boot"
-        lockdown = self._read("sys/kernel/security/lockdown")
-        if lockdown and "[none]" not in lockdown:
-            return "this kernel is locked down and takes only signed modules"
-        return "the kernel does not permit it: that takes CAP_SYS_MODULE, which containers usually lack"
-
-    def _read(self, name: str) -> str:
-        try:
-            return self._host.path(name).read_text(encoding="ascii").strip()
-        except OSError:
-            return ""
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await child.wait()
+_GLANCE = 0.005
 
 
 class Reply(Protocol):
@@ -238,34 +71,47 @@ class UnitLoader:
 
     async def recall(self) -> None:
         try:
-            async with self._limited(UNIT, "asked about"):
-                self._owned = await self._state(UNIT) == "active"
+            # A predecessor that was killed may have left it at work, and who stops a load half-way does not
+            # know what comes of it.
+            async with self._limited(UNIT, "done with what it was told before"):
+                self._owned = await self._settled(UNIT, _never) == "active"
         except KheadersError:  # no service manager, or no such unit: it has loaded nothing
             self._owned = False
 
     async def load(self) -> None:
         try:
-            state, refusal = await self._change(UNIT, "StartUnit", "started")
+            state, refusal = await self._change(UNIT, "StartUnit", "started", self._is_there)
         except KheadersError:
             self._owned = True  # the job was not seen to its end; what comes of it is to be stopped
             raise
         self._owned = state == "active"
-        if not self._host.path(ARCHIVE).exists():
+        if not self._is_there():
             raise ModuleFailed(f"kheaders could not be loaded: {_reason(UNIT, state, refusal)}")
 
     async def unload(self) -> None:
         if self._owned:
             unit = UNIT
-            state, refusal = await self._change(unit, "StopUnit", "stopped")
+            state, refusal = await self._change(unit, "StopUnit", "stopped", self._is_gone)
             self._owned = state == "active" or bool(refusal)
         else:
             unit = UNLOAD_UNIT
-            state, refusal = await self._change(unit, "StartUnit", "done")
-        if self._host.path(LOADED).exists():
+            state, refusal = await self._change(unit, "StartUnit", "done", self._is_gone)
+        if not self._is_gone():
             raise ModuleFailed(f"kheaders could not be unloaded: {_reason(unit, state, refusal)}")
 
-    async def _change(self, unit: str, member: str, done: str) -> tuple[str, str]:
+    def _is_there(self) -> bool:
+        return self._host.path(ARCHIVE).exists()
+
+    def _is_gone(self) -> bool:
+        return not self._host.path(LOADED).exists()
+
+    async def _change(
+        self, unit: str, member: str, done: str, has_happened: Callable[[], bool]
+    ) -> tuple[str, str]:
         """Start or stop a unit and wait for the end of that.
+
+        Args:
+            has_happened: whether the kernel has done what the unit asks it for.
 
         Returns:
             the unit's state then, and why the service manager refused, "" if it did not.
@@ -277,20 +123,22 @@ class UnitLoader:
                 raise
             except KheadersError as error:
                 return "unknown", error.message
-            return await self._settled(unit), ""
+            return await self._settled(unit, has_happened), ""
 
-    async def _settled(self, unit: str) -> str:
+    async def _settled(self, unit: str, has_happened: Callable[[], bool]) -> str:
         """The unit's state once nothing is going on with it any more.
 
-        Polled, because to be told we would have to subscribe to everything that the manager does.
+        Polled, because to be told we would have to subscribe to everything that the manager does. The longer
+        it takes, the more seldom; but once it has happened, it is a matter of milliseconds, in which the
+        module takes up memory for nothing.
         """
         pause = _FIRST_PAUSE
-        while True:
-            job = await self._get(unit, "Job")
-            if not job[0]:
-                return await self._state(unit)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        while (await self._get(unit, "Job"))[0]:
+            if await _becomes(has_happened, pause):
+                pause, has_happened = _FIRST_PAUSE, _never
+            else:
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        return await self._state(unit)
 
     async def _state(self, unit: str) -> str:
         """ "active", "inactive", "failed", and while something is going on "activating" and the like."""
@@ -317,6 +165,20 @@ class UnitLoader:
             raise Timeout(
                 f"{unit} was not {done} within {self._time_limit:g} seconds; see 'journalctl -u {unit}'"
             ) from None
+
+
+async def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it is met within so many seconds; returns as soon as it is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        await asyncio.sleep(_GLANCE)
+    return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _reason(unit: str, state: str, refusal: str) -> str:

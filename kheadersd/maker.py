@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import itertools
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING
 
 from .cache.disk import Vanished
@@ -39,7 +37,6 @@ class Maker:
         self._root = str(host.root)
         self._keeper = keeper
         self._cache = keeper.cache
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def entry(
         self,
@@ -63,8 +60,7 @@ class Maker:
         """
         name = entry_name(request.release, archive.digest)
         # A refresh and an ordinary request for one archive are different work with the same result.
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        async with lock:
+        async with self._keeper.lock(name):
             if not request.refresh and (entry := await self._confirm(name, source, archive)):
                 return entry, False
             return await self._make(request, source, archive, uid, limits, report), True
@@ -98,7 +94,7 @@ class Maker:
     async def _confirm(self, name: str, source: str, archive: Archive) -> Entry | None:
         """The entry that was made from the very same archive, if it is as it should be."""
         entry = self._cache.named(name)
-        if entry is None or not self._cache.check(entry):
+        if entry is None or not entry.has_headers or not self._cache.check(entry):
             return None
         record = dataclasses.replace(
             entry.record,

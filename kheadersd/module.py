@@ -29,6 +29,9 @@ ARCHIVE = "sys/kernel/kheaders.tar.xz"
 LOADED = "sys/module/kheaders"
 """Is there while the module is loaded, and never for a built-in one."""
 
+TIME_LIMIT = 30.0
+"""Seconds for a load or an unload; it takes 0.1 to 0.3 seconds on a slow machine."""
+
 
 class Loader(Protocol):
     """Loads and unloads the module, and remembers whether it was us, beyond our own death."""

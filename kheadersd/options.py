@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from .errors import InvalidArgs
+from .pch.profile import check_headers
 from .sources import SOURCE_NAMES
 
 T = TypeVar("T")
 
 MAX_REASON = 256
+MAX_PATH = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +54,21 @@ def _check_reason(reason: str) -> str:
     return reason
 
 
+def _check_compiler(name: str) -> str:
+    if not name or len(name) > MAX_PATH or not name.isprintable():
+        raise InvalidArgs(
+            "option 'compiler' is the name of a compiler, such as 'clang-16', or its absolute path: "
+            f"leave it out, or let it have 1 to {MAX_PATH} printable characters"
+        )
+    return name
+
+
+def _check_header_list(names: Sequence[str]) -> Sequence[str]:
+    if not names:
+        raise InvalidArgs("option 'headers' is empty: leave it out to have those of the profile")
+    return check_headers(names)
+
+
 SOURCES: Option[Sequence[str]] = Option("sources", "as", (), _check_sources)
 """Try only these sources, in this order; () when the configured ones are meant."""
 REFRESH = Option("refresh", "b", False, _as_it_is)
@@ -60,6 +77,13 @@ FORCE = Option("force", "b", False, _as_it_is)
 """Remove an entry although it is leased."""
 REASON = Option("reason", "s", "", _check_reason)
 """What a lease is held for, at most 256 printable characters."""
+
+COMPILER = Option("compiler", "s", "", _check_compiler)
+"""A plain name or an absolute path; "" when the default is meant."""
+HEADERS: Option[Sequence[str]] = Option("headers", "as", (), _check_header_list)
+"""Exactly these headers; () when those of the profile are meant."""
+KEEP_HEADERS = Option("keep_headers", "b", True, _as_it_is)
+"""Whether the headers stay in the cache besides what is precompiled."""
 
 
 class Options:

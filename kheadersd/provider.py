@@ -6,10 +6,12 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from .authority import Action
+from .cache.entry import HEADERS
 from .consent import Consents
 from .errors import (
     AccessDenied,
@@ -28,8 +30,8 @@ from .headers import environment
 from .journal import Event
 from .maker import Maker
 from .served import Request, Served
-from .sources import Nothing, Source, Tree
-from .work import SharedWork, within
+from .sources import Nothing, Source, Tree, snapshot
+from .work import SharedWork, in_thread, within
 
 if TYPE_CHECKING:
     from .authority import Caller
@@ -125,11 +127,8 @@ class Provider:
         return served
 
     def _cached(self, request: Request) -> Served | None:
-        entry = self._cache.find(request.release)
-        if entry is None or entry.record.source not in request.sources or not self._is_current(entry):
-            return None
-        if not self._cache.check(entry):
-            self._keeper.found_damaged(entry, "some of its files were deleted or changed")
+        entry = self._entry(request)
+        if entry is None or not entry.has_headers:
             return None
         last_used = self._cache.touch(entry)
         served = self._served.get(entry.name)
@@ -139,7 +138,39 @@ class Provider:
             served = self._served[entry.name] = self._from_entry(entry, fresh=False)
         return served
 
-    def _is_current(self, entry: Entry) -> bool:
+    def _entry(self, request: Request) -> Entry | None:
+        """The preferred entry, which may have no headers any more."""
+        entry = self._cache.find(request.release)
+        if entry is None or entry.record.source not in request.sources or not self.is_current(entry):
+            return None
+        if not self._cache.check(entry):
+            self._keeper.found_damaged(entry, "some of its files were deleted or changed")
+            return None
+        return entry
+
+    def base(self, release: Release) -> Entry | None:
+        """The entry that precompiled headers of a release are made from, if it is there now.
+
+        It need not have its headers any more: what was made from them is still good.
+        """
+        request = Request(release, self._config.sources)
+        if request.sources[:1] == ("tree",):
+            known, tree = self._tree_source.present(release)
+            if tree is not None:
+                return self._snapshot_of(tree, release)
+            if not known:
+                return None
+        return self._entry(request)
+
+    def _snapshot_of(self, tree: Tree, release: Release) -> Entry | None:
+        origin = snapshot.origin(tree)
+        for entry in self._cache.all_of(release):
+            record = entry.record
+            if (record.source, record.origin) == ("tree", origin) and self.is_current(entry):
+                return entry if self._cache.check(entry) else None
+        return None
+
+    def is_current(self, entry: Entry) -> bool:
         """Whether the entry is what its source would give now: of this host, this kernel build, this file."""
         record = entry.record
         if record.root != str(self._host.root):
@@ -166,15 +197,8 @@ class Provider:
 
     def _from_entry(self, entry: Entry, *, fresh: bool) -> Served:
         tree = Tree(entry.path, entry.path)
-        return Served(
-            entry.release,
-            entry.record.source,
-            tree,
-            fresh,
-            environment(tree, entry.release, self._host),
-            entry,
-            entry.last_used,
-        )
+        variables = environment(tree, entry.release, self._host) if entry.record.kind == HEADERS else {}
+        return Served(entry.release, entry.record.source, tree, fresh, variables, entry, entry.last_used)
 
     # What has to be made
 
@@ -226,6 +250,32 @@ class Provider:
             failures.update(failed.failures)
         return None
 
+    async def make_base(self, release: Release, caller: Caller) -> Entry:
+        """An entry that has its headers, to make something from.
+
+        Headers that are served in place are copied into one: others may change them at any time, and what is
+        made from them must not change.
+
+        Raises:
+            As `get`.
+        """
+        served = await self.get(Request(release, self._config.sources), caller)
+        if served.entry is not None:
+            return served.entry
+        entry = self._snapshot_of(served.tree, release)
+        if entry is not None and entry.has_headers:
+            return entry
+        uid = await caller.consent(Action.EXTRACT)
+        return await self._work.share(("copy", release), lambda: self._copy(served, uid))
+
+    async def _copy(self, served: Served, uid: int) -> Entry:
+        cancelled = threading.Event()
+        request = Request(served.release, ("tree",))
+        limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
+        with self._progress.of(served.release, "tree") as report:
+            archive = await in_thread(snapshot.snapshot, served.tree, cancelled, cancelled=cancelled)
+            return (await self._maker.entry(request, "tree", archive, uid, limits, report))[0]
+
     async def extract_ahead(self, release: Release) -> None:
         """Make headers of an installed kernel from its module file, unless there is an entry that is good.
 
@@ -234,7 +284,7 @@ class Provider:
             KheadersError: the file is of no use, or the entry could not be made.
         """
         entry = self._cache.find(release)
-        if entry is not None and self._is_current(entry) and self._cache.check(entry):
+        if entry is not None and self.is_current(entry) and self._cache.check(entry):
             return
         phase = Request(release, ("module-file",), ahead=True)
         try:

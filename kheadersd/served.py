@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .cache.entry import Entry
+    from .cache.pch import Pch
+    from .pch.compiler import Compiler
+    from .pch.profile import Profile
     from .release import Release
     from .sources import Tree
 
@@ -53,6 +56,42 @@ class Served:
     def path(self) -> Path:
         """What callers are told. Of a split tree it is the build tree, as kbuild takes it."""
         return self.tree.build_tree
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PchRequest:
+    """What a caller asks for.
+
+    Attributes:
+        headers: exactly these; () for those of the profile.
+        compiler: a name or a path; "" for the default.
+        keep_headers: whether the headers stay in the cache besides.
+    """
+
+    release: Release
+    profile: str
+    headers: tuple[str, ...] = ()
+    compiler: str = ""
+    keep_headers: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ServedPch:
+    """A precompiled header that is there.
+
+    Attributes:
+        arguments: all that the compiler needs, in this order.
+        fresh: whether it was made for the request.
+        library: the digest of the library that compiles programs, where that is not the compiler.
+    """
+
+    entry: Entry
+    pch: Pch
+    compiler: Compiler
+    profile: Profile
+    arguments: tuple[str, ...]
+    fresh: bool
+    library: str = ""
 
 
 class Observer(Protocol):

@@ -6,6 +6,7 @@ Whatever a caller sends is checked here, before anything else sees it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.resources
 import json
 import os
@@ -18,9 +19,9 @@ from .bus.library import Variant, encode
 from .bus.objects import Interface, Method, Property, Reply
 from .errors import KheadersError
 from .journal import Event
-from .options import FORCE, REASON, REFRESH, SOURCES, Option, Options
+from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
 from .release import Release, parse_release
-from .served import Request, Served
+from .served import PchRequest, Request, Served, ServedPch
 
 if TYPE_CHECKING:
     from .authority import Authority
@@ -39,6 +40,7 @@ Handler = Callable[["Call"], "Values | Reply | Awaitable[Values | Reply]"]
 _HEADERS = "sa{sv}"
 _LEASED = "sha{sv}"
 _EXPORTED = "ha{sv}"
+_PRECOMPILED = "sasa{sv}"
 # Enough for one PropertiesChanged to tell of all that one piece of work changes.
 _SETTLE = 0.02
 _MAX_ENCODED = 256
@@ -55,7 +57,7 @@ class Service:
         self.state = self._state = make_state(self)
         self._authority = authority
         self._connection: Connection | None = None
-        self._encoded: dict[Served, Reply] = {}
+        self._encoded: dict[Served | ServedPch, Reply] = {}
         self._looked: dict[Request, Served] = {}
         self._told: dict[str, object] = {}
         self._telling: asyncio.TimerHandle | None = None
@@ -118,6 +120,8 @@ class Service:
             "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire)),
             "Export": Method("sa{sv}", _EXPORTED, self._told_of_failure(self._export)),
             "Lookup": Method("s", _HEADERS, self._lookup, only_reads=True),
+            "GetPch": Method("ssa{sv}", _PRECOMPILED, self._get_pch),
+            "GetTypes": Method("sa{sv}", _HEADERS, self._told_of_failure(self._get_types)),
             "UnloadModule": Method("a{sv}", "s", self._told_of_failure(self._unload_module)),
             "Remove": Method("sa{sv}", "t", self._told_of_failure(self._remove)),
             "Prune": Method("a{sv}", "ast", self._told_of_failure(self._prune)),
@@ -171,7 +175,7 @@ class Service:
             ready = None if request.refresh else self._state.provider.ready(request)
             served = ready or await self._get(call, request)
             # From here to the lease nothing else runs; the entry may have left while we waited for it.
-            if served.entry is None or served.entry in self._state.cache:
+            if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break
         name = served.entry.name if served.entry is not None else ""
         lease = self._state.leases.grant(
@@ -199,6 +203,42 @@ class Service:
     async def _lookup_slowly(self, request: Request) -> Reply:
         return self._reply(await self._state.provider.lookup(request))
 
+    def _get_pch(self, call: Call) -> Reply | Awaitable[Values | Reply]:
+        release, profile, given = call.args
+        options = Options(_variants(given), (COMPILER, HEADERS, KEEP_HEADERS))
+        headers: Sequence[str] = options[HEADERS]
+        request = PchRequest(
+            self._release(release), str(profile), tuple(headers), options[COMPILER], options[KEEP_HEADERS]
+        )
+        # A list of one's own takes an authorisation, whether it has been made or not.
+        if not request.headers and (ready := self._state.workshop.precompiler.ready(request)):
+            return self._precompiled(ready)
+
+        async def slowly(call: Call) -> Reply:
+            asking = _Asking(call, self._authority)
+            return self._precompiled(await self._state.workshop.precompiler.get(request, asking))
+
+        return self._told_of_failure(slowly)(call)
+
+    def _precompiled(self, served: ServedPch) -> Reply:
+        """The answer with a precompiled header, encoded once for all who get the same."""
+        reply = self._encoded.get(served)
+        if reply is None:
+            details = _details(self._state.provider.describe(served.entry)) | _pch_details(served)
+            reply = Reply(encode(_PRECOMPILED, [str(served.pch.path), list(served.arguments), details]))
+            self._remember(served, reply)
+        return reply
+
+    async def _get_types(self, call: Call) -> Values:
+        release = self._release(call.args[0])
+        Options(_variants(call.args[1]), ())
+        served = await self._state.workshop.types.get(release, _Asking(call, self._authority))
+        details = _details(
+            dataclasses.replace(self._state.provider.describe(served.entry), fresh=served.fresh)
+        )
+        details["arguments"] = Variant("as", list(served.arguments))
+        return [str(served.path), details]
+
     async def _unload_module(self, call: Call) -> Values:
         Options(_variants(call.args[0]), ())
         await self._authority.require(call, Action.MANAGE)
@@ -213,7 +253,7 @@ class Service:
     async def _prune(self, call: Call) -> Values:
         Options(_variants(call.args[0]), ())
         await self._authority.require(call, Action.MANAGE)
-        return await self._state.keeper.prune()
+        return await self._state.prune()
 
     async def _verify(self, call: Call) -> Values:
         release = self._release(call.args[0])
@@ -266,10 +306,13 @@ class Service:
         reply = self._encoded.get(served)
         if reply is None:
             reply = Reply(encode(_HEADERS, [str(served.path), _details(served)]))
-            if len(self._encoded) >= _MAX_ENCODED:
-                self._encoded.clear()
-            self._encoded[served] = reply
+            self._remember(served, reply)
         return reply
+
+    def _remember(self, served: Served | ServedPch, reply: Reply) -> None:
+        if len(self._encoded) >= _MAX_ENCODED:
+            self._encoded.clear()
+        self._encoded[served] = reply
 
     def _told_of_failure(
         self, handler: Callable[[Call], Awaitable[Values | Reply]]
@@ -329,5 +372,26 @@ def _details(served: Served) -> dict[str, Variant]:
             "extracted_at": Variant("t", record.extracted_at),
             "last_used": Variant("t", served.last_used),
             "origin": Variant("s", record.origin),
+            "kind": Variant("s", record.kind),
+            "headers_kept": Variant("b", served.entry.has_headers),
+            "pch_count": Variant("u", len(served.entry.pchs)),
         }
+    return details
+
+
+def _pch_details(served: ServedPch) -> dict[str, Variant]:
+    """What callers are told of a precompiled header besides."""
+    record = served.pch.record
+    details = {
+        "fresh": Variant("b", served.fresh),
+        "key": Variant("s", record.key),
+        "profile": Variant("s", record.profile),
+        "consumer": Variant("s", served.profile.consumer),
+        "compiler": Variant("s", record.compiler),
+        "compiler_version": Variant("s", record.compiler_version),
+        "headers": Variant("as", list(record.headers)),
+        "pch_bytes": Variant("t", record.bytes),
+    }
+    if record.backend:
+        details["backend_arguments"] = Variant("as", list(record.backend))
     return details

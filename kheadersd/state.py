@@ -37,10 +37,13 @@ from .work import in_thread
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .cache.pch import Pch
     from .config import Config
     from .host import Host
     from .journal import Journal
     from .module import Loader
+    from .pch.workshop import Workshop
+    from .release import Release
     from .served import Observer
     from .sources import Source
 
@@ -72,6 +75,7 @@ class State:
         self.last_error = ("", "")
         self._told: tuple[tuple[str, str | None], float] = (("", None), 0.0)
         self._observer = observer
+        self._workshop: Workshop | None = None
         self.cache = Cache(cache_directory)
         self.leases = Leases(
             cache_directory / ".leases",
@@ -97,6 +101,23 @@ class State:
         ahead = Ahead(host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources)
         self.watching = Watching(host, self.module, ahead, journal, observer)
 
+    @property
+    def workshop(self) -> Workshop:
+        """Where things are made from headers. Most daemons are never asked for any, and need not load it."""
+        if self._workshop is None:
+            from .pch.workshop import Workshop
+
+            self._workshop = Workshop(
+                self.host,
+                self.config,
+                self.provider,
+                self.keeper,
+                self.leases,
+                self.journal,
+                self.progress,
+            )
+        return self._workshop
+
     async def start(self) -> None:
         """Open the cache and pick up what a predecessor left.
 
@@ -110,17 +131,30 @@ class State:
         await self.module.recover()
         self.watching.start()
 
-    def configure(self, config: Config) -> None:
-        """Take another configuration; where the cache is and how the module is loaded stay as they are."""
+    async def configure(self, config: Config) -> None:
+        """Take another configuration, and read the profiles again.
+
+        Where the cache and the compilers are and how the module is loaded stay as they are.
+        """
         self.config = config
         self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
         self.provider.configure(config)
         self.keeper.configure(config)
+        if self._workshop is not None:
+            await self._workshop.configure(config)
+
+    async def prune(self) -> tuple[list[Release], int]:
+        """Apply the retention policy; also to what was made by compilers that are not there any more."""
+        if any(entry.pchs for entry in self.cache.entries()):
+            await self.workshop.precompiler.retire()
+        return await self.keeper.prune()
 
     async def close(self) -> None:
         """End all work, and leave nothing behind but the cache and the leases that are held."""
         await self.watching.close()
         await self.exports.close()
+        if self._workshop is not None:
+            await self._workshop.close()
         await self.provider.close()
         await self.keeper.close()
         self.leases.close()
@@ -182,6 +216,9 @@ class State:
                         "last_used": entry.last_used,
                         "durable": entry.durable,
                         "leases": self.leases.held(entry.name),
+                        "kind": entry.record.kind,
+                        "headers_kept": entry.has_headers,
+                        "pchs": [_described(pch) for pch in entry.pchs.values()],
                     }
                     for entry in self.cache.entries()
                 ],
@@ -227,3 +264,17 @@ class State:
             release=lease.release,
             client_uid=lease.uid,
         )
+
+
+def _described(pch: Pch) -> dict[str, object]:
+    record = pch.record
+    return {
+        "key": record.key,
+        "path": str(pch.path),
+        "profile": record.profile,
+        "headers": list(record.headers),
+        "compiler": record.compiler,
+        "compiler_version": record.compiler_version,
+        "bytes": record.bytes,
+        "made_at": record.made_at,
+    }

@@ -20,7 +20,8 @@ user=kheadersd
 starts="run-kheaders-build.automount kheaders-link.service kheaders-dkms.path kheaders-boot.timer kheaders-prune.timer"
 all="run-kheaders-build.automount run-kheaders-build.mount kheaders-boot.timer kheaders-prune.timer
     kheaders-dkms.path kheaders-dkms.service kheaders-boot.service kheaders-prune.service
-    kheaders-provide.service kheaders-link.service kheadersd.service kheaders-fetch.socket kheaders-module.service"
+    kheaders-provide.service kheaders-link.service kheadersd.service kheaders-fetch.socket kheaders-compile.socket
+    kheaders-module.service"
 
 main() {
     case ${1:-} in
@@ -93,7 +94,8 @@ put_package() {
     done
     launcher /usr/bin/kheadersd kheadersd.daemon
     launcher /usr/bin/kheadersctl kheadersd.ctl.__main__
-    launcher "$library/fetch" kheadersd.sources.apt_apart
+    launcher "$library/fetch" kheadersd.apart.unit
+    launcher "$library/compile" kheadersd.apart.unit
 }
 
 compile_package() {

@@ -6,6 +6,7 @@ Layout, below a directory that only the daemon can write to::
     <release>-<digest>/entry.json   the record; its mtime is when the entry was last used
     <release>-<digest>/manifest     every file with its hash
     <release>-<digest>/durable      the seal of the tree, once all of it is on the disk
+    <release>-<digest>/pch/<key>/   what was precompiled from it, see `pch`
     .staging-*, .trash-*            being made, being removed; cleared at the next start
 
 Methods that say "blocking" are for threads: except for `Cache.open` they change nothing in memory. The
@@ -23,12 +24,12 @@ from ..errors import Corrupt
 from . import disk, loading
 from .claim import Claim
 from .disk import DiskError
-from .entry import Entry, Record, entry_name, is_entry_name, set_last_used
+from .entry import HEADERS, Entry, Record, entry_name, is_entry_name, set_last_used
 from .sentry import Sentry
-from .staging import STAGING, TRASH, Published, Staging, trash_name
+from .staging import STAGING, TRASH, Published, Staging, swap, trash_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from ..extraction.manifest import Manifest
@@ -113,12 +114,15 @@ class Cache:
 
     # What is there
 
-    def find(self, release: Release) -> Entry | None:
+    def find(self, release: Release, kind: str = HEADERS) -> Entry | None:
         """The preferred entry for a release, as a rule the newest; `check` it before it is handed out."""
+        return next(self.all_of(release, kind), None)
+
+    def all_of(self, release: Release, kind: str = HEADERS) -> Iterator[Entry]:
+        """The entries for a release, the preferred one first."""
         for entry in reversed(self._entries.values()):
-            if entry.record.release == release:
-                return entry
-        return None
+            if entry.record.release == release and entry.record.kind == kind:
+                yield entry
 
     def prefer(self, entry: Entry) -> None:
         """Let `find` find this entry, which must be known, rather than others of the same release."""
@@ -186,6 +190,17 @@ class Cache:
             ValueError: the record is that of another entry than the one staged.
         """
         return staging.publish(record, manifest)
+
+    def take_back(self, published: Published) -> None:
+        """Let what was replaced have its name again; blocking, a millisecond. Sets nothing in memory.
+
+        Raises:
+            Vanished: one of them is not there any more.
+            DiskError: something else is wrong with the disk.
+        """
+        assert published.replaced is not None
+        with disk.explained("restore the entry", published.entry.directory):
+            swap(published.replaced, published.entry.directory)
 
     def insert(self, entry: Entry) -> None:
         """Make a published entry known, and preferred."""
@@ -270,4 +285,6 @@ class Cache:
         Returns:
             What is wrong, a sentence each; empty if the entry is intact.
         """
-        return loading.compare(entry.directory, entry.record)
+        problems = loading.compare(entry.directory, entry.record)
+        problems += (problem for made in tuple(entry.pchs.values()) if (problem := made.problem()))
+        return problems

@@ -15,15 +15,19 @@ from ..release import Release, parse_release
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .pch import Pch
     from .seal import Seal
 
 Bytes = bytes  # a record has a field of that name
 
-_VERSION = 1
+_VERSION = 2
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"(.+)-([0-9a-f]{64})", re.ASCII)
 _MAX_COUNT = 2**32
 _MAX_NUMBER = 2**64
+
+HEADERS, TYPES = "headers", "types"
+"""The kinds of entries: trees of headers, and a vmlinux.h made from a kernel's BTF."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Record:
     """What is known of an extraction; kept as entry.json.
 
     Attributes:
-        digest: sha256 of the archive, 64 hex digits.
+        kind: `HEADERS` or `TYPES`.
+        digest: sha256 of the archive, or of the BTF, 64 hex digits.
         root: of the host that it came from, "/" for the machine itself.
         source: the name of the source it came from.
         origin: the file or packages it came from.
@@ -40,6 +45,7 @@ class Record:
         files: how many regular files it has.
         bytes: the space on disk that the tree takes.
         extracted_at: microseconds since the epoch.
+        headers_kept: False if only what the PCHs that were made from it still need is there.
         boot_id: the boot in which it was made. `Cache.publish` fills it in.
         manifest_sha256: of the file "manifest". `Cache.publish` fills it in.
     """
@@ -54,6 +60,8 @@ class Record:
     files: int
     bytes: int
     extracted_at: int
+    kind: str = HEADERS
+    headers_kept: bool = True
     boot_id: str = ""
     manifest_sha256: str = ""
 
@@ -91,6 +99,10 @@ def _check(name: str, value: Any) -> None:
     if name in ("files", "bytes", "extracted_at"):
         limit = _MAX_COUNT if name == "files" else _MAX_NUMBER
         good = type(value) is int and 0 <= value < limit
+    elif name == "headers_kept":
+        good = isinstance(value, bool)
+    elif name == "kind":
+        good = value in (HEADERS, TYPES)
     elif name in ("digest", "manifest_sha256"):
         good = isinstance(value, str) and _DIGEST.fullmatch(value) is not None
     else:
@@ -131,13 +143,13 @@ class Entry:
         inode: of the directory, so that an entry made anew under the same name is not mistaken for this one.
         seal: notices disturbances.
         last_used: microseconds since the epoch, right to a minute.
-        bytes: the space on disk of the tree.
+        pchs: what was precompiled from it, by key.
+        reducing: whether its headers are about to go, so that nobody is given them any more.
         durable: whether it is known to be on the disk as it should be.
         damaged: whether something is known to be wrong with it: it is only there for those who lease it.
     """
 
     __slots__ = (
-        "bytes",
         "damaged",
         "directory",
         "durable",
@@ -145,7 +157,9 @@ class Entry:
         "last_used",
         "name",
         "path",
+        "pchs",
         "record",
+        "reducing",
         "seal",
     )
 
@@ -159,13 +173,24 @@ class Entry:
         self.inode = inode
         self.seal = seal
         self.last_used = last_used
-        self.bytes = record.bytes
+        self.pchs: dict[str, Pch] = {}
         self.durable = durable
         self.damaged = False
+        self.reducing = False
 
     @property
     def release(self) -> Release:
         return self.record.release
+
+    @property
+    def bytes(self) -> int:
+        """The space on disk of the tree and of all that was made from it."""
+        return self.record.bytes + sum(pch.record.bytes for pch in self.pchs.values())
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether the tree is whole, and stays so."""
+        return self.record.headers_kept and not self.reducing
 
     def __repr__(self) -> str:
         return f"<Entry {self.name}>"

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from . import disk
+from . import disk, pch
 from .entry import Entry, Record
 from .seal import Seal
 
@@ -46,7 +46,9 @@ def load(directory: Path, this_boot: str) -> Entry:
         problems = compare(directory, record)
         if problems:
             raise Corrupt("; ".join(problems[:3]))
-    return Entry(record, directory, status.st_ino, seal, last_used=last_used, durable=durable)
+    entry = Entry(record, directory, status.st_ino, seal, last_used=last_used, durable=durable)
+    entry.pchs = pch.load(directory)
+    return entry
 
 
 def compare(directory: Path, record: Record) -> list[str]:

@@ -39,8 +39,9 @@ def victims(
 
     Damaged ones go first, and then what was not used for the longest time.
 
-    The newest entry of a protected release and leased entries never leave, though they count towards the
-    limits. An older entry of a protected release, which nobody is given any more, has no such protection.
+    The newest entry of each kind of a protected release and leased entries never leave, though they count
+    towards the limits. An older entry of a protected release, which nobody is given any more, has no such
+    protection.
 
     Args:
         protected: the running and the installed kernels.
@@ -77,11 +78,12 @@ def _excess(policy: Retention, age: int, count: int, size: int) -> str:
 
 
 def _newest(entries: Iterable[Entry]) -> Collection[Entry]:
-    newest: dict[Release, Entry] = {}
+    newest: dict[tuple[Release, str], Entry] = {}
     for entry in entries:
-        known = newest.get(entry.release)
+        what = (entry.release, entry.record.kind)
+        known = newest.get(what)
         if known is None or entry.record.extracted_at >= known.record.extracted_at:
-            newest[entry.release] = entry
+            newest[what] = entry
     return newest.values()
 
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from ..errors import KheadersError
-from . import disk
+from . import disk, pch
 from .entry import Entry, Record, set_last_used
 from .seal import Seal
 
@@ -74,13 +74,17 @@ class Staging:
             # Whatever failed then failed because of this, and works if it is done again.
             vanished = isinstance(error, KheadersError) and not self._is_there()
         finally:
-            os.close(self.tree_fd)
-            if not self._published:
-                disk.remove_tree(self._path)
+            self.close()
         if vanished:
             raise disk.Vanished(
                 f"{self._path} was removed by another program while headers were made in it; ask again"
             ) from error
+
+    def close(self) -> None:
+        """What leaving the block does; blocking."""
+        os.close(self.tree_fd)
+        if not self._published:
+            disk.remove_tree(self._path)
 
     def _is_there(self) -> bool:
         try:
@@ -102,6 +106,7 @@ class Staging:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.tree))
             disk.write_new(self._path / "manifest", encoded)
             disk.write_new(self._path / "entry.json", record.encode())
+            pchs = pch.carry_over(self._target, self._path)
             set_last_used(self._path, record.extracted_at)
             os.chmod(self._path, 0o755)
             inode = os.lstat(self._path).st_ino
@@ -109,6 +114,7 @@ class Staging:
             replaced = self._put_in_place()
         self._published = True
         entry = Entry(record, self._target, inode, seal, last_used=record.extracted_at, durable=False)
+        entry.pchs = pchs
         return Published(entry, replaced)
 
     def _put_in_place(self) -> Path | None:
@@ -120,12 +126,22 @@ class Staging:
         else:
             return None
         trash = trash_name(self._path.parent)
-        if disk.exchange(self._path, self._target):
-            os.rename(self._path, trash)
-        else:
-            os.rename(self._target, trash)
-            os.rename(self._path, self._target)
+        swap(self._path, self._target)
+        os.rename(self._path, trash)
         return trash
+
+
+def swap(one: Path, other: Path) -> None:
+    """Exchange two names, in one step where the file system can.
+
+    Raises:
+        OSError: one of them is not there, or the like.
+    """
+    if not disk.exchange(one, other):
+        aside = trash_name(one.parent)
+        os.rename(other, aside)
+        os.rename(one, other)
+        os.rename(aside, one)
 
 
 def trash_name(parent: Path) -> Path:

@@ -16,7 +16,7 @@ from .. import __version__
 from .text import SHELLS, by_source, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .commands import Prepared
 
@@ -77,6 +77,10 @@ async def _converse(options: argparse.Namespace) -> int | Prepared:
     try:
         if options.action == "exec":
             return await prepare_exec(client, options)
+        if options.action == "cc":
+            from .cc import cc
+
+            return await cc(client, options)
         return await COMMANDS[options.action](client, options)
     finally:
         await client.close()
@@ -100,7 +104,7 @@ def _drop_output() -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The parsed command line. Ends the process after --help and --version (0) and on mistakes (2)."""
     arguments, tail = list(arguments), None
-    if "--" in arguments and "exec" in arguments[: arguments.index("--")]:
+    if "--" in arguments and {"exec", "cc"} & set(arguments[: arguments.index("--")]):
         cut = arguments.index("--")
         arguments, tail = arguments[:cut], arguments[cut + 1 :]
     parser = _parser()
@@ -112,6 +116,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             options.command = [*options.command, "--", *tail] if options.command else tail
         if not options.command or not options.command[0]:
             parser.error("exec needs a command: kheadersctl exec -- COMMAND…")
+    if options.action == "cc":
+        options.flags = tail or []
     return options
 
 
@@ -156,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(env)
     _add_sources(env)
     env.add_argument("--shell", choices=SHELLS, default="sh", help="whose syntax (systemd: EnvironmentFile=)")
+    _add_compiling(command, output)
     verify = command("verify", "Compare cached headers, all without RELEASE, with what was extracted", output)
     verify.add_argument("release", nargs="?", metavar="RELEASE")
     remove = command("remove", "Remove headers from the cache", output)
@@ -165,6 +172,37 @@ def _parser() -> argparse.ArgumentParser:
     command("unload", "Unload the kernel module kheaders, if nothing needs it", output)
     command("monitor", "Show what happens, until interrupted", output)
     return parser
+
+
+def _add_compiling(command: Callable[..., argparse.ArgumentParser], output: argparse.ArgumentParser) -> None:
+    pch = command("pch", "Make sure that headers are precompiled for clang, and print the path", output)
+    pch.add_argument("profile", metavar="PROFILE", help="which headers, such as bpf-tracing")
+    _add_release(pch)
+    _add_compiler(pch)
+    pch.add_argument(
+        "--header", action="append", metavar="H", help="exactly these headers instead of the profile's"
+    )
+    pch.add_argument("--drop-headers", action="store_true", help="let the headers leave the cache")
+    pch.add_argument("--arguments", action="store_true", help="print the compiler's arguments instead")
+    types = command("types", "Make sure that there is a vmlinux.h, and print its path", output)
+    _add_release(types)
+    compile_ = command("cc", "Compile a program for BPF with the best that is there")
+    compile_.usage = "%(prog)s [OPTION…] FILE [-- FLAG…]"
+    compile_.epilog = "What comes after -- are further arguments of clang."
+    compile_.add_argument("file", metavar="FILE", help="a program in C")
+    compile_.add_argument(
+        "-o", dest="output", metavar="OUT", help="by default FILE with .o, in this directory"
+    )
+    compile_.add_argument("--release", default="", metavar="R", help="the kernel release to compile for")
+    compile_.add_argument(
+        "--profile", help="by default bpf-tracing, or types for a program that includes vmlinux.h"
+    )
+    _add_compiler(compile_)
+    compile_.add_argument("-v", "--verbose", action="store_true", help="print the command")
+
+
+def _add_compiler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compiler", default="", metavar="C", help="a name such as clang-16, or a path")
 
 
 def _add_release(parser: argparse.ArgumentParser) -> None:

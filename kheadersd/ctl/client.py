@@ -37,6 +37,7 @@ _PROMPTER_PATIENCE = 2.0
 _CODES = {
     PROVIDE_ERRORS + "NotAvailable": NOT_AVAILABLE,
     PROVIDE_ERRORS + "NotCached": NOT_AVAILABLE,
+    PROVIDE_ERRORS + "UnknownProfile": USAGE,
     FREEDESKTOP_ERRORS + "InvalidArgs": USAGE,
     FREEDESKTOP_ERRORS + "AccessDenied": NOT_AUTHORISED,
     FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": NOT_AUTHORISED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -51,7 +52,7 @@ class Prepared:
             raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
 
 
-async def _following_progress(client: Client, work: Awaitable[Any]) -> Any:
+async def following_progress(client: Client, work: Awaitable[Any]) -> Any:
     """The result of ``work``; meanwhile its progress is shown if there is a terminal to show it on."""
     line = text.ProgressLine()
     try:
@@ -73,7 +74,7 @@ def _source_options(arguments: argparse.Namespace) -> dict[str, Variant]:
 
 async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     values = [arguments.release, _source_options(arguments)]
-    path, details = (await _following_progress(client, client.call("GetHeaders", "sa{sv}", values))).values
+    path, details = (await following_progress(client, client.call("GetHeaders", "sa{sv}", values))).values
     return path, plain(details)
 
 
@@ -102,7 +103,7 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepare
     reason = text.one_line("kheadersctl exec " + " ".join(arguments.command))[:_MAX_REASON]
     options = {**_source_options(arguments), "reason": Variant("s", reason)}
     work = client.call("Acquire", "sa{sv}", [arguments.release, options], accept_fds=True)
-    answer = await _following_progress(client, work)
+    answer = await following_progress(client, work)
     _, index, details = answer.values
     return Prepared(arguments.command, plain(details).get("environment", {}), answer.fds[index])
 
@@ -111,7 +112,7 @@ async def export(client: Client, arguments: argparse.Namespace) -> int:
     """Write the headers to stdout, as they come."""
     values = [arguments.release, _source_options(arguments)]
     work = client.call("Export", "sa{sv}", values, accept_fds=True)
-    answer = await _following_progress(client, work)
+    answer = await following_progress(client, work)
     await asyncio.to_thread(_copy_to_stdout, answer.fds[answer.values[0]])
     return DONE
 
@@ -120,6 +121,47 @@ def _copy_to_stdout(descriptor: int) -> None:
     with open(descriptor, "rb") as archive:
         shutil.copyfileobj(archive, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+
+
+async def pch(client: Client, arguments: argparse.Namespace) -> int:
+    path, flags, details = await get_pch(client, arguments, arguments.profile)
+    if arguments.json:
+        text.put_json({"path": path, "arguments": flags, **details})
+    elif arguments.arguments:
+        text.put(shlex.join(flags))
+    else:
+        text.put(path)
+    return DONE
+
+
+async def types(client: Client, arguments: argparse.Namespace) -> int:
+    work = client.call("GetTypes", "sa{sv}", [arguments.release, {}])
+    path, details = plain((await following_progress(client, work)).values)
+    if arguments.json:
+        text.put_json({"path": path, **details})
+    else:
+        text.put(path)
+    return DONE
+
+
+async def get_pch(
+    client: Client, arguments: argparse.Namespace, profile: str
+) -> tuple[str, list[str], dict[str, Any]]:
+    """What GetPch answers: the path, the compiler's arguments, and the details.
+
+    Raises:
+        CommandError: as `Client.call`.
+    """
+    options: dict[str, Variant] = {}
+    if arguments.compiler:
+        options["compiler"] = Variant("s", arguments.compiler)
+    if getattr(arguments, "header", None):
+        options["headers"] = Variant("as", arguments.header)
+    if getattr(arguments, "drop_headers", False):
+        options["keep_headers"] = Variant("b", False)
+    work = client.call("GetPch", "ssa{sv}", [arguments.release, profile, options])
+    path, flags, details = plain((await following_progress(client, work)).values)
+    return path, flags, details
 
 
 async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
@@ -132,7 +174,7 @@ async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
             text.put("The cache is empty; 'kheadersctl get' fills it.")
         return DONE
     text.put_table(
-        ("RELEASE", "SOURCE", "SIZE", "FILES", "EXTRACTED", "LAST USED", "PATH"),
+        ("RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST USED", "PATH"),
         (_entry_row(entry, text.size(entry.get("bytes", 0))) for entry in entries),
         (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
     )
@@ -142,6 +184,7 @@ async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
 def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
     return (
         entry.get("release", "-"),
+        _what(entry),
         entry.get("source", "-"),
         size,
         str(entry.get("files", "-")),
@@ -149,6 +192,13 @@ def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
         text.moment(entry.get("last_used", 0)),
         entry.get("source_tree", "-"),
     )
+
+
+def _what(entry: Mapping[str, Any]) -> str:
+    """What an entry has, in a word or two."""
+    kept = entry.get("kind", "-") if entry.get("headers_kept", True) else ""
+    count = entry.get("pch_count", 0)
+    return "+".join(filter(None, (kept, f"{count}pch" if count else "")))
 
 
 async def status(client: Client, arguments: argparse.Namespace) -> int:
@@ -309,6 +359,8 @@ COMMANDS: dict[str, Command] = {
     "status": status,
     "get": get,
     "export": export,
+    "pch": pch,
+    "types": types,
     "list": list_entries,
     "env": env,
     "verify": verify,

@@ -184,13 +184,13 @@ def _pieces(data: BinaryIO, label: str, kind: str) -> Iterator[bytes]:
     if kind == "xz":
         return _inflate(source, label, _xz_decoder)
     if kind == "gzip":
-        return _inflate(source, label, _Gunzip)
+        return _inflate(source, label, Gunzip)
     if kind == "zstd":
         return _unzstd(source, label)
     return iter(source.read, b"")
 
 
-class _Decoder(Protocol):
+class Decoder(Protocol):
     """What `lzma.LZMADecompressor` looks like."""
 
     @property
@@ -202,13 +202,13 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _xz_decoder() -> _Decoder:
+def _xz_decoder() -> Decoder:
     import lzma
 
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
 
 
-class _Gunzip:
+class Gunzip:
     """A decoder of one gzip member."""
 
     def __init__(self) -> None:
@@ -230,7 +230,7 @@ class _Gunzip:
         return piece
 
 
-def _inflate(source: _Input, label: str, make: Callable[[], _Decoder]) -> Iterator[bytes]:
+def _inflate(source: _Input, label: str, make: Callable[[], Decoder]) -> Iterator[bytes]:
     """Decode streams one behind the other, to the end of the input."""
     import lzma
 

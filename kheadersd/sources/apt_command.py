@@ -19,10 +19,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..apart import fetch_run
+from ..apart.process import Finished, Run, run
 from ..errors import KheadersError
 from . import Nothing, Why
 from .apt_output import fraction_done
-from .apt_process import Finished, Run, clean_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..host import Host
 
 _SANDBOX_USER = "_apt"  # APT::Sandbox::User of every Debian
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 _OPTIONS = {
     # What is on offer matters, not what is installed; and nothing installed is taken for a download.
@@ -83,6 +85,15 @@ APT::Sandbox::User "{_SANDBOX_USER}";
 #clear Acquire::https::Proxy-Auto-Detect;
 #clear Acquire::https::ProxyAutoDetect;
 """
+
+
+def clean_environment() -> dict[str, str]:
+    """The search path and the proxies of our own environment, and a language whose messages are known."""
+    names = ("PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    kept.setdefault("PATH", os.defpath)
+    # HOME keeps apt and gpgv from looking for anybody's own configuration.
+    return {**kept, "LC_ALL": "C", "HOME": "/nonexistent", "DEBIAN_FRONTEND": "noninteractive"}
 
 
 class AptCommands:
@@ -182,7 +193,7 @@ class AptCommands:
         run_it: Run = run
         if temporary is not None:  # it writes: what it writes comes from the network
             environment["TMPDIR"] = str(temporary)
-            run_it = _downloader()
+            run_it = fetch_run()
         try:
             return await run_it(
                 [command[0], *arguments, *command[1:]],
@@ -257,13 +268,6 @@ def _check_links(host: Host) -> None:
             raise Nothing(
                 Why.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
             )
-
-
-def _downloader() -> Run:
-    """What runs a command that needs the network: a unit that has it, or else we ourselves."""
-    from .apt_apart import is_offered, run_apart  # here, as most daemons never download
-
-    return run_apart if is_offered() else run
 
 
 def _write_whole(path: Path, text: str) -> None:

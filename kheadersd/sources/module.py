@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..work import in_thread
 from . import Nothing, Why
 from .archive import stamp_at
-from .sysfs import read_archive
+from .sysfs import archive_of, read_contents
 
 if TYPE_CHECKING:
     from ..host import Host
@@ -56,7 +57,8 @@ class ModuleSource:
         report("loading", 0.0)
         async with self._module.loaded():
             report("reading", 0.5)
-            return await read_archive(self._host, self._module.path)
+            contents = await read_contents(self._host, self._module.path)
+        return await in_thread(archive_of, self._host, contents)
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs, "" as a rule: it is only there while the module is loaded."""

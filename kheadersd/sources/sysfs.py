@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import os
 import stat
@@ -53,19 +54,35 @@ class SysfsSource:
             )
         report("reading", 0.0)
         with self._module.needed():
-            return await read_archive(self._host, self._module.path)
+            contents = await read_contents(self._host, self._module.path)
+        return await in_thread(archive_of, self._host, contents)
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
         return stamp_at(origin)
 
 
-async def read_archive(host: Host, path: Path) -> Archive:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Contents:
+    """The file as it was read, whole.
+
+    Attributes:
+        path: as messages call it.
+        file: where it really is.
+    """
+
+    path: Path
+    file: Path
+    data: bytes
+    stamp: str
+
+
+async def read_contents(host: Host, path: Path) -> Contents:
     """Read ``path`` of a host whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
 
     Raises:
         Nothing: MISSING, VANISHED or UNREADABLE.
-        Corrupt: it is not one whole xz file, or larger than 64 MiB.
+        Corrupt: it is no file, or larger than 64 MiB.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -85,11 +102,24 @@ async def read_archive(host: Host, path: Path) -> Archive:
     )
 
 
-def _read_once(host: Host, path: Path) -> Archive:
+def _read_once(host: Host, path: Path) -> Contents:
     file = host.inside(path)
     data, stamp = read_whole(file)
+    return Contents(path, file, data, stamp)
+
+
+def archive_of(host: Host, contents: Contents) -> Archive:
+    """The archive that was read; blocking, for its digest. Nothing needs to be loaded for that any more.
+
+    Raises:
+        Corrupt: it is not one whole xz file.
+    """
     return archive_from_bytes(
-        data, label=str(path), origin=str(file), build_id=host.build_id, origin_stamp=stamp
+        contents.data,
+        label=str(contents.path),
+        origin=str(contents.file),
+        build_id=host.build_id,
+        origin_stamp=contents.stamp,
     )
 
 

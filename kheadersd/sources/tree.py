@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..headers import OF_BUILD, OF_SOURCE, Unusable, check_usable, leads_to_automount, standard_directory
 from ..work import in_thread
-from . import Nothing, Tree, Why
+from . import Nothing, Tree, Why, snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,9 +94,9 @@ class TreeSource:
             return False, None
         return True, look.found if isinstance(look.found, Tree) else None
 
-    def stamp(self, origin: str) -> str:  # noqa: ARG002
-        """Always "": what is served in place has no origin."""
-        return ""
+    def stamp(self, origin: str) -> str:
+        """The present identity of a tree that an entry was made from, see `snapshot.stamp`."""
+        return snapshot.stamp(origin)
 
 
 def _identity(path: str, *, follow: bool = True) -> _Identity:

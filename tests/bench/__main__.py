@@ -6,13 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-_TESTS = str(Path(__file__).resolve().parent.parent)
-if _TESTS not in sys.path:
-    sys.path[0] = _TESTS
+_TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 
 from kheaders.make import make_real_headers  # noqa: E402
 
-from bench import calls, extraction, resources  # noqa: E402
+from bench import calls, extraction, precompiled, resources  # noqa: E402
 from bench.measure import Result, note, table  # noqa: E402
 from bench.rig import make_rig  # noqa: E402
 
@@ -26,6 +25,10 @@ _ROWS = {
         resources.memory,
         calls.growth,
         resources.start,
+        precompiled.corpus,
+        precompiled.making,
+        precompiled.left,
+        calls.cached_pch,
     )
 }
 

@@ -1,7 +1,7 @@
 /*
- * Calls GetHeaders and measures.
+ * Calls GetHeaders, or GetPch with a PROFILE, and measures.
  *
- *     caller NAME RELEASE CONNECTIONS CALLS PID
+ *     caller NAME RELEASE CONNECTIONS CALLS PID [PROFILE]
  *
  * One connection waits for each answer before it calls again. Several have one call each in flight, and all
  * begin at once. PID is the service's: its processor time is read at the first call and at the last answer, so
@@ -19,7 +19,7 @@
 #define PATIENCE_MSEC (300 * 1000)
 #define PATIENCE_USEC (PATIENCE_MSEC * 1000ULL)
 
-static const char *name, *release;
+static const char *name, *release, *profile;
 static clockid_t service_clock;
 static long calls, sent, answered, errors, added;
 static double *latencies, wall, cpu;
@@ -65,8 +65,12 @@ static sd_bus_message *new_call(struct connection *c) {
         sd_bus_message *call;
 
         check(sd_bus_message_new_method_call(c->bus, &call, name, "/org/kheaders/Provide",
-                                             "org.kheaders.Provide", "GetHeaders"), "new call");
-        check(sd_bus_message_append(call, "sa{sv}", release, 0), "append");
+                                             "org.kheaders.Provide", profile ? "GetPch" : "GetHeaders"),
+              "new call");
+        if (profile)
+                check(sd_bus_message_append(call, "ssa{sv}", release, profile, 0), "append");
+        else
+                check(sd_bus_message_append(call, "sa{sv}", release, 0), "append");
         c->called_at = clock_seconds(CLOCK_MONOTONIC);
         sent++;
         return call;
@@ -183,12 +187,13 @@ int main(int argc, char **argv) {
         struct connection *all;
         long connections;
 
-        if (argc != 6 || atol(argv[3]) < 1 || atol(argv[4]) < 1) {
-                fprintf(stderr, "usage: caller NAME RELEASE CONNECTIONS CALLS PID\n");
+        if (argc < 6 || argc > 7 || atol(argv[3]) < 1 || atol(argv[4]) < 1) {
+                fprintf(stderr, "usage: caller NAME RELEASE CONNECTIONS CALLS PID [PROFILE]\n");
                 return 2;
         }
         name = argv[1];
         release = argv[2];
+        profile = argv[6];
         connections = atol(argv[3]);
         calls = atol(argv[4]);
         check(-clock_getcpuclockid(atol(argv[5]), &service_clock), "the clock of the service");

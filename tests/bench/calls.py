@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 7
 _MICRO = 1e6
+_PROFILE = "bpf-core"
 
 
 def cached(rig: Rig) -> list[Result]:
@@ -46,6 +47,33 @@ def cached(rig: Rig) -> list[Result]:
     ]
 
 
+def cached_pch(rig: Rig) -> list[Result]:
+    """Cached GetPch, against cached GetHeaders of the same daemon."""
+    pch, headers = [], []
+    with rig.daemon() as daemon:
+        rig.call(daemon.pid, profile=_PROFILE)
+        for _ in range(rig.rounds(_ROUNDS)):
+            pch.append(_both(rig, daemon.pid, NAME, _PROFILE))
+            headers.append(_both(rig, daemon.pid, NAME))
+            note(f"  GetPch {_shown(pch[-1])}; GetHeaders {_shown(headers[-1])}")
+    return [
+        Result(
+            "cached GetPch, p50 with one caller, with GetHeaders",
+            _median_p50(pch),
+            "µs",
+            _median_p50(headers),
+            goal=1.5,
+        ),
+        Result(
+            "cached GetPch, CPU per call with ten, with GetHeaders",
+            _median_cpu(pch),
+            "µs",
+            _median_cpu(headers),
+            goal=1.5,
+        ),
+    ]
+
+
 def growth(rig: Rig) -> list[Result]:
     """What 100,000 calls leave behind."""
     calls = rig.calls(100_000)
@@ -62,11 +90,11 @@ def growth(rig: Rig) -> list[Result]:
     ]
 
 
-def _both(rig: Rig, pid: int, name: str) -> tuple[Calls, Calls]:
+def _both(rig: Rig, pid: int, name: str, profile: str | None = None) -> tuple[Calls, Calls]:
     """One caller, then ten."""
     return (
-        rig.call(pid, name=name, calls=rig.calls(5000)),
-        rig.call(pid, name=name, connections=10, calls=rig.calls(20_000)),
+        rig.call(pid, name=name, calls=rig.calls(5000), profile=profile),
+        rig.call(pid, name=name, connections=10, calls=rig.calls(20_000), profile=profile),
     )
 
 

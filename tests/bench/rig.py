@@ -162,6 +162,7 @@ class Rig:
     def scratch(self) -> Iterator[Path]:
         """An empty directory, gone afterwards."""
         directory = Path(tempfile.mkdtemp(dir=self.directory))
+        directory.chmod(0o755)
         try:
             yield directory
         finally:
@@ -192,15 +193,18 @@ class Rig:
             finally:
                 process.kill()
 
-    def call(self, pid: int, *, name: str = NAME, connections: int = 1, calls: int = 1) -> Calls:
-        """Call GetHeaders; see caller.c.
+    def call(
+        self, pid: int, *, name: str = NAME, connections: int = 1, calls: int = 1, profile: str | None = None
+    ) -> Calls:
+        """Call GetHeaders, or GetPch for a profile; see caller.c.
 
         Args:
             pid: of the service behind ``name``.
             calls: by all connections together.
         """
+        counts = (str(connections), str(calls), str(pid))
         done = subprocess.run(
-            [self.directory / "caller", name, self.release, str(connections), str(calls), str(pid)],
+            [self.directory / "caller", name, self.release, *counts, *([profile] if profile else ())],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -213,6 +217,7 @@ class Rig:
 def make_rig(parent: Path, headers: RealHeaders, *, quick: bool) -> Iterator[Rig]:
     """Build the programs, lay out the host and start the bus, in a directory of its own below ``parent``."""
     directory = Path(tempfile.mkdtemp(prefix="kheadersd-bench-", dir=parent))
+    directory.chmod(0o755)  # compilers are run as another user
     bus = LargeBus(directory)
     rig = Rig(directory, bus, headers.release, quick)
     try:

@@ -196,14 +196,14 @@ def test_session_bus(ctl: Ctl) -> None:
 
 
 def test_list(ctl: Ctl) -> None:
-    row = ["6.1.0", "sysfs", "46137344", "6372", "2023-11-14 22:13:20", "-", TREE]
+    row = ["6.1.0", "-", "sysfs", "46137344", "6372", "2023-11-14 22:13:20", "-", TREE]
     assert ctl("list").stdout == "\t".join(row) + "\n"
     assert json.loads(ctl("list", "--json").stdout)[0]["bytes"] == 46137344
     assert ctl("--json", "list").stdout == ctl("list", "--json").stdout
     code, shown = ctl.on_terminal("list")
     header, entry = shown.splitlines()
     assert code == 0
-    assert header.split() == ["RELEASE", "SOURCE", "SIZE", "FILES", "EXTRACTED", "LAST", "USED", "PATH"]
+    assert header.split() == ["RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST", "USED", "PATH"]
     assert "44.0 MiB" in entry
     set_entries(ctl)
     assert ctl("list").stdout == ""

@@ -45,6 +45,7 @@ MANAGING: list[tuple[str, str, list[Any]]] = [
     ("Remove", HEADERS, ["", {"force": Variant("b", True)}]),
     ("Prune", "a{sv}", [NO_OPTIONS]),
     ("UnloadModule", "a{sv}", [NO_OPTIONS]),
+    ("GetPch", "ssa{sv}", ["", "bpf-core", {"headers": Variant("as", ["linux/types.h"])}]),
 ]
 READING: list[tuple[str, str, list[Any]]] = [
     ("Lookup", "s", [""]),
@@ -370,7 +371,7 @@ def test_a_flood_of_what_takes_authorisation(
         {"member": "Set", "interface": "org.freedesktop.DBus.Properties"},
         {"member": "Set", "interface": ""},
         {"member": "Nonsense"},
-        {"member": "GetPch"},
+        {"member": "GetPchs"},
         {"member": "Introspect", "path": "/elsewhere", "interface": "org.example.Other"},
         {
             "member": "Set",

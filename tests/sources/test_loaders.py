@@ -17,7 +17,8 @@ from archives import make_kheaders
 from kheadersd.bus import Variant
 from kheadersd.bus.connection import Answer
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
-from kheadersd.loaders import UNIT, UNLOAD_UNIT, ModprobeLoader, UnitLoader
+from kheadersd.loaders import _MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
+from kheadersd.modprobe import ModprobeLoader
 from kheadersd.module import KernelModule
 from sources.hosts import RELEASE, hide_from_sysfs, make_host, show_in_sysfs
 
@@ -366,3 +367,11 @@ async def test_no_service_manager(host: Host) -> None:
     assert not loader.owned()
     with pytest.raises(ModuleFailed, match="was not provided"):
         await loader.load()
+
+
+async def test_a_predecessor_was_killed_while_the_unit_started(host: Host, manager: Manager) -> None:
+    await manager.call(*_MANAGER, "StartUnit", "ss", (UNIT, "replace"))
+    module = KernelModule(host, UnitLoader(host, manager))
+    await module.recover()
+    assert manager.asked == [f"StartUnit {UNIT}", f"StopUnit {UNIT}"]
+    assert module.state() == "absent"

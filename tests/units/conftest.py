@@ -71,7 +71,7 @@ def machine(
     with running("machine", tmp_path_factory.mktemp("machine"), binds) as container:
         container.do(f"{SOURCE}/dev", "install")
         container.shell(_OTHER_HOST.format(release=real_headers.release))
-        container.do("systemctl", "stop", "kheaders-boot.timer")  # A minute later, in the middle of some test.
+        container.do("systemctl", "stop", "kheaders-boot.timer")  # Else it is due amid some test.
         yield container
 
 

@@ -116,6 +116,7 @@ def test_the_link(machine: Container) -> None:
         "ln -s /run/kheaders/build /lib/modules/1.2.3/build"
     )
     machine.do("systemctl", "start", "kheaders-link.service")
+    machine.wait_for(f"test -L {build}")
     assert machine.do("readlink", build) == "/run/kheaders/build"
     # A kernel that does not run would have the headers of the one that does.
     assert machine.run("test", "-L", "/lib/modules/1.2.3/build").returncode
@@ -130,6 +131,7 @@ def test_what_exists_is_not_touched(machine: Container, theirs: str) -> None:
     machine.shell(f"mkdir -p {build.removesuffix('build')}kernel; {theirs} {build}")
     before = machine.do("stat", "--format=%F %i %Z %N", build)
     machine.do("systemctl", "start", "kheaders-link.service")
+    machine.wait_for('[ "$(systemctl show -P SubState kheaders-link.service)" = exited ]')
     machine.do("systemctl", "stop", "kheaders-link.service")
     assert machine.do("stat", "--format=%F %i %Z %N", build) == before
     assert machine.do("systemctl", "is-system-running") == "running"
@@ -140,6 +142,7 @@ def test_dkms_is_not_misled(machine: Container) -> None:
     build = f"/lib/modules/{machine.do('uname', '-r')}/build"
     machine.shell(f"mkdir -p {build.removesuffix('build')}kernel")
     machine.do("systemctl", "start", "kheaders-link.service")
+    machine.wait_for(f"test -L {build}")
     machine.do("touch", "/usr/sbin/dkms")
     machine.wait_for(f"! test -L {build}")
     machine.do("systemctl", "start", "kheaders-link.service")

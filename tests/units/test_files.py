@@ -21,6 +21,7 @@ EXPOSURE = {
     "kheaders-provide.service": 1.0,
     "kheaders-link.service": 1.0,
     "kheaders-fetch@.service": 1.2,
+    "kheaders-compile@.service": 0.5,
     "kheaders-module.service": 1.3,
     "kheaders-module-unload.service": 1.3,
 }

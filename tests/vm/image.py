@@ -36,6 +36,8 @@ _PACKAGES = (
     "linux-base",
     # ... with the tracing tools that want headers, and two foreign clients of the bus.
     *("bpfcc-tools", "bpftrace", "libglib2.0-bin", "zstd", "xz-utils"),
+    # Programs are compiled there, and loaded.
+    *("clang", "bpftool", "libbpf-dev"),
 )
 
 # What the initrd needs to find the disk, and the port of the agent.
@@ -46,6 +48,8 @@ _MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
     *("e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "systemd-timesyncd.service"),
     *("systemd-pstore.service", "modprobe@drm.service", "modprobe@efi_pstore.service"),
+    *("modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@loop.service"),
+    *("sys-kernel-config.mount", "serial-getty@ttyS0.service"),
     *("sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount", "systemd-binfmt.service"),
 )
 
@@ -125,7 +129,7 @@ def _build(result: Path, packages: Sequence[str], headers: RealHeaders) -> None:
     )
     _install_kernel(result, root, headers)
     _configure(root)
-    _make_initrd(result, root, headers.release)
+    make_initrd(result, root, headers.release)
     _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, result / "root.ext4", _DISK_SIZE)
     shutil.rmtree(root)
 
@@ -192,7 +196,8 @@ def _configure(root: Path) -> None:
     _run("chroot", root, "systemctl", "--quiet", "mask", *_MASKED)
 
 
-def _make_initrd(result: Path, root: Path, release: str) -> None:
+def make_initrd(result: Path, root: Path, release: str) -> None:
+    """Put an initrd with a kernel's modules, which are installed below ``root``, into a directory."""
     tree = result / "initrd.tree"
     for part in ("bin", "proc", "sys", "dev", "root", "lib/modules"):
         (tree / part).mkdir(parents=True)

@@ -21,15 +21,15 @@ MEMORY = 768
 HARDWARE = (
     # Its clock counts instructions, 2 ns each, and real time only while it has nothing to do: what takes how
     # long inside is the same on a fast machine, on a slow one, and on one that is busy with other things.
-    f"-M q35 -accel tcg,tb-size=256 -icount shift=1 -cpu qemu64 -smp 1 -m {MEMORY} -nodefaults -display none "
-    "-device virtio-blk-pci,drive=disk -device virtio-rng-pci -device virtio-serial-pci "
-    "-device virtserialport,chardev=agent,name=tests"
+    f"-M q35 -accel tcg,tb-size=256 -icount shift=1 -cpu qemu64,-svm -smp 1 -m {MEMORY} "
+    "-nodefaults -display none -device virtio-blk-pci,drive=disk -device virtio-rng-pci "
+    "-device virtio-serial-pci -device virtserialport,chardev=agent,name=tests"
 )
 """What a frozen machine must find again, in QEMU's words."""
 
 _KERNEL_ARGUMENTS = "console=ttyS0 root=/dev/vda rw quiet systemd.show_status=0"
-_END = 10.0  # seconds for QEMU to end after it was told to
-_SAVE = 120.0  # seconds for the state of a machine to be written
+_END = 60.0  # seconds for QEMU to start, to answer, and to end after it was told to
+_SAVE = 600.0  # seconds for the state of a machine to be written
 
 
 class MachineFailed(Exception):
@@ -41,6 +41,7 @@ class Machine:
 
     Attributes:
         directory: everything that it writes: disk layer, sockets, console.
+        kernel, initrd: what it boots the next time it is switched on; the image's, unless they are set.
     """
 
     def __init__(self, image: Image, *, below: Path | None = None) -> None:
@@ -50,7 +51,7 @@ class Machine:
         """
         # A short name: the path of a socket has at most 107 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="guest-"))
-        self._image = image
+        self.kernel, self.initrd = image.kernel, image.initrd
         self._process: subprocess.Popen[bytes] | None = None
         backing, kind = (below, "qcow2") if below is not None else (image.disk, "raw")
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing), "-F", kind, str(self.disk)]
@@ -104,7 +105,7 @@ class Machine:
             # Should the tests be killed, it goes with them.
             "setpriv --pdeathsig KILL qemu-system-x86_64",
             HARDWARE,
-            f"-kernel {self._image.kernel} -initrd {self._image.initrd}",
+            f"-kernel {self.kernel} -initrd {self.initrd}",
             f"-serial file:{directory}/console",
             # The disk's cache is this machine's memory. What the guest has flushed survives it being killed.
             f"-drive file={self.disk},if=none,id=disk,format=qcow2,cache=unsafe",

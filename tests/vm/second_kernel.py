@@ -11,17 +11,30 @@ from pathlib import Path
 from kheaders.make import make_real_headers_of
 
 from . import store
-from .image import download
+from .image import download, make_initrd
 
 _TIME_LIMIT = 300.0  # seconds for each program that is run
+_SHIPPED = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # the others are depmod's
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KernelPackage:
-    """A package and the kernel release that it has."""
+    """A package, the kernel release that it has, and what it takes to boot that."""
 
-    file: Path
+    directory: Path
     release: str
+
+    @property
+    def file(self) -> Path:
+        return self.directory / f"{self.name}.deb"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        return self.directory / "initrd"
 
     @property
     def name(self) -> str:
@@ -31,13 +44,13 @@ class KernelPackage:
 def second_kernel(running: str) -> KernelPackage:
     """The distribution's kernel of the same flavour before ``running``, with its real kheaders.ko added.
 
-    It is the real package with its real maintainer scripts, without the drivers, and without what it would
-    want besides: an emulated machine unpacks slowly, and never boots it. Two minutes, the first time.
+    It is the real package with its real maintainer scripts, without most of the drivers, and without what it
+    would want besides: an emulated machine unpacks slowly. Two minutes, the first time.
     """
     release = _release_before(running)
     key = store.key_of(release, Path(__file__))
     directory = store.kept("second-kernel", key, lambda directory: _make(release, directory))
-    return KernelPackage(next(directory.glob("*.deb")), release)
+    return KernelPackage(directory, release)
 
 
 def _release_before(running: str) -> str:
@@ -55,8 +68,17 @@ def _make(release: str, directory: Path) -> None:
     tree = directory / "tree"
     _run("dpkg-deb", "-R", download(name, directory), tree)
     modules = next(tree.glob(f"**/lib/modules/{release}"))
-    for part in ("drivers", "fs", "net", "sound", "arch", "crypto"):
+    _run("depmod", "-b", tree, release)
+    make_initrd(directory, tree, release)
+    shutil.copy(tree / f"boot/vmlinuz-{release}", directory / "vmlinuz")
+    for file in modules.glob("modules.*"):
+        if file.name not in _SHIPPED:
+            file.unlink()
+    for part in ("drivers", "net", "sound", "arch", "crypto"):
         shutil.rmtree(modules / "kernel" / part, ignore_errors=True)
+    for system in (modules / "kernel/fs").iterdir():
+        if system.name != "autofs":
+            shutil.rmtree(system)
     place = modules / "kernel/kernel/kheaders.ko"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(headers.module, place)
@@ -66,7 +88,7 @@ def _make(release: str, directory: Path) -> None:
     (tree / "DEBIAN/md5sums").unlink()
     _run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, directory / f"{name}.deb")
     for left in directory.iterdir():
-        if left.name != f"{name}.deb":
+        if left.name not in (f"{name}.deb", "vmlinuz", "initrd"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

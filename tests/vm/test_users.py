@@ -25,14 +25,7 @@ def test_reading(guest: Guest) -> None:
     assert get_headers(guest, user=USER)[0] == path
 
 
-def test_extracting(guest: Guest) -> None:
-    forget(guest)
-    _, details = get_headers(guest, user=USER)
-    assert details["fresh"]
-    assert details["source"] == "module-file"
-
-
-def test_loading_the_module(guest: Guest) -> None:
+def test_extracting_and_loading_the_module(guest: Guest) -> None:
     """The user may not load it, the daemon may not load it; that unit may, for the daemon."""
     forget(guest)
     _, details = get_headers(guest, "module", user=USER)

@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 from running import REPOSITORY
 
+from kheadersd.apart.process import MAX_OUTPUT, Finished
+from kheadersd.apart.unit import Unit
 from kheadersd.errors import KheadersError, Timeout
-from kheadersd.sources.apt_apart import is_offered, run_apart
-from kheadersd.sources.apt_process import MAX_OUTPUT, Finished, clean_environment
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
 @pytest.fixture
 async def listening(tmp_path: Path) -> AsyncIterator[Path]:
     """A socket with one process for each connection, as the service manager makes them."""
-    path = tmp_path / "fetch"
+    path = tmp_path / "kheaders-fetch"
     children: list[subprocess.Popen[bytes]] = []
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
@@ -32,7 +34,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[Path]:
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
             with connection:
-                command = [sys.executable, "-m", "kheadersd.sources.apt_apart"]
+                command = [sys.executable, "-m", "kheadersd.apart.unit"]
                 children.append(subprocess.Popen(command, stdin=connection.fileno(), cwd=REPOSITORY))  # noqa: ASYNC220
 
     serving = asyncio.create_task(serve())
@@ -52,13 +54,12 @@ def shell(
     on_line: Callable[[str], None] | None = None,
 ) -> asyncio.Task[Finished]:
     return asyncio.create_task(
-        run_apart(
+        Unit(path)(
             ["sh", "-c", script],
-            environment=clean_environment(),
+            environment=_ENVIRONMENT,
             directory=directory,
             seconds=seconds,
             on_line=on_line,
-            path=path,
         )
     )
 
@@ -71,6 +72,35 @@ async def test_outputs_and_status(listening: Path, tmp_path: Path) -> None:
 async def test_the_largest_outputs(listening: Path, tmp_path: Path) -> None:
     done = await shell(listening, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2", tmp_path)
     assert (len(done.output), len(done.complaints)) == (MAX_OUTPUT, MAX_OUTPUT)
+
+
+async def test_what_it_reads_and_where_it_writes(listening: Path, tmp_path: Path) -> None:
+    text = b"\0\xff\n" * 1_000_000
+    with (tmp_path / "out").open("wb") as file:
+        done = await Unit(listening)(
+            ["sh", "-c", "cat; echo done >&2"],
+            environment=_ENVIRONMENT,
+            directory=tmp_path,
+            seconds=20,
+            stdin=text,
+            stdout=file.fileno(),
+        )
+    assert done == Finished(0, "", "done\n")
+    assert (tmp_path / "out").read_bytes() == text
+
+
+async def test_bytes_that_are_no_text(listening: Path, tmp_path: Path) -> None:
+    done = await Unit(listening)(
+        ["cat"], environment={}, directory=tmp_path, seconds=20, stdin=b"\xff" * 3_000_000, most=2_000_000
+    )
+    assert done == Finished(0, "\N{REPLACEMENT CHARACTER}" * 2_000_000, "")
+
+
+async def test_what_is_not_read_does_not_matter(listening: Path, tmp_path: Path) -> None:
+    done = await Unit(listening)(
+        ["echo", "a"], environment={}, directory=tmp_path, seconds=20, stdin=b"x" * 3_000_000
+    )
+    assert done == Finished(0, "a\n", "")
 
 
 async def test_lines_come_as_they_are_written(listening: Path, tmp_path: Path) -> None:
@@ -109,32 +139,44 @@ async def test_a_cancelled_caller_leaves_no_child(listening: Path, tmp_path: Pat
 
 async def test_a_program_that_is_not_there(listening: Path, tmp_path: Path) -> None:
     with pytest.raises(KheadersError, match="cannot run /nonexistent/x: No such file"):
-        await run_apart(["/nonexistent/x"], environment={}, directory=tmp_path, seconds=5, path=listening)
+        await Unit(listening)(["/nonexistent/x"], environment={}, directory=tmp_path, seconds=5)
 
 
-@pytest.mark.parametrize("said", [b"", b"hello\n", b"[]\n", b'{"status": "x"}\n'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"hello\n",
+        b"[]\n",
+        b'{"status": "x"}\n',
+        b'{"status": 0, "output": 5, "complaints": 0}\nabc',
+        b'{"status": 0, "output": 1000000, "complaints": 0}\n' + b"x" * 1000000,
+        b'{"status": 0, "output": -1, "complaints": 0}\n',
+        b"{" * 2000000,
+    ],
+)
 async def test_an_answer_that_makes_no_sense(tmp_path: Path, said: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
         writer.write(said)
         writer.close()
 
-    server = await asyncio.start_unix_server(serve, tmp_path / "fetch")
+    server = await asyncio.start_unix_server(serve, tmp_path / "kheaders-fetch")
     with pytest.raises(KheadersError, match="gave no answer that makes sense"):
-        await shell(tmp_path / "fetch", "true", tmp_path)
+        await shell(tmp_path / "kheaders-fetch", "true", tmp_path)
     server.close()
     await server.wait_closed()
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(KheadersError, match=r"cannot run sh by kheaders-fetch\.socket: No such file"):
-        await shell(tmp_path / "fetch", "true", tmp_path)
+        await shell(tmp_path / "kheaders-fetch", "true", tmp_path)
 
 
 async def test_who_it_is_offered_to(listening: Path, tmp_path: Path) -> None:
-    assert is_offered(listening)
-    assert not is_offered(tmp_path / "missing")
-    assert not is_offered(tmp_path)
+    assert Unit(listening).is_offered()
+    assert not Unit(tmp_path / "missing").is_offered()
+    assert not Unit(tmp_path).is_offered()
     if os.geteuid() == 0:
         os.chown(listening, 65534, 65534)
-        assert not is_offered(listening)
+        assert not Unit(listening).is_offered()

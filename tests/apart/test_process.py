@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kheadersd.apart.process import MAX_OUTPUT, Finished, run
 from kheadersd.errors import Timeout
-from kheadersd.sources.apt_process import MAX_OUTPUT, Finished, clean_environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
 
 async def shell(
     script: str, directory: Path, seconds: float = 20, on_line: Callable[[str], None] | None = None
 ) -> Finished:
-    environment = clean_environment()
     command = ["sh", "-c", script]
-    return await run(command, environment=environment, directory=directory, seconds=seconds, on_line=on_line)
+    return await run(command, environment=_ENVIRONMENT, directory=directory, seconds=seconds, on_line=on_line)
 
 
 async def test_outputs_and_status(tmp_path: Path) -> None:
@@ -31,6 +32,38 @@ async def test_outputs_and_status(tmp_path: Path) -> None:
 async def test_output_is_bounded(tmp_path: Path) -> None:
     done = await shell("head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2", tmp_path)
     assert (done.status, len(done.output), len(done.complaints)) == (0, MAX_OUTPUT, MAX_OUTPUT)
+
+
+async def test_more_output_if_wanted(tmp_path: Path) -> None:
+    command = ["sh", "-c", "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"]
+    done = await run(command, environment=_ENVIRONMENT, directory=tmp_path, seconds=20, most=200_000)
+    assert (len(done.output), len(done.complaints)) == (200_000, 200_000)
+
+
+async def test_what_it_reads(tmp_path: Path) -> None:
+    text = b"0123456789" * 100_000
+    done = await run(["wc", "-c"], environment={}, directory=tmp_path, seconds=20, stdin=text)
+    assert done == Finished(0, "1000000\n", "")
+
+
+async def test_it_need_not_read(tmp_path: Path) -> None:
+    text = b"0123456789" * 100_000
+    done = await run(["true"], environment={}, directory=tmp_path, seconds=20, stdin=text)
+    assert done == Finished(0, "", "")
+    with pytest.raises(Timeout):
+        await run(["sleep", "100"], environment={}, directory=tmp_path, seconds=0.2, stdin=text)
+
+
+async def test_output_to_a_descriptor(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        done = await run(["echo", "a"], environment={}, directory=tmp_path, seconds=20, stdout=file.fileno())
+    assert done == Finished(0, "", "")
+    assert (tmp_path / "out").read_bytes() == b"a\n"
+
+
+async def test_others_that_hold_the_output_are_killed(tmp_path: Path) -> None:
+    with pytest.raises(Timeout):
+        await shell("sleep 100 & exit 0", tmp_path, 0.3)
 
 
 async def test_lines_come_as_they_are_written(tmp_path: Path) -> None:
@@ -65,14 +98,8 @@ async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
         await run(["/nonexistent/x"], environment={}, directory=tmp_path, seconds=1)
 
 
-async def test_the_environment_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", "x")
-    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("APT_CONFIG", "/somewhere")
-    environment = clean_environment()
-    assert environment["LC_ALL"] == "C"
-    assert environment["https_proxy"] == "http://127.0.0.1:1"
-    assert not {"SECRET", "APT_CONFIG"} & environment.keys()
-    assert "DEBIAN_FRONTEND" in (await shell("env; read line && echo input", tmp_path)).output
+async def test_only_the_environment_that_was_given(tmp_path: Path) -> None:
+    command = ["/usr/bin/env"]
+    done = await run(command, environment={"A": "b"}, directory=tmp_path, seconds=20)
+    assert done == Finished(0, "A=b\n", "")
     assert "input" not in (await shell("read line && echo input", tmp_path)).output

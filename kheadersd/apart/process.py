@@ -1,7 +1,7 @@
 """One run of a command: bounded in time and output, and gone without a trace when it is not wanted.
 
-The child has its own process group, nothing on its standard input, and an environment of a few variables. On
-a timeout or when the caller is cancelled, the whole group is killed.
+The child has its own process group, nothing on its standard input but what it is given, and an environment
+of a few variables. On a timeout or when the caller is cancelled, the whole group is killed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_OUTPUT = 64 << 10
-"""How many bytes of each output are kept; more is read and dropped."""
+"""How many bytes of each output are kept unless more is asked for; what is beyond is read and dropped."""
 
 _READ_BYTES = 1 << 14
 _DRAIN_SECONDS = 5.0
-_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,16 +46,10 @@ class Run(Protocol):
         directory: Path,
         seconds: float,
         on_line: Callable[[str], None] | None = None,
+        stdin: bytes = b"",
+        stdout: int | None = None,
+        most: int = MAX_OUTPUT,
     ) -> Finished: ...
-
-
-def clean_environment() -> dict[str, str]:
-    """The search path and the proxies of our own environment, and a language whose messages are known."""
-    names = ("PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    kept.setdefault("PATH", os.defpath)
-    # HOME keeps apt and gpgv from looking for anybody's own configuration.
-    return {**kept, "LC_ALL": "C", "HOME": "/nonexistent", "DEBIAN_FRONTEND": "noninteractive"}
 
 
 async def run(
@@ -66,8 +59,11 @@ async def run(
     directory: Path,
     seconds: float,
     on_line: Callable[[str], None] | None = None,
+    stdin: bytes = b"",
+    stdout: int | None = None,
+    most: int = MAX_OUTPUT,
 ) -> Finished:
-    """Run ``command`` in ``directory`` and wait until it ends.
+    """Run ``command`` in ``directory`` and wait until it ends, and nobody holds its outputs any more.
 
     Args:
         command: the program, looked up in the environment's PATH, and its arguments.
@@ -75,6 +71,9 @@ async def run(
         directory: where it runs.
         seconds: how long it may take.
         on_line: is given every line of standard output as it comes, instead of its being kept.
+        stdin: what it can read; it need not.
+        stdout: a descriptor, which stays the caller's, that it writes to instead of being read.
+        most: how many bytes of each output are kept.
 
     Raises:
         Timeout: it took longer, and was killed.
@@ -82,36 +81,56 @@ async def run(
     """
     child = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
         stderr=asyncio.subprocess.PIPE,
         env=environment,
         cwd=directory,
         start_new_session=True,
     )
+    finished = None
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(child, on_line)
+            finished = await _collect(child, on_line, stdin, most)
+            return finished
     except TimeoutError:
         raise Timeout(f"{command[0]} took longer than {seconds:.0f} s and was stopped") from None
     finally:
-        await _end(child)
+        if finished is None:
+            await _end(child)
 
 
-async def _collect(child: asyncio.subprocess.Process, on_line: Callable[[str], None] | None) -> Finished:
-    assert child.stdout is not None
+async def _collect(
+    child: asyncio.subprocess.Process, on_line: Callable[[str], None] | None, stdin: bytes, most: int
+) -> Finished:
     assert child.stderr is not None
     async with asyncio.TaskGroup() as group:
-        output = group.create_task(_keep(child.stdout) if on_line is None else _lines(child.stdout, on_line))
-        complaints = group.create_task(_keep(child.stderr))
+        if stdin:
+            group.create_task(_feed(child, stdin))
+        complaints = group.create_task(_keep(child.stderr, most))
+        output = None
+        if child.stdout is not None:
+            reading = _keep(child.stdout, most) if on_line is None else _lines(child.stdout, on_line)
+            output = group.create_task(reading)
     status = await child.wait()
-    return Finished(status, output.result(), complaints.result())
+    return Finished(status, output.result() if output is not None else "", complaints.result())
 
 
-async def _keep(stream: asyncio.StreamReader) -> str:
+async def _feed(child: asyncio.subprocess.Process, stdin: bytes) -> None:
+    """Give it what it can read. That it ends without reading all of that is its own affair."""
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        child.stdin.write(stdin)
+        await child.stdin.drain()
+    child.stdin.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await child.stdin.wait_closed()
+
+
+async def _keep(stream: asyncio.StreamReader, most: int) -> str:
     kept = bytearray()
     while piece := await stream.read(_READ_BYTES):
-        kept += piece[: MAX_OUTPUT - len(kept)]
+        kept += piece[: most - len(kept)]
     return kept.decode("utf-8", "replace")
 
 
@@ -128,12 +147,11 @@ async def _lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -
 async def _end(child: asyncio.subprocess.Process) -> None:
     """Kill what still runs of the child's group, and wait for it.
 
-    By SIGKILL: whatever that leaves is in directories of ours. The pipes are read to their end, or asyncio
-    would not close them.
+    By SIGKILL: whatever that leaves is in directories of ours. The child may have ended while others of its
+    group hold its outputs. The pipes are read to their end, or asyncio would not close them.
     """
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             await child.communicate()

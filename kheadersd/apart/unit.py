@@ -1,0 +1,221 @@
+"""Commands in a unit of their own, with another sandbox than the daemon's.
+
+A socket of the service manager's starts one service for each connection, which runs one command and ends. Who
+closes the connection stops the command.
+
+A request is one byte, with which a descriptor for the command's standard output may come; then a line of
+JSON, and what the command is to read. The answer is a line for each line of the command's standard output, if
+that is wanted, as it comes; then a line with the result, and behind it as many bytes of output and of
+complaints as that says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KheadersError, Timeout
+from .process import MAX_OUTPUT, Finished, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_MAX_LINE = 1 << 20  # of a request or an answer; the outputs are not in lines
+# The other end keeps to the time limit, and needs a moment to end what it killed.
+_GRACE = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit that runs commands: a `Run`, by the path of its socket, which has the unit's name."""
+
+    path: Path
+
+    def is_offered(self) -> bool:
+        """Whether there is such a socket, and it is meant for the user that we are."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
+
+    async def __call__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        seconds: float,
+        on_line: Callable[[str], None] | None = None,
+        stdin: bytes = b"",
+        stdout: int | None = None,
+        most: int = MAX_OUTPUT,
+    ) -> Finished:
+        """As `process.run`, and nothing of the command is left either when this ends, however it ends.
+
+        Raises:
+            Timeout: it took longer than ``seconds``, and was killed.
+            KheadersError: it could not be started there.
+        """
+        request = {
+            "command": list(command),
+            "environment": dict(environment),
+            "directory": str(directory),
+            "seconds": seconds,
+            "streamed": on_line is not None,
+            "stdin": len(stdin),
+            "most": most,
+        }
+        reader, writer = await self._connect(command[0], stdout)
+        try:
+            async with asyncio.timeout(seconds + _GRACE):
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
+                    writer.writelines((_encode(request), stdin))
+                    await writer.drain()
+                return await self._result(reader, command[0], on_line, most)
+        except TimeoutError:
+            raise Timeout(
+                f"{command[0]} took longer than {seconds:.0f} s, and {self.path.name}.socket did not stop it"
+            ) from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise KheadersError(
+                f"{command[0]}, run by {self.path.name}.socket, gave no answer that makes sense: {error}"
+            ) from error
+        finally:
+            await _hang_up(reader, writer)
+
+    async def _connect(
+        self, program: str, stdout: int | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, str(self.path))
+            # The first byte there is finds room.
+            socket.send_fds(connection, [b"\n"], [] if stdout is None else [stdout])
+            return await asyncio.open_unix_connection(sock=connection, limit=_MAX_LINE)
+        except OSError as error:
+            connection.close()
+            raise KheadersError(
+                f"cannot run {program} by {self.path.name}.socket: {error.strerror}"
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _result(
+        self,
+        reader: asyncio.StreamReader,
+        program: str,
+        on_line: Callable[[str], None] | None,
+        most: int,
+    ) -> Finished:
+        answer = await self._last_answer(reader, on_line)
+        if "timeout" in answer:
+            raise Timeout(str(answer["timeout"]))
+        if "error" in answer:
+            raise KheadersError(f"cannot run {program}: {answer['error']}")
+        lengths = [int(answer[name]) for name in ("output", "complaints")]
+        # In UTF-8, what was no text takes three bytes for one.
+        if not all(0 <= length <= 3 * most for length in lengths):
+            raise ValueError("it is longer than was asked for")
+        output, complaints = [(await reader.readexactly(length)).decode() for length in lengths]
+        return Finished(int(answer["status"]), output, complaints)
+
+    async def _last_answer(self, reader: asyncio.StreamReader, on_line: Callable[[str], None] | None) -> Any:
+        while line := await reader.readline():
+            answer = json.loads(line)
+            if "line" not in answer:
+                return answer
+            if on_line is not None:
+                on_line(str(answer["line"]))
+        raise ValueError(f"it ended without one; see 'journalctl -t {self.path.name}'")
+
+
+async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close the connection, after the other end has: then the command is gone, too."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_GRACE):
+            if writer.can_write_eof():
+                writer.write_eof()
+            while await reader.read(_MAX_LINE):
+                pass
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+def main() -> None:
+    """Serve the one connection that is our standard input."""
+    with socket.socket(fileno=os.dup(0)) as connection:
+        connection.setblocking(True)
+        first, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        if first:
+            asyncio.run(_serve(connection, descriptors[0] if descriptors else None))
+
+
+async def _serve(connection: socket.socket, stdout: int | None) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_MAX_LINE)
+    try:
+        request = json.loads(await reader.readline())
+        stdin = await reader.readexactly(request["stdin"])
+    except asyncio.IncompleteReadError:  # it is not wanted any more
+        writer.close()
+        return
+    work = asyncio.create_task(_answer(request, stdin, stdout, writer))
+    hung_up = asyncio.create_task(reader.read())
+    try:
+        await asyncio.wait((work, hung_up), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (work, hung_up):
+            task.cancel()
+        await asyncio.wait((work, hung_up))
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    if not work.cancelled():
+        work.result()
+
+
+async def _answer(
+    request: dict[str, Any], stdin: bytes, stdout: int | None, writer: asyncio.StreamWriter
+) -> None:
+    def on_line(line: str) -> None:
+        writer.write(_encode({"line": line}))
+
+    outputs: tuple[bytes, ...] = ()
+    try:
+        finished = await run(
+            request["command"],
+            environment=request["environment"],
+            directory=Path(request["directory"]),
+            seconds=request["seconds"],
+            on_line=on_line if request["streamed"] else None,
+            stdin=stdin,
+            stdout=stdout,
+            most=request["most"],
+        )
+    except Timeout as error:
+        answer: dict[str, Any] = {"timeout": error.message}
+    except OSError as error:
+        answer = {"error": error.strerror}
+    else:
+        outputs = (finished.output.encode(), finished.complaints.encode())
+        answer = {"status": finished.status, "output": len(outputs[0]), "complaints": len(outputs[1])}
+    writer.writelines((_encode(answer), *outputs))
+    await writer.drain()
+
+
+def _encode(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""What was precompiled from an entry: kept below it, so that it goes when the entry goes.
+
+Layout, below the directory of the entry::
+
+    pch/<key>/headers.pch    a precompiled header of clang's
+    pch/<key>/record.json    the record
+    pch/<key>/include/bpf    a symlink to libbpf's headers, which programs include besides
+
+Everything here is blocking, but for `Pch.intact`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, Any
+
+from . import disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .entry import Entry
+
+NAME = "headers.pch"
+
+_LIBBPF = "/usr/include/bpf"
+
+Bytes = bytes  # a record has a field of that name
+
+_VERSION = 1
+_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_MAX_RECORD = 4 << 20
+_BLOCK = 1 << 20
+_STAGING = ".staging-"
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+Stamp = tuple[int, int, int]
+"""Inode, ctime in nanoseconds, and size."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PchRecord:
+    """What is known of a precompiled header; kept as record.json.
+
+    Attributes:
+        key: of everything that it depends on, 64 hex digits.
+        profile: the name of the profile, "" for a caller's own list of headers.
+        headers: as in ``#include <…>``, in this order.
+        compiler: the path of the compiler.
+        compiler_version: as it tells itself.
+        compiler_digest: of all of its files.
+        text: the complete arguments without the precompiled header.
+        backend: the arguments of a second step, from IR to BPF; empty if there is none.
+        canary: a program that includes all of the headers.
+        sha256: of the file.
+        bytes: of the file.
+        made_at: microseconds since the epoch.
+        needed: the names in the tree without which it is of no use when the headers have gone; None as long
+            as that has not been found out.
+    """
+
+    key: str
+    profile: str
+    headers: tuple[str, ...]
+    compiler: str
+    compiler_version: str
+    compiler_digest: str
+    text: tuple[str, ...]
+    backend: tuple[str, ...]
+    canary: str
+    sha256: str
+    bytes: int
+    made_at: int
+    needed: tuple[str, ...] | None = None
+
+    def encode(self) -> Bytes:
+        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, data: Bytes) -> PchRecord:
+        """Read a record.
+
+        Raises:
+            ValueError: it is no record, or one of another version.
+        """
+        values = json.loads(data.decode())
+        if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
+            raise ValueError("it is not a record of this version")
+        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+        if set(values) != set(fields):
+            raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(fields) ^ set(values)))}")
+        record = cls(**{name: _checked(name, fields[name], value) for name, value in values.items()})
+        if not _KEY.fullmatch(record.key) or not _KEY.fullmatch(record.sha256):
+            raise ValueError("key and sha256 have to be 64 hex digits")
+        return record
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    if kind.startswith("tuple") and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if kind == "int" and type(value) is int and value >= 0:
+        return value
+    if (kind == "str" and isinstance(value, str)) or (kind.endswith("None") and value is None):
+        return value
+    raise ValueError(f"{name} cannot be {str(value)[:80]!r}")
+
+
+class Pch:
+    """A precompiled header that is there.
+
+    A damaged one crashes the compiler, or worse: it is handed out only while the file is known to have the
+    content that was written.
+
+    Attributes:
+        record: what is known of it.
+        path: the file.
+        last_used: microseconds since the epoch, as far as this daemon knows.
+    """
+
+    __slots__ = ("_stamp", "last_used", "path", "record")
+
+    def __init__(self, record: PchRecord, path: Path, stamp: Stamp | None) -> None:
+        self.record = record
+        self.path = path
+        self.last_used = record.made_at
+        self._stamp = stamp
+
+    def intact(self) -> bool:
+        """Whether the file is the one that was made or last confirmed, untouched; 2 microseconds."""
+        return self._stamp is not None and _stamp(self.path) == self._stamp
+
+    def confirm(self) -> bool:
+        """Read all of it; some 20 ms. Afterwards `intact` holds, if this does."""
+        self._stamp = None
+        before = _stamp(self.path)
+        if before is None or self.problem():
+            return False
+        self._stamp = before
+        return True
+
+    def problem(self) -> str:
+        """How the file differs from what was written, in a sentence; "" if it does not."""
+        name = f"pch/{self.record.key}/{NAME}"
+        try:
+            if _sha256(self.path) != self.record.sha256:
+                return f"{name}: changed, the content is not what the compiler wrote"
+        except OSError as error:
+            return f"{name}: cannot be read: {error.strerror}"
+        return ""
+
+    def rewrite(self, record: PchRecord) -> None:
+        """Replace the record on the disk and in memory.
+
+        Raises:
+            NoSpace, Vanished, DiskError: the old one is still there.
+        """
+        directory = self.path.parent
+        new = directory / "record.json.new"
+        with disk.explained("rewrite the record of the precompiled header", directory):
+            new.unlink(missing_ok=True)
+            disk.write_new(new, record.encode(), sync=True)
+            os.rename(new, directory / "record.json")
+        self.record = record
+
+
+class PchStaging:
+    """A place to make a precompiled header in. `close` it: that removes it unless it was published.
+
+    Attributes:
+        path: the directory.
+        file: a descriptor of the empty file, to be written.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        """Make the place.
+
+        Raises:
+            NoSpace, DiskError: it cannot be made; nothing is left.
+        """
+        self.path = cache / (_STAGING + os.urandom(8).hex())
+        self._published = False
+        with disk.explained("make a precompiled header", cache):
+            self.path.mkdir(mode=0o700)
+            try:
+                self.file = os.open(self.path / NAME, _CREATE, 0o644)
+                os.fchmod(self.file, 0o644)
+            except BaseException:
+                disk.remove_tree(self.path)
+                raise
+
+    def close(self) -> None:
+        os.close(self.file)
+        if not self._published:
+            disk.remove_tree(self.path)
+
+    def measure(self) -> tuple[str, int]:
+        """The sha256 and the size of what was written."""
+        return _sha256(self.path / NAME), os.fstat(self.file).st_size
+
+    def publish(self, entry: Entry, record: PchRecord) -> Pch:
+        """Give it its name below the entry, in one step, after it has reached the disk.
+
+        Whatever had the name before is removed.
+
+        Raises:
+            NoSpace, Vanished, DiskError: it cannot be kept.
+        """
+        with disk.explained("keep the precompiled header", self.path.parent):
+            os.fsync(self.file)
+            disk.write_new(self.path / "record.json", record.encode(), sync=True)
+            include = self.path / "include"
+            include.mkdir()
+            os.chmod(include, 0o755)
+            os.symlink(_LIBBPF, include / "bpf")  # whether they are installed now or later
+            parent = entry.directory / "pch"
+            parent.mkdir(exist_ok=True)
+            os.chmod(parent, 0o755)
+            os.chmod(self.path, 0o755)
+            target = parent / record.key
+            if target.exists():
+                discard(target)
+            os.rename(self.path, target)
+            disk.sync_directory(parent)
+        self._published = True
+        path = target / NAME
+        return Pch(record, path, _stamp(path))
+
+
+def discard(directory: Path) -> list[str]:
+    """Remove what was precompiled, so that nobody sees half of it.
+
+    Returns:
+        What could not be removed and why.
+    """
+    trash = directory.parent / (".trash-" + os.urandom(8).hex())
+    with contextlib.suppress(OSError):
+        os.rename(directory, trash)
+        return disk.remove_tree(trash)
+    return []
+
+
+def load(entry: Path) -> dict[str, Pch]:
+    """What is there for an entry at start; what cannot be used is removed.
+
+    None of it is known to be intact: it is confirmed before it is handed out.
+    """
+    found: dict[str, Pch] = {}
+    try:
+        names = sorted(os.listdir(entry / "pch"))
+    except OSError:
+        return found
+    for name in names:
+        directory = entry / "pch" / name
+        try:
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+                raise ValueError("it is not a directory")
+            with open(directory / "record.json", "rb") as file:
+                record = PchRecord.decode(file.read(_MAX_RECORD))
+            if record.key != name or os.lstat(directory / NAME).st_size != record.bytes:
+                raise ValueError("it is not what was written")
+        except (OSError, ValueError, RecursionError):
+            disk.remove_tree(directory)
+        else:
+            found[name] = Pch(record, directory / NAME, None)
+    return found
+
+
+def carry_over(old: Path, new: Path) -> dict[str, Pch]:
+    """Let a directory that is about to replace an entry have what was precompiled from it.
+
+    It is linked, not moved, so that it is there at every moment. That is another change of the files, and
+    they are confirmed before they are handed out again.
+
+    Args:
+        old: the entry's directory, if there is one.
+        new: what will have its name.
+
+    Returns:
+        What was carried over, by the names that it will have.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    found = load(old)
+    for key, pch in found.items():
+        target = new / "pch" / key
+        target.mkdir(parents=True)
+        for directory in (new / "pch", target):
+            os.chmod(directory, 0o755)
+        for child in pch.path.parent.iterdir():
+            _link(child, target / child.name)
+    return found
+
+
+def _link(old: Path, new: Path) -> None:
+    """Link files; make directories and symlinks anew."""
+    if old.is_symlink():
+        os.symlink(os.readlink(old), new)
+    elif old.is_dir():
+        new.mkdir()
+        os.chmod(new, 0o755)
+        for child in old.iterdir():
+            _link(child, new / child.name)
+    else:
+        os.link(old, new)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns, status.st_size
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_BLOCK):
+            digest.update(piece)
+    return digest.hexdigest()

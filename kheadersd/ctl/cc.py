@@ -1,0 +1,232 @@
+"""``kheadersctl cc``: compiles a program for BPF with the best that there is for a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import text
+from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError, plain
+from .commands import following_progress, get_pch
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
+_VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)
+# In the words of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
+_ABOUT_PCH = re.compile(r"\bPCH\b|precompiled|\bAST file\b|malformed block record|\bpch\b")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to compile a program.
+
+    Attributes:
+        name: for messages.
+        compiler: what is run.
+        arguments: complete, but for the file.
+        backend: of a second step, from IR to BPF; empty if there is none.
+    """
+
+    name: str
+    compiler: str
+    arguments: tuple[str, ...]
+    backend: tuple[str, ...] = ()
+
+
+async def cc(client: Client, arguments: argparse.Namespace) -> int:
+    """Compile one file for BPF with the best that is there: precompiled, else headers, else types."""
+    source = Path(arguments.file)
+    content = await asyncio.to_thread(_read, source)
+    output = Path(arguments.output or source.with_suffix(".o").name)
+    profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
+    with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
+        try:
+            way = await _precompiled(client, arguments, profile)
+        except CommandError as error:
+            if error.code in (USAGE, NOT_AUTHORISED):
+                raise
+            _tell(f"no precompiled header: {error.message}")
+            way = await _without_pch(client, arguments, profile, error, Path(directory))
+            return await _compile(way, arguments, source, output, Path(directory))
+        complaints, code = await _try(way, arguments, source, output, Path(directory))
+        if code and _is_about_pch(complaints, code):
+            first = next((line for line in complaints.splitlines() if "error" in line), f"it gave {code}")
+            _tell(f"the precompiled header was not accepted ({first.strip()}): compiling with plain headers")
+            return await _compile(_plain_of(way), arguments, source, output, Path(directory))
+        sys.stderr.write(complaints)
+        return FAILED if code else DONE
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise CommandError(FAILED, f"cannot read {text.one_line(str(source))}: {error.strerror}") from None
+
+
+async def _precompiled(client: Client, arguments: argparse.Namespace, profile: str) -> _Way:
+    _, flags, details = await get_pch(client, arguments, profile)
+    if details.get("consumer") == "bcc":
+        raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
+    backend = tuple(details.get("backend_arguments", ()))
+    return _Way("a precompiled header", details["compiler"], tuple(flags), backend)
+
+
+def _plain_of(way: _Way) -> _Way:
+    at = way.arguments.index("-include-pch")
+    return dataclasses.replace(
+        way, name="plain headers", arguments=way.arguments[:at] + way.arguments[at + 2 :]
+    )
+
+
+async def _without_pch(
+    client: Client, arguments: argparse.Namespace, profile: str, why: CommandError, directory: Path
+) -> _Way:
+    """Headers as they are, or where there are none, types."""
+    if profile != _TYPES_PROFILE:
+        try:
+            return await _with_headers(client, arguments, profile, directory)
+        except CommandError as error:
+            if error.code != NOT_AVAILABLE:
+                raise
+            _tell(f"no headers: {error.message}")
+    compiler = _local_compiler(arguments.compiler, why)
+    work = client.call("GetTypes", "sa{sv}", [arguments.release, {}])
+    _, details = plain((await following_progress(client, work)).values)
+    return _Way("vmlinux.h", compiler, tuple(details["arguments"]))
+
+
+async def _with_headers(client: Client, arguments: argparse.Namespace, profile: str, directory: Path) -> _Way:
+    from ..errors import KheadersError
+    from ..headers import Unusable, architecture
+    from ..pch import profile as profiles
+    from ..pch.compiler import Compiler
+    from ..pch.recipe import LIBBPF, recipe
+
+    work = client.call("GetHeaders", "sa{sv}", [arguments.release, {}])
+    path, details = plain((await following_progress(client, work)).values)
+    if details["source_tree"] != details["build_tree"]:
+        raise CommandError(
+            FAILED,
+            f"the headers in {details['source_tree']} and {details['build_tree']} are in two trees, and "
+            "nothing could be precompiled from them",
+        )
+    known, _ = profiles.load(profiles.DIRECTORIES)
+    if profile not in known:
+        raise CommandError(USAGE, f"there is no profile {text.one_line(profile)}")
+    compiler = _local_compiler(arguments.compiler, None)
+    resource = Path((await _output(compiler, "-print-resource-dir")).strip())
+    itself = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
+    (directory / "include").mkdir()
+    (directory / "include/bpf").symlink_to(LIBBPF)
+    tree = Path(path)
+    try:
+        made = recipe(known[profile], itself, tree, "", await asyncio.to_thread(architecture, tree))
+    except (KheadersError, Unusable) as error:
+        raise CommandError(NOT_AVAILABLE, error.message) from None
+    libbpf = ("-idirafter", str(directory / "include"))
+    return _Way("plain headers", compiler, (*made.text, *libbpf), made.backend)
+
+
+def _local_compiler(wanted: str, why: CommandError | None) -> str:
+    names = [wanted] if wanted else [*(f"clang-{major}" for major in range(40, 10, -1)), "clang"]
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise why or CommandError(
+        NOT_AVAILABLE, f"there is no {wanted or 'clang'} here", "Install the distribution's package clang."
+    )
+
+
+async def _output(*command: str) -> str:
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await child.communicate()
+    return output.decode(errors="replace")
+
+
+async def _compile(
+    way: _Way, arguments: argparse.Namespace, source: Path, output: Path, directory: Path
+) -> int:
+    complaints, code = await _try(way, arguments, source, output, directory)
+    sys.stderr.write(complaints)
+    return FAILED if code else DONE
+
+
+async def _try(
+    way: _Way, arguments: argparse.Namespace, source: Path, output: Path, directory: Path
+) -> tuple[str, int]:
+    """Compile; the output appears whole or not at all."""
+    new = directory / "new.o"
+    first = directory / "first.bc" if way.backend else new
+    steps = [[way.compiler, *way.arguments, *arguments.flags, "-c", str(source), "-o", str(first)]]
+    if way.backend:
+        steps.append([way.compiler, *way.backend, str(first), "-o", str(new)])
+    complaints, code = "", 0
+    for step in steps:
+        if arguments.verbose:
+            sys.stderr.write(shlex.join(step) + "\n")
+        said, code = await _run(step)
+        complaints += said
+        if code:
+            return complaints, code
+    try:
+        await asyncio.to_thread(_put, new, output)
+    except OSError as error:
+        raise CommandError(FAILED, f"cannot write {text.one_line(str(output))}: {error.strerror}") from None
+    if arguments.verbose:
+        sys.stderr.write(f"compiled with {way.name}\n")
+    return complaints, 0
+
+
+def _put(new: Path, output: Path) -> None:
+    """Have the new file at its place, which may be on another file system, or no regular file."""
+    if output.exists() and not output.is_file():
+        with output.open("wb") as out, new.open("rb") as content:
+            shutil.copyfileobj(content, out)
+        return
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(new, beside)
+        os.replace(beside, output)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+async def _run(command: Sequence[str]) -> tuple[str, int]:
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise CommandError(FAILED, f"cannot run {text.one_line(command[0])}: {error.strerror}") from None
+    _, complaints = await child.communicate()
+    assert child.returncode is not None
+    return complaints.decode(errors="replace"), child.returncode
+
+
+def _is_about_pch(complaints: str, code: int) -> bool:
+    """Whether it is the precompiled header that clang complains about, or crashed on."""
+    crashed = code < 0 or code in (128 + signal.SIGSEGV, 128 + signal.SIGABRT, 254)
+    errors = [line for line in complaints.splitlines() if "error:" in line]
+    return crashed or any(_ABOUT_PCH.search(line) for line in errors)
+
+
+def _tell(message: str) -> None:
+    print(text.lines(f"kheadersctl: {message}"), file=sys.stderr)

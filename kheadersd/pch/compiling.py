@@ -1,0 +1,145 @@
+"""The runs of a compiler: making a precompiled header, trying it, and finding out what it still needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..apart import COMPILE_ENVIRONMENT, limit_met
+from ..cache.entry import HEADERS
+from ..errors import CompileFailed, Corrupt, KheadersError
+from ..headers import Unusable, architecture
+from .recipe import recipe
+from .reduction import (
+    again,
+    again_arguments,
+    dependencies,
+    dependencies_arguments,
+    directories,
+    included_first,
+    read_again,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..apart.process import Finished, Run
+    from ..cache.entry import Entry
+    from ..cache.pch import PchRecord
+    from .compiler import Compiler
+    from .profile import Profile
+    from .recipe import Recipe
+
+_FIRST_LINES = 5
+_LONGEST_LINE = 200
+# Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
+_MOST = 4 << 20
+
+# By what uname(2) calls the machine, for types, which say nothing of it themselves.
+_ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}
+
+
+def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
+    """The recipe for an entry. Blocking, for some microseconds.
+
+    Raises:
+        NotAvailable: it is of an architecture that is not known here.
+        Corrupt: it is of no architecture.
+    """
+    return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
+
+
+def _architecture(entry: Entry) -> str:
+    """As the kernel calls it, by what was generated for it."""
+    if entry.record.kind != HEADERS:
+        machine = os.uname().machine
+        return _ARCHITECTURES.get(machine, machine)
+    try:
+        return architecture(entry.path)
+    except Unusable as unusable:
+        raise Corrupt(unusable.message) from None
+
+
+async def compile_pch(
+    run: Run, made: Recipe, compiler: Compiler, entry: Entry, file: int, seconds: float
+) -> None:
+    """Compile the headers of a recipe.
+
+    Args:
+        file: where the result is written to.
+        seconds: that it may take.
+
+    Raises:
+        CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
+        Timeout: it took too long.
+    """
+    finished = await _run(run, str(compiler.path), made.build, entry, made.source, seconds, stdout=file)
+    if finished.status or not os.fstat(file).st_size:
+        raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
+
+
+async def compile_canary(run: Run, record: PchRecord, entry: Entry, seconds: float) -> None:
+    """Compile a program that includes all of a precompiled header.
+
+    Raises:
+        CompileFailed: it does not work.
+        Timeout: it took too long.
+    """
+    pch = entry.pchs[record.key].path
+    arguments = ("-include-pch", str(pch), *record.text, "-w", "-x", "c", "-c", "-o", "/dev/null", "-")
+    finished = await _run(run, record.compiler, arguments, entry, record.canary.encode(), seconds)
+    if finished.status:
+        raise _failed(finished, f"{record.compiler} cannot compile a program with {pch}")
+
+
+async def find_needed(run: Run, record: PchRecord, entry: Entry, seconds: float) -> tuple[str, ...]:
+    """The names in the tree without which a precompiled header is of no use.
+
+    Raises:
+        CompileFailed: the compiler does not tell.
+        Timeout: it took too long.
+    """
+    pch = entry.pchs[record.key].path
+    source = record.canary.encode()
+    told = await _run(run, record.compiler, dependencies_arguments(record.text), entry, source, seconds)
+    if told.status:
+        raise _failed(told, f"{record.compiler} does not tell what the headers of {entry.release} include")
+    names = dependencies(told.output, entry.path)
+    arguments = again_arguments(record.text, pch)
+    told = await _run(run, record.compiler, arguments, entry, again(names, entry.path), seconds)
+    first = included_first(record.text, entry.path)
+    return (*read_again(told.complaints, entry.path), *first, *directories(record.text, entry.path))
+
+
+async def _run(
+    run: Run,
+    program: str,
+    arguments: Sequence[str],
+    entry: Entry,
+    stdin: bytes,
+    seconds: float,
+    stdout: int | None = None,
+) -> Finished:
+    try:
+        return await run(
+            [program, *arguments],
+            environment=COMPILE_ENVIRONMENT,
+            directory=Path("/"),
+            seconds=seconds,
+            stdin=stdin,
+            stdout=stdout,
+            most=_MOST,
+        )
+    except OSError as error:
+        raise KheadersError(
+            f"cannot run {program} for {entry.release}: {error.strerror}; was it removed?"
+        ) from error
+
+
+def _failed(finished: Finished, what: str) -> CompileFailed:
+    lines = [line.strip()[:_LONGEST_LINE] for line in finished.complaints.splitlines() if line.strip()]
+    # What is wrong comes first, be it behind the names of files that led there.
+    errors = [line for line in lines if "error:" in line] or lines
+    reason = limit_met(finished) or "; ".join(errors[:_FIRST_LINES]) or f"it gave {finished.status}"
+    return CompileFailed(f"{what}: {reason}")

@@ -1,0 +1,170 @@
+"""The libbcc that is installed: its version, the LLVM in it, and the headers that it carries within.
+
+Libbcc compiles by itself, with the clang libraries that it is linked to, and puts headers of its own before
+every program. They are strings in its file, under names like /virtual/include/bcc/helpers.h.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidArgs, NotAvailable
+from ..trusted import stamps_of, trusted_path, unchanged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..trusted import Stamp
+    from .compiler import Compiler
+
+PLACES = tuple(
+    Path(directory, "libbcc.so.0")
+    for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+)
+"""Where distributions put it."""
+
+_VERSION = re.compile(r"libbcc\.so\.([0-9]+\.[0-9]+)\.[0-9]+", re.ASCII)
+_LLVM = re.compile(r"lib(?:clang-cpp\.so\.|LLVM-|LLVM\.so\.)([0-9]+)\b", re.ASCII)
+
+# In libbcc's order, each with a line that is in no other string of the library.
+_HEADERS = (
+    ("/virtual/include/bcc/bpf.h", b"\n#define _UAPI__LINUX_BPF_H__\n"),
+    ("/virtual/include/bcc/bpf_workaround.h", b"\n#ifndef __HAVE_BUILTIN_BSWAP16__\n"),
+    ("/virtual/include/bcc/helpers.h", b"\n#define __BPF_HELPERS_H\n"),
+)
+_TEXT = frozenset((*b"\t\n", *range(ord(" "), 0x7F)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Libbcc:
+    """One libbcc, as it was found.
+
+    Attributes:
+        path: absolute, without links.
+        version: as in "0.26".
+        llvm: the major version of the LLVM that it is linked to.
+        digest: sha256 of the file, in hex.
+        headers: those that it puts before a program, as (name, text), in this order.
+    """
+
+    path: Path
+    version: str
+    llvm: int
+    digest: str
+    headers: tuple[tuple[str, str], ...]
+
+
+class Libraries:
+    """Finds libbcc, and reads it again only when it has changed. For any thread.
+
+    Args:
+        places: where it may be; the first that is there is taken.
+    """
+
+    def __init__(self, places: Sequence[Path] = PLACES) -> None:
+        self._places = places
+        self._lock = threading.Lock()
+        self._known: tuple[dict[str, Stamp], Libbcc] | None = None
+
+    def installed(self) -> Libbcc:
+        """The one that is there now. Blocking: 10 ms, and some microseconds if it is known.
+
+        Raises:
+            NotAvailable: there is none, or it is none that can be read here, or others than root can write
+                to it.
+        """
+        with self._lock:
+            if self._known is None or not unchanged(self._known[0]):
+                self._known = self._find()
+            return self._known[1]
+
+    def _find(self) -> tuple[dict[str, Stamp], Libbcc]:
+        for place in self._places:
+            try:
+                path, through = trusted_path(place)
+                before = stamps_of((*self._places, *(step for step in through if not step.is_dir())))
+                found = before, _read(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise NotAvailable(f"{place} cannot be read: {error.strerror}") from error
+            except InvalidArgs as error:
+                raise NotAvailable(error.message) from error
+            if not unchanged(before):
+                raise NotAvailable(f"{path} was replaced while it was read; try again")
+            return found
+        raise NotAvailable(
+            "libbcc is not installed, for which this profile is; Debian has it in the package libbpfcc. "
+            f"It was looked for as {', '.join(map(str, self._places))}"
+        )
+
+
+LIBRARIES = Libraries()
+"""Those of this machine."""
+
+
+def _read(path: Path) -> Libbcc:
+    version = _VERSION.fullmatch(path.name)
+    if version is None:
+        raise NotAvailable(f"{path} does not have its version in its name, and is not used")
+    data = path.read_bytes()
+    headers = tuple((name, _string(data, line, path, name)) for name, line in _HEADERS)
+    return Libbcc(path, version[1], _llvm(path), hashlib.sha256(data).hexdigest(), headers)
+
+
+def _llvm(path: Path) -> int:
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+
+    needed: list[str] = []
+    with open(path, "rb") as file:
+        try:
+            for section in ELFFile(file).iter_sections():
+                if isinstance(section, DynamicSection):
+                    needed += [tag.needed for tag in section.iter_tags("DT_NEEDED")]
+        except ELFError as error:
+            raise NotAvailable(f"{path} is no library: {error}") from error
+    majors = {int(match[1]) for match in map(_LLVM.match, needed) if match}
+    if len(majors) != 1:
+        raise NotAvailable(
+            f"{path} does not say by its libraries ({', '.join(needed)}) which clang it compiles with; "
+            "one that has LLVM within cannot be used with precompiled headers"
+        )
+    return majors.pop()
+
+
+def _string(data: bytes, line: bytes, path: Path, name: str) -> str:
+    """The text of a header. It begins at a new line, and ends with a zero byte, as literals of C++ do."""
+    at = data.find(line)
+    if at < 0 or data.find(line, at + 1) >= 0:
+        raise NotAvailable(f"{path} does not have its header {name} where it can be found")
+    start = at
+    while start and data[start - 1] in _TEXT:
+        start -= 1
+    # What is before the string need not end with a zero byte.
+    text = data[data.index(b"\n", start) : data.index(b"\0", at)]
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise NotAvailable(f"{path}: its header {name} is not text: {error}") from error
+
+
+def checked(libraries: Libraries, compiler: Compiler) -> Libbcc:
+    """The libbcc that is installed, if this compiler is of its LLVM.
+
+    Raises:
+        NotAvailable: it is not, or there is none.
+    """
+    library = libraries.installed()
+    if library.llvm != compiler.major:
+        raise NotAvailable(
+            f"libbcc {library.version} compiles with clang {library.llvm}, and takes nothing that "
+            f"{compiler.name} has made; name clang-{library.llvm}, or no compiler"
+        )
+    return library

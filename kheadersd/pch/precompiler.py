@@ -1,0 +1,302 @@
+"""Precompiled headers on request: finds them, has them made, and never hands out a wrong one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..authority import Action
+from ..cache.entry import TYPES
+from ..cache.pch import Pch, PchRecord, PchStaging
+from ..errors import InvalidArgs, KheadersError, NotAvailable, UnknownProfile
+from ..journal import Event
+from ..served import PchRequest, ServedPch
+from ..work import SharedWork, in_thread
+from . import profile as profiles
+from .bcc import compiler_name, is_current
+from .compiling import compile_pch, recipe_for
+from .profile import BCC
+from .reduction import canary
+
+if TYPE_CHECKING:
+    from ..apart.process import Run
+    from ..authority import Caller
+    from ..cache.entry import Entry
+    from ..config import Config
+    from ..journal import Journal
+    from ..keeper import Keeper
+    from ..progress import Progress
+    from ..provider import Provider
+    from ..types.maker import TypesMaker
+    from .compiler import Compiler, Compilers
+    from .profile import Profile
+    from .recipe import Recipe
+    from .reducer import Reducer
+    from .shelf import Shelf
+
+# An entry can be replaced between being found and being worked on.
+_ATTEMPTS = 3
+_MAX_ANSWERS = 256
+_FOR_EVER = 1e6  # seconds
+# For so many seconds a compiler is not looked at again.
+_PAUSE = 0.1
+
+
+class Precompiler:
+    """Belongs to the event loop; what blocks is done in threads, compilers run apart."""
+
+    def __init__(
+        self,
+        config: Config,
+        provider: Provider,
+        types: TypesMaker,
+        keeper: Keeper,
+        compilers: Compilers,
+        shelf: Shelf,
+        reducer: Reducer,
+        run: Run,
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._provider = provider
+        self._types = types
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._compilers = compilers
+        self._shelf = shelf
+        self._reducer = reducer
+        self._run = run
+        self._journal = journal
+        self._progress = progress
+        self._profiles: Mapping[str, Profile] | None = None
+        self._work = SharedWork()
+        self._answers: dict[PchRequest, ServedPch] = {}
+        self._looked: dict[str, float] = {}
+
+    def configure(self, config: Config) -> None:
+        """Use other limits, for what is begun from now on."""
+        self._config = config
+        self._answers.clear()
+
+    async def load_profiles(self) -> Mapping[str, Profile]:
+        """Read the profiles, now and not when they are first needed."""
+        found, problems = await in_thread(profiles.load, profiles.DIRECTORIES)
+        for problem in problems:
+            self._journal.report(Event.CONFIG_PROBLEM, problem)
+        self._profiles = found
+        self._answers.clear()
+        return found
+
+    async def close(self) -> None:
+        """Give up all work, and wait until it has cleaned up behind itself."""
+        await self._work.close()
+
+    # What is there
+
+    def ready(self, request: PchRequest) -> ServedPch | None:
+        """What can be handed out at once, checked at this moment; tens of microseconds."""
+        answer = self._answers.get(request)
+        if answer is None:
+            return None
+        if not self._holds(answer, request):
+            del self._answers[request]
+            return None
+        self._cache.touch(answer.entry)
+        return answer
+
+    def _holds(self, answer: ServedPch, request: PchRequest) -> bool:
+        entry, pch = answer.entry, answer.pch
+        return (
+            entry in self._cache
+            and entry.pchs.get(pch.record.key) is pch
+            and pch.intact()
+            and entry.has_headers == request.keep_headers
+            and self._is_current(entry)
+            and self._cache.check(entry)
+            and self._is_the_same(answer.compiler)
+            and (not answer.library or is_current(answer.library))
+        )
+
+    def _is_the_same(self, compiler: Compiler) -> bool:
+        """Whether it is what it was, which to look at takes as long as all else of an answer."""
+        now = time.monotonic()
+        if now - self._looked.get(compiler.digest, -_PAUSE) < _PAUSE:
+            return True
+        if not self._compilers.current(compiler):
+            return False
+        self._looked[compiler.digest] = now
+        return True
+
+    def _is_current(self, entry: Entry) -> bool:
+        if entry.record.kind == TYPES:
+            return self._types.ready(entry.release) is entry
+        return self._provider.is_current(entry)
+
+    async def get(self, request: PchRequest, caller: Caller) -> ServedPch:
+        """A precompiled header: the one that is there, if it is good, or a new one.
+
+        Raises:
+            UnknownProfile: there is none of that name.
+            NotAvailable: there are no headers or types, or no such compiler.
+            InvalidArgs: the compiler is none that may be run.
+            CompileFailed: the compiler did not accept the headers.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
+            As `Provider.get` else.
+        """
+        profile = await self._profile(request)
+        if request.headers:
+            await caller.consent(Action.MANAGE)
+        wanted = request.compiler or await self._default_compiler(profile)
+        compiler = await self._compilers.find(wanted)
+        served = await self._there(request, profile, compiler)
+        if served is None:
+            if not request.headers:
+                await caller.consent(Action.EXTRACT)
+            # By the compiler that it is now, whatever it was called.
+            key = dataclasses.replace(request, compiler=compiler.digest)
+            served = await self._work.share(key, lambda: self._make(request, profile, compiler, caller))
+        if len(self._answers) >= _MAX_ANSWERS:
+            self._answers.clear()
+        self._answers[request] = dataclasses.replace(served, fresh=False) if served.fresh else served
+        return served
+
+    async def _profile(self, request: PchRequest) -> Profile:
+        offered = await self.load_profiles() if self._profiles is None else self._profiles
+        known = offered.get(request.profile)
+        if known is None:
+            name = request.profile if len(request.profile) <= 64 else request.profile[:64] + "…"
+            raise UnknownProfile(f"there is no profile {name!r}; there are {', '.join(sorted(offered))}")
+        return profiles.custom(known, request.headers) if request.headers else known
+
+    async def _default_compiler(self, profile: Profile) -> str:
+        # Only one makes what libbcc can read.
+        return await in_thread(compiler_name) if profile.consumer == BCC else self._config.compiler
+
+    def _base(self, request: PchRequest, profile: Profile) -> Entry | None:
+        if profile.base == TYPES:
+            return self._types.ready(request.release)
+        return self._provider.base(request.release)
+
+    async def _there(self, request: PchRequest, profile: Profile, compiler: Compiler) -> ServedPch | None:
+        """What is in the cache, if it is as it was asked for."""
+        entry = self._base(request, profile)
+        if entry is None or entry.has_headers != request.keep_headers:
+            return None
+        made = await in_thread(recipe_for, profile, compiler, entry)
+        pch = await self._shelf.confirmed(entry, made.key)
+        if pch is None:
+            return None
+        return _served(entry, pch, compiler, profile, made, fresh=False)
+
+    # What has to be made
+
+    async def _make(
+        self, request: PchRequest, profile: Profile, compiler: Compiler, caller: Caller
+    ) -> ServedPch:
+        for _ in range(_ATTEMPTS):
+            try:
+                entry = await self._make_base(request, profile, caller)
+            except NotAvailable:
+                # Headers that had gone cannot be had again; what was made from them is still good.
+                if (served := await self._without_headers(request, profile, compiler)) is None:
+                    raise
+                return served
+            made = await in_thread(recipe_for, profile, compiler, entry)
+            async with self._keeper.lock(entry.name):
+                if entry not in self._cache or not entry.has_headers:
+                    continue
+                pch = await self._shelf.confirmed(entry, made.key)
+                fresh = pch is None
+                if pch is None:
+                    pch = await self._compile(entry, profile, compiler, made)
+            if not request.keep_headers:
+                entry = await self._reducer.reduce(entry, self._seconds)
+                pch = await self._shelf.confirmed(entry, made.key)
+            if pch is not None and entry.pchs.get(made.key) is pch:
+                return _served(entry, pch, compiler, profile, made, fresh=fresh)
+        raise KheadersError(
+            f"the headers of {request.release} were removed again and again while they were compiled; "
+            "ask again"
+        )
+
+    async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
+        if profile.base == TYPES:
+            return (await self._types.get(request.release, caller)).entry
+        return await self._provider.make_base(request.release, caller)
+
+    async def _without_headers(
+        self, request: PchRequest, profile: Profile, compiler: Compiler
+    ) -> ServedPch | None:
+        entry = self._base(request, profile)
+        if entry is None:
+            return None
+        made = await in_thread(recipe_for, profile, compiler, entry)
+        pch = await self._shelf.confirmed(entry, made.key)
+        return None if pch is None else _served(entry, pch, compiler, profile, made, fresh=False)
+
+    async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch:
+        """Make one; the entry's lock is held."""
+        started = time.monotonic()
+
+        def keep(pch: Pch) -> None:
+            # Even if nobody waits for it any more: it is in the cache.
+            self._shelf.added(entry, pch, time.monotonic() - started)
+
+        stagings: list[PchStaging] = []
+        try:
+            with self._progress.of(entry.release, "pch") as report:
+                report("compile", 0.0)
+                staging = await in_thread(PchStaging, self._cache.directory, keep=stagings.append)
+                await compile_pch(self._run, made, compiler, entry, staging.file, self._seconds)
+                pch = await in_thread(_publish, staging, entry, profile, compiler, made, keep=keep)
+        finally:
+            for staging in stagings:
+                await in_thread(staging.close)
+        await self._shelf.make_room(entry, self._config.max_pchs)
+        return pch
+
+    @property
+    def _seconds(self) -> float:
+        return self._config.compile_timeout or _FOR_EVER
+
+    # What is not valid any more
+
+    async def retire(self) -> None:
+        """Remove what was made by compilers that have been upgraded or removed since."""
+        await self._shelf.retire(self._is_by_present_compiler)
+
+    async def _is_by_present_compiler(self, pch: Pch) -> bool:
+        try:
+            return (await self._compilers.find(pch.record.compiler)).digest == pch.record.compiler_digest
+        except (NotAvailable, InvalidArgs):
+            return False
+        except KheadersError:
+            return True  # that it does not answer now says nothing
+
+
+def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch:
+    sha256, size = staging.measure()
+    record = PchRecord(
+        key=made.key,
+        profile=profile.name,
+        headers=profile.headers,
+        compiler=str(compiler.path),
+        compiler_version=compiler.version,
+        compiler_digest=compiler.digest,
+        text=made.text,
+        backend=made.backend,
+        canary=canary(profile),
+        sha256=sha256,
+        bytes=size,
+        made_at=time.time_ns() // 1000,
+    )
+    return staging.publish(entry, record)
+
+
+def _served(
+    entry: Entry, pch: Pch, compiler: Compiler, profile: Profile, made: Recipe, *, fresh: bool
+) -> ServedPch:
+    return ServedPch(entry, pch, compiler, profile, made.arguments(pch.path), fresh, made.library)

@@ -1,0 +1,210 @@
+"""Profiles: which headers are precompiled together, for which way of compiling.
+
+A profile is a file ``<name>.toml``::
+
+    description = "What it is good for, in one line."
+    consumer = "clang-bpf"
+    base = "headers"
+    headers = ["linux/ptrace.h", "linux/sched.h"]
+    flags = ["-mcpu=v3"]
+
+``consumer`` is one of `CONSUMERS`, ``base`` one of "headers" (the default: a tree of kernel headers) and
+"types" (a directory with a ``vmlinux.h``). ``flags`` may be left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidArgs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CLANG_BPF, CLANG_HOST, BCC = "clang-bpf", "clang-host", "bcc"
+CONSUMERS = (CLANG_BPF, CLANG_HOST, BCC)
+"""Who compiles with it: clang for BPF, clang for the host and then for BPF, or libbcc."""
+
+HEADERS, TYPES = "headers", "types"
+
+DIRECTORIES = (Path(__file__).parent.parent / "data/profiles", Path("/etc/kheadersd/profiles"))
+"""Ours, and the administrator's, which win."""
+
+MAX_HEADERS = 64
+MAX_HEADER = 128  # characters of the name of a header
+
+_KEYS = frozenset(("description", "consumer", "base", "headers", "flags"))
+_MAX_FILE = 64 << 10  # bytes; a profile is a page
+_MAX_FLAGS = 32
+_MAX_DESCRIPTION = 200
+_SHOWN = 60  # characters of foreign text in a message
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*\.h", re.ASCII)
+
+# Of a flag, what it reads has to be in the key of the precompiled header, so none may name a file. Those that
+# are left change how a program is translated, and the text of the flag says how.
+_FLAG = re.compile(
+    r"-(?:[DU][A-Za-z_][ -~]*|W(?![alp],)[a-z0-9=+-]+|O[0-3sz]|g[a-z0-9-]*|std=[a-z0-9:]+"
+    r"|m(?!llvm)[a-z0-9=.+-]+|f(?!plugin|pass-plugin|module|profile|syntax-only)[a-z0-9-]+)",
+    re.ASCII,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Profile:
+    """What is precompiled together.
+
+    Attributes:
+        name: of the file, without ".toml".
+        description: one line.
+        consumer: one of `CONSUMERS`.
+        base: `HEADERS` or `TYPES`: what it is made from.
+        headers: as in ``#include <…>``, in this order; at least one.
+        flags: further arguments of the compiler, in this order.
+        path: the file it was read from.
+    """
+
+    name: str
+    description: str
+    consumer: str
+    base: str
+    headers: tuple[str, ...]
+    flags: tuple[str, ...]
+    path: Path
+
+
+def load(directories: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
+    """Read all profiles. Blocking.
+
+    Args:
+        directories: those that win come last; one that is not there has none.
+
+    Returns:
+        The profiles by their names, and what is wrong with files that are left out, each as a line that
+        names the file. A file that is left out hides no profile of the same name from another directory.
+    """
+    found: dict[str, Profile] = {}
+    problems: list[str] = []
+    for directory in directories:
+        try:
+            paths = sorted(path for path in directory.iterdir() if path.suffix == ".toml")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problems.append(f"{directory}: cannot be read: {error.strerror}")
+            continue
+        for path in paths:
+            try:
+                found[path.stem] = _read(path)
+            except OSError as error:
+                problems.append(f"{path}: cannot be read: {error.strerror}")
+            except ValueError as error:
+                problems.append(f"{path}: {error}")
+    return found, problems
+
+
+def check_headers(names: Sequence[str]) -> tuple[str, ...]:
+    """A list of headers that somebody gave, as it is.
+
+    Raises:
+        InvalidArgs: it is empty, has more than `MAX_HEADERS` items or one twice, or one is not the relative
+            name of a header, as in ``#include <…>``, of at most `MAX_HEADER` characters.
+    """
+    if not 1 <= len(names) <= MAX_HEADERS:
+        raise InvalidArgs(f"a list of headers has 1 to {MAX_HEADERS} names, and this one {len(names)}")
+    for name in names:
+        steps = name.split("/")
+        if len(name) > MAX_HEADER or not _HEADER.fullmatch(name) or not {"", ".", ".."}.isdisjoint(steps):
+            raise InvalidArgs(
+                f"{name[:_SHOWN]!r} is not the name of a header; names are relative, as in linux/sched.h"
+            )
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidArgs(f"the header {twice} is in the list more than once")
+    return tuple(names)
+
+
+def custom(profile: Profile, headers: Sequence[str]) -> Profile:
+    """A profile with exactly these headers instead of its own.
+
+    Raises:
+        InvalidArgs: as `check_headers`, or the profile is made from types, which are one header.
+    """
+    if profile.base == TYPES:
+        raise InvalidArgs(f"the profile {profile.name} is of vmlinux.h alone: it takes no list of headers")
+    return dataclasses.replace(profile, headers=check_headers(headers))
+
+
+def _read(path: Path) -> Profile:
+    """Read a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a profile; says why.
+    """
+    import tomllib
+
+    if not _NAME.fullmatch(path.stem):
+        raise ValueError("a profile is called by at most 64 of a to z, 0 to 9, _ and -")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        data = file.read(_MAX_FILE + 1)
+    if len(data) > _MAX_FILE:
+        raise ValueError(f"it is larger than {_MAX_FILE} bytes")
+    try:
+        values = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not TOML: {error}") from None
+    if unknown := sorted(set(values) - _KEYS):
+        raise ValueError(f"unknown key {unknown[0][:_SHOWN]!r}; there are {', '.join(sorted(_KEYS))}")
+    return _profile(path, values)
+
+
+def _profile(path: Path, values: dict[str, Any]) -> Profile:
+    base = _one_of(values.get("base", HEADERS), "base", (HEADERS, TYPES))
+    consumer = _one_of(values.get("consumer"), "consumer", CONSUMERS)
+    if base == TYPES and consumer != CLANG_BPF:
+        raise ValueError(f"types are for the consumer {CLANG_BPF}, not for {consumer}")
+    description = values.get("description")
+    if (
+        not isinstance(description, str)
+        or not description.isprintable()
+        or len(description) > _MAX_DESCRIPTION
+    ):
+        raise ValueError(f"description has to be one line of at most {_MAX_DESCRIPTION} characters")
+    try:
+        headers = check_headers(_strings(values, "headers"))
+    except InvalidArgs as error:
+        raise ValueError(f"headers: {error.message}") from None
+    return Profile(path.stem, description, consumer, base, headers, _flags(_strings(values, "flags")), path)
+
+
+def _flags(flags: list[str]) -> tuple[str, ...]:
+    if len(flags) > _MAX_FLAGS:
+        raise ValueError(f"there are more than {_MAX_FLAGS} flags")
+    for flag in flags:
+        if len(flag) > MAX_HEADER or not _FLAG.fullmatch(flag):
+            raise ValueError(
+                f"the flag {flag[:_SHOWN]!r} cannot be given here: those are -D, -U, -W, -O, -g, -m, -f and "
+                "-std=, without a space behind, that name no file"
+            )
+    return tuple(flags)
+
+
+def _strings(values: dict[str, Any], key: str) -> list[str]:
+    value = values.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{key} has to be a list of strings")
+    return value
+
+
+def _one_of(value: Any, key: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{key} has to be one of {', '.join(choices)}, not {str(value)[:_SHOWN]!r}")
+    return str(value)

@@ -1,0 +1,278 @@
+"""How a precompiled header is made and used: the arguments of the compiler, and the key that names all of it.
+
+Facts that this rests on, seen with clang 14, 16 and 19:
+
+- The header goes in through stdin and the result out through stdout. With ``-working-directory=/`` and
+  ``-fno-pch-timestamp`` the result is the same bytes wherever and whenever it is made.
+- Clang compares a precompiled header with how it is used: target, CPU, language, macros that differ. It does
+  not notice -O1 instead of -O2, a macro that was missing when it was made, a file whose content changed and
+  whose size did not, or (in some distributions) another patch release of itself. So the key is of everything.
+- The headers of a kernel choose by macros of the host's compiler, such as ``__x86_64__``: with
+  ``--target=bpf`` and without them, types have the wrong size, and nobody complains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NotAvailable
+from .profile import BCC, CLANG_HOST, TYPES
+
+if TYPE_CHECKING:
+    from .compiler import Compiler
+    from .profile import Profile
+
+VERSION = 1
+"""Is in every key. To be raised when they have to be made again although the compiler is told the same."""
+
+LIBBPF = Path("/usr/include/bpf")
+"""What ``<key>/include/bpf`` is a symlink to: libbpf's headers, and nothing else of /usr/include."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything the compiler is told.
+
+    Attributes:
+        source: the header that is compiled, to be given on stdin.
+        build: arguments that write the precompiled header to stdout.
+        text: the complete arguments for a program, without the precompiled header.
+        backend: for a consumer in two steps the arguments of the second (``clang <backend> prog.bc -o
+            prog.o``); else empty.
+        key: sha256, 64 hex digits, of everything that the result depends on.
+        cflags: what a caller adds to the precompiled header instead of ``text``, if it has the rest itself.
+        library: the digest of the library that compiles programs, where that is not the compiler.
+    """
+
+    source: bytes
+    build: tuple[str, ...]
+    text: tuple[str, ...]
+    backend: tuple[str, ...]
+    key: str
+    cflags: tuple[str, ...] | None = None
+    library: str = ""
+
+    def arguments(self, pch: Path) -> tuple[str, ...]:
+        """The complete arguments for a program: ``clang <arguments> -c prog.c -o prog.o``.
+
+        For bcc they are ``cflags`` of its ``BPF()``.
+        """
+        return ("-include-pch", str(pch), *(self.text if self.cflags is None else self.cflags))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Architecture:
+    """What differs from one architecture to the next.
+
+    Attributes:
+        triple: of the host.
+        bpf: of BPF with the same order of bytes.
+        macros: those of the host's compiler that its headers look at.
+    """
+
+    triple: str
+    bpf: str
+    macros: tuple[str, ...]
+
+
+# By the kernel's own names, those of the directories in arch/.
+_ARCHITECTURES = {
+    "x86": _Architecture("x86_64-linux-gnu", "bpfel", ("__x86_64__", "__x86_64", "__amd64__", "__amd64")),
+    "arm64": _Architecture(
+        "aarch64-linux-gnu", "bpfel", ("__aarch64__", "__AARCH64EL__", "__ARM_64BIT_STATE")
+    ),
+}
+
+# In kbuild's order.
+_INCLUDES = (
+    "arch/{}/include",
+    "arch/{}/include/generated",
+    "include",
+    "arch/{}/include/uapi",
+    "arch/{}/include/generated/uapi",
+    "include/uapi",
+    "include/generated/uapi",
+)
+_FIRST = ("include/linux/kconfig.h", "include/linux/compiler_types.h")
+
+_LANGUAGE = ("-std=gnu11", "-O2", "-g", "-fshort-wchar", "-fno-strict-aliasing", "-fms-extensions")
+# The first verifier that these sources can meet takes v2; a profile that wants more appends -mcpu=v3.
+_CPU = "-mcpu=v2"
+_CODE = ("-fno-stack-protector", "-fno-jump-tables", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+_MACROS = (
+    "-D__KERNEL__",
+    "-D__BPF_TRACING__",
+    # Its wrappers of memcpy() end in assembly and in functions that no program can call.
+    "-D__NO_FORTIFY",
+    '-DKBUILD_MODNAME="bpf"',
+    "-DCC_USING_FENTRY",
+)
+# Of the kernel's own headers, which kbuild compiles with most warnings off.
+_QUIET = (
+    "-Wno-unknown-warning-option",
+    "-Wno-address-of-packed-member",
+    "-Wno-compare-distinct-pointer-types",
+    "-Wno-deprecated-declarations",
+    "-Wno-duplicate-decl-specifier",
+    "-Wno-gnu",
+    "-Wno-ignored-attributes",
+    "-Wno-microsoft",
+    "-Wno-pointer-sign",
+    "-Wno-pragma-once-outside-header",
+    "-Wno-tautological-compare",
+    "-Wno-unused-value",
+)
+
+
+def _without_assembly() -> tuple[str, ...]:
+    """Macros that let BPF's compiler read headers with the assembly of the host.
+
+    They leave alone what is written in the program itself, at include level 0, also by a macro from a header:
+    there assembly is BPF's. In headers each statement of assembly becomes one that no assembler accepts, so
+    that a program which uses such a function is refused, rather than compiled to something else. A plain
+    ``asm("…")`` may also name a register, as in ``register unsigned long sp asm("rsp")``, and therefore
+    becomes the name of one of BPF's, which is no statement either.
+    """
+    register, refused = '("r10")', '("assembly of the host: this function cannot be used in BPF")'
+    picked = "__kheaders_pick(__INCLUDE_LEVEL__,"
+    return (
+        "-D__kheaders_level_0=~,",
+        "-D__kheaders_level(level)=__kheaders_level_##level",
+        "-D__kheaders_second(first,second,...)=second",
+        "-D__kheaders_choose(...)=__kheaders_second(__VA_ARGS__,)",
+        "-D__kheaders_pick(level,here,there)=__kheaders_choose(__kheaders_level(level) here,there)",
+        *(f"-D{word}(...)={word} {picked}(__VA_ARGS__),{register})" for word in ("asm", "__asm__")),
+        *(f"-D{word}(...)={word} {picked}(__VA_ARGS__),{refused})" for word in ("volatile", "__volatile__")),
+        f"-Dgoto(...)={picked}goto (__VA_ARGS__),{refused})",
+    )
+
+
+def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: str) -> Recipe:
+    """The recipe for a profile, a compiler and a tree.
+
+    Args:
+        tree: absolute, where it will be as long as the result is used: ``<entry>/tree``.
+        digest: of the archive or the BTF that the tree was made from.
+        arch: as the kernel calls it: "x86", "arm64".
+
+    Raises:
+        NotAvailable: the architecture is none of those.
+    """
+    if profile.consumer == BCC:
+        # It reads libbcc, which few hosts have.
+        module = importlib.import_module(".bcc", __package__)
+        made: Recipe = module.bcc_recipe(profile, compiler, tree, digest, arch)
+        return made
+    _check_architecture(arch)
+    source = umbrella(profile)
+    text = (*_target(profile, arch), *_paths(profile, compiler, tree, arch), *_QUIET, *profile.flags)
+    backend = _backend(profile, arch)
+    build = precompile(text)
+    key = key_of(profile, compiler, tree, digest, arch, (source, build, text, backend))
+    return Recipe(source, build, (*text, *_libbpf(tree, key)), backend, key)
+
+
+def umbrella(profile: Profile) -> bytes:
+    """The header that includes those of a profile."""
+    return "".join(f"#include <{name}>\n" for name in profile.headers).encode()
+
+
+def precompile(text: tuple[str, ...]) -> tuple[str, ...]:
+    """Arguments that make a precompiled header, from stdin to stdout, for programs compiled with ``text``.
+
+    What the headers say goes into it, so that they can be removed.
+    """
+    embedded = ("-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp")
+    return (*text, "-working-directory=/", *embedded, "-c", "-x", "c-header", "-o", "-", "-")
+
+
+def key_of(
+    profile: Profile,
+    compiler: Compiler,
+    tree: Path,
+    digest: str,
+    arch: str,
+    told: tuple[bytes, tuple[str, ...], tuple[str, ...], tuple[str, ...]],
+) -> str:
+    """The sha256 of everything that a precompiled header depends on.
+
+    Args:
+        told: what the compiler is told: the source, and the arguments of each step.
+    """
+    source, *arguments = told
+    everything = {
+        "version": VERSION,
+        "consumer": profile.consumer,
+        "base": profile.base,
+        "headers": profile.headers,
+        "flags": profile.flags,
+        "compiler": [str(compiler.path), compiler.version, compiler.digest, str(compiler.resource)],
+        "tree": str(tree),
+        "digest": digest,
+        "architecture": arch,
+        "source": source.decode(),
+        "arguments": arguments,
+    }
+    # JSON marks where each string ends, and escapes what is not ASCII.
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _target(profile: Profile, arch: str) -> tuple[str, ...]:
+    names = _ARCHITECTURES[arch]
+    traced = f"-D__TARGET_ARCH_{arch}"
+    if profile.base == TYPES:
+        return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, traced)
+    if profile.consumer == CLANG_HOST:
+        # Unoptimised: what the back end of BPF cannot do must not be made of it before.
+        first = (f"--target={names.triple}", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-fno-pic")
+        return (*first, *_LANGUAGE, *_CODE, *_MACROS, traced)
+    host = tuple(f"-D{macro}" for macro in (*names.macros, "__linux__"))
+    return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, *_MACROS, traced, *host, *_without_assembly())
+
+
+def _backend(profile: Profile, arch: str) -> tuple[str, ...]:
+    if profile.consumer != CLANG_HOST:
+        return ()
+    return (f"--target={_ARCHITECTURES[arch].bpf}", _CPU, "-O2", "-Wno-override-module", "-c", "-x", "ir")
+
+
+def _paths(profile: Profile, compiler: Compiler, tree: Path, arch: str) -> tuple[str, ...]:
+    own = ("-nostdinc", "-isystem", str(compiler.resource / "include"))
+    if profile.base == TYPES:
+        return (*own, f"-I{tree}")
+    # By -I, not -isystem: precompiled, they are then found when they are gone.
+    included = tuple(f"-I{tree / name}" for name in include_directories(arch))
+    return (*own, *included, *(item for name in _FIRST for item in ("-include", str(tree / name))))
+
+
+def host_triple(arch: str) -> str:
+    """The target of the host.
+
+    Raises:
+        NotAvailable: as `recipe`.
+    """
+    _check_architecture(arch)
+    return _ARCHITECTURES[arch].triple
+
+
+def _check_architecture(arch: str) -> None:
+    if arch not in _ARCHITECTURES:
+        raise NotAvailable(
+            f"headers of the architecture {arch} cannot be precompiled; "
+            f"those that can be are {', '.join(_ARCHITECTURES)}"
+        )
+
+
+def include_directories(arch: str) -> tuple[str, ...]:
+    """The names in a tree of the directories that headers are looked for in, in this order."""
+    return tuple(name.format(arch) for name in _INCLUDES)
+
+
+def _libbpf(tree: Path, key: str) -> tuple[str, ...]:
+    # Behind everything else, and beside the precompiled header: it stays as long as that does.
+    return ("-idirafter", str(tree.parent / "pch" / key / "include"))

@@ -1,0 +1,73 @@
+"""Where precompiled headers and vmlinux.h are made: its parts, wired up when it is first needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..apart import compile_run
+from ..apart.bounded import Bounded
+from ..types.maker import TypesMaker
+from .compiler import Compilers
+from .precompiler import Precompiler
+from .reducer import Reducer
+from .shelf import Shelf
+
+if TYPE_CHECKING:
+    from ..cache.leases import Leases
+    from ..config import Config
+    from ..host import Host
+    from ..journal import Journal
+    from ..keeper import Keeper
+    from ..progress import Progress
+    from ..provider import Provider
+
+# kheaders-compile.socket takes twice as many: those that are being ended count, too.
+_MOST_COMPILERS = 4
+
+
+class Workshop:
+    """Belongs to the event loop.
+
+    Attributes:
+        types: makes vmlinux.h.
+        precompiler: makes precompiled headers.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        provider: Provider,
+        keeper: Keeper,
+        leases: Leases,
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        run = Bounded(compile_run(), _MOST_COMPILERS)
+        self.types = TypesMaker(host, keeper, run, progress)
+        self._compilers = Compilers(config.compiler_directories, run)
+        self._reducer = Reducer(keeper, leases, run, journal)
+        self.precompiler = Precompiler(
+            config,
+            provider,
+            self.types,
+            keeper,
+            self._compilers,
+            Shelf(keeper, journal),
+            self._reducer,
+            run,
+            journal,
+            progress,
+        )
+
+    async def configure(self, config: Config) -> None:
+        """Use other limits from now on, and read the profiles again; directories stay as they are."""
+        self.precompiler.configure(config)
+        await self.precompiler.load_profiles()
+
+    async def close(self) -> None:
+        """Give up all work, and wait until it has cleaned up behind itself."""
+        await self.precompiler.close()
+        await self._reducer.close()
+        await self.types.close()
+        await self._compilers.close()

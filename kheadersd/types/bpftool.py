@@ -1,0 +1,127 @@
+"""Which bpftool there is, and that it is root's."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..apart import COMPILE_ENVIRONMENT
+from ..errors import InvalidArgs, NotAvailable
+from ..trusted import Stamp, stamps_of, trusted_path, unchanged
+from ..work import in_thread
+from . import elf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..apart.process import Run
+
+PLACES = (
+    "/usr/sbin",
+    "/usr/bin",
+    "/usr/local/sbin",
+    "/usr/lib/linux-tools/*",
+    "/usr/lib/linux-tools-*",
+)
+"""Where bpftool may be. In Ubuntu's /usr/sbin is a script that only looks for the tools of the running
+kernel, which are in the last two."""
+
+_VERSION = re.compile(r"^(?:/.*/)?bpftool v([0-9][0-9A-Za-z.+~-]{0,63})$", re.MULTILINE)
+_SECONDS = 10.0
+_MAX_SIZE = 64 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bpftool:
+    """A bpftool that may be run.
+
+    Attributes:
+        path: resolved; nobody but root can change what it leads to.
+        version: such as "7.1.0"; of the kernel's tree or of libbpf's, as it was built.
+        digest: sha256 of the file, 64 hex digits: another build may make another vmlinux.h.
+        stamps: of the file that was hashed, and of the links that lead to it.
+    """
+
+    path: Path
+    version: str
+    digest: str
+    stamps: Mapping[str, Stamp]
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was hashed; microseconds."""
+        return unchanged(self.stamps)
+
+
+async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
+    """The first bpftool in ``places`` that is root's and works; milliseconds.
+
+    Args:
+        run: what runs it, apart from us, to ask for its version.
+        places: directories, in which "*" stands for any part of a name.
+
+    Raises:
+        NotAvailable: there is none; the message says what is wrong with those that were found.
+        Timeout: it does not end.
+        KheadersError: ``run`` cannot run anything.
+    """
+    complaints: list[str] = []
+    for path, digest, stamps in await in_thread(_candidates, places, complaints):
+        command = [str(path), "version"]
+        finished = await run(command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=_SECONDS)
+        if finished.status == 0 and (version := _VERSION.search(finished.output)):
+            return Bpftool(path, version[1], digest, stamps)
+        complaints.append(f"{path} does not say its version (status {finished.status})")
+    found = "; ".join(complaints) or f"it is not in {', '.join(places)}"
+    raise NotAvailable(
+        f"there is no bpftool to make vmlinux.h with: {found}. "
+        "It is in the package bpftool, in Ubuntu also in linux-tools"
+    )
+
+
+def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path, str, dict[str, Stamp]]]:
+    """Those that may be run, with digest and stamps; what is wrong with others is added to ``complaints``."""
+    usable = []
+    seen = set()
+    for named in _present(places):
+        try:
+            path, links = trusted_path(named)
+            if path in seen:
+                continue
+            seen.add(path)
+            # Before it is read: a file that is replaced meanwhile is not taken for this one later.
+            stamps = stamps_of((path, *links))
+            usable.append((path, _digest(path), stamps))
+        except (InvalidArgs, _Unusable) as error:
+            complaints.append(str(error))
+        except OSError as error:
+            complaints.append(f"{named} cannot be read: {error.strerror}")
+    return usable
+
+
+def _present(places: Sequence[str]) -> Iterator[Path]:
+    """Of several versions, the one with the highest name first."""
+    for place in places:
+        yield from sorted(Path("/").glob(f"{place.lstrip('/')}/bpftool"), reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111 or status.st_size > _MAX_SIZE:
+            raise _Unusable(f"{path} is no program")
+        if file.peek(4)[:4] != elf.MAGIC:
+            raise _Unusable(f"{path} is a script, which finds nothing for other kernels")
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
+
+
+class _Unusable(Exception):
+    """Something is called bpftool and is not taken."""

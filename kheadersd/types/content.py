@@ -1,0 +1,76 @@
+"""A file, or a part of one, of which a little is read at a time and nothing outside of it ever."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import Corrupt
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Iterator
+
+_PIECE = 1024 * 1024
+
+
+class Content:
+    """The bytes ``start`` to ``start + size`` of an open file. It does not own the descriptor.
+
+    Attributes:
+        size: in bytes; as it was when this was made.
+        label: what messages call it.
+    """
+
+    def __init__(self, descriptor: int, label: str, start: int = 0, size: int | None = None) -> None:
+        self.size = os.fstat(descriptor).st_size if size is None else size
+        self.label = label
+        self._descriptor = descriptor
+        self._start = start
+
+    def at(self, offset: int, size: int) -> bytes:
+        """Exactly so many bytes.
+
+        Raises:
+            Corrupt: they are not all there.
+            OSError: the file cannot be read.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self._ends_early()
+        data = os.pread(self._descriptor, size, self._start + offset)
+        while len(data) < size:
+            more = os.pread(self._descriptor, size - len(data), self._start + offset + len(data))
+            if not more:
+                raise self._ends_early()
+            data += more
+        return data
+
+    def upto(self, offset: int, size: int) -> bytes:
+        """So many bytes, or as many as there are from ``offset``."""
+        return self.at(min(offset, self.size), min(size, max(self.size - offset, 0)))
+
+    def part(self, offset: int, size: int) -> Content:
+        """A part of it.
+
+        Raises:
+            Corrupt: it is not wholly inside.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self._ends_early()
+        return Content(self._descriptor, self.label, self._start + offset, size)
+
+    def find(self, pattern: re.Pattern[bytes], longest: int) -> Iterator[tuple[int, re.Match[bytes]]]:
+        """Where ``pattern`` matches, and the match; a match may be given twice.
+
+        Args:
+            longest: how many bytes a match may have; longer ones may be missed.
+        """
+        offset = 0
+        while offset < self.size:
+            piece = self.upto(offset, _PIECE + longest)
+            for match in pattern.finditer(piece):
+                yield offset + match.start(), match
+            offset += _PIECE
+
+    def _ends_early(self) -> Corrupt:
+        return Corrupt(f"{self.label} is damaged: it ends before something that is said to be in it")

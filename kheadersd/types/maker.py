@@ -1,0 +1,185 @@
+"""vmlinux.h on request: an entry of the cache that has this one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ..authority import Action
+from ..cache.entry import TYPES, Record, entry_name
+from ..errors import NotAvailable
+from ..extraction.manifest import FILE_MODE, Manifest
+from ..extraction.manifest import Entry as Item
+from ..extraction.tarstream import FILE
+from ..sources import Nothing
+from ..work import SharedWork, in_thread
+from . import SOURCE, btf, vmlinux
+from .bpftool import find_bpftool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..apart.process import Run
+    from ..authority import Caller
+    from ..cache.cache import Cache, Published
+    from ..cache.entry import Entry
+    from ..cache.staging import Staging
+    from ..host import Host
+    from ..keeper import Keeper
+    from ..progress import Progress
+    from ..release import Release
+    from .bpftool import Bpftool
+    from .btf import Btf
+
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ServedTypes:
+    """A vmlinux.h that is there.
+
+    Attributes:
+        arguments: with which clang compiles a program that includes it.
+        fresh: whether it was made for the request.
+    """
+
+    entry: Entry
+    arguments: tuple[str, ...]
+    fresh: bool
+
+    @property
+    def path(self) -> Path:
+        return self.entry.path / vmlinux.NAME
+
+
+class TypesMaker:
+    """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
+
+    def __init__(self, host: Host, keeper: Keeper, run: Run, progress: Progress) -> None:
+        self._host = host
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._run = run
+        self._progress = progress
+        self._work = SharedWork()
+
+    async def close(self) -> None:
+        """Give up all work, and wait until it has cleaned up behind itself."""
+        await self._work.close()
+
+    def ready(self, release: Release) -> Entry | None:
+        """The entry that is there, checked at this moment; microseconds.
+
+        It need not have the file any more: what was precompiled from it is still good.
+        """
+        for entry in self._cache.all_of(release, TYPES):
+            record = entry.record
+            if record.root != str(self._host.root):
+                continue
+            # Distributions delete a kernel's image while it still runs; what was made from it stays good.
+            if btf.stamp(self._host, record.origin) not in ("", record.origin_stamp):
+                continue
+            if self._cache.check(entry):
+                return entry
+            self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
+        return None
+
+    async def get(self, release: Release, caller: Caller) -> ServedTypes:
+        """The vmlinux.h of a release: the one that is there, or a new one.
+
+        Raises:
+            NotAvailable: there is no BTF, or no bpftool.
+            Corrupt, ReleaseMismatch: the BTF is damaged, or another kernel's.
+            CompileFailed: bpftool can make nothing of it.
+            NoSpace, Timeout: it could not be made.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not have it made.
+        """
+        if (entry := self.ready(release)) and entry.has_headers:
+            return self._served(entry, fresh=False)
+        uid = await caller.consent(Action.EXTRACT)
+        made, fresh = await self._work.share(release, lambda: self._make(release, uid))
+        return self._served(made, fresh=fresh)
+
+    def _served(self, entry: Entry, *, fresh: bool) -> ServedTypes:
+        self._cache.touch(entry)
+        return ServedTypes(entry, vmlinux.compile_arguments(entry.path, os.uname().machine), fresh)
+
+    async def _make(self, release: Release, uid: int) -> tuple[Entry, bool]:
+        started = time.monotonic()
+        with self._progress.of(release, SOURCE) as report:
+            report("find", 0.0)
+            bpftool = await find_bpftool(self._run)
+            try:
+                found = await btf.find(self._host, release, self._cache.directory)
+            except Nothing as nothing:
+                raise NotAvailable(f"there is no BTF for {release}: {nothing.message}") from None
+            report("make", 0.5)
+            digest = _digest(found, bpftool)
+            name = entry_name(release, digest)
+            async with self._keeper.lock(name):
+                known = self._cache.named(name)
+                if known is not None and self._is_good(known):
+                    self._cache.prefer(known)
+                    return known, False
+                return await self._write(release, digest, found, bpftool, started, uid), True
+
+    def _is_good(self, entry: Entry) -> bool:
+        return entry.has_headers and entry.record.root == str(self._host.root) and self._cache.check(entry)
+
+    async def _write(
+        self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int
+    ) -> Entry:
+        stagings: list[Staging] = []
+        files: list[int] = []
+        try:
+            staging = await in_thread(self._cache.stage, release, digest, keep=stagings.append)
+            out = await in_thread(_create, staging, keep=files.append)
+            size = await vmlinux.make(found, bpftool, self._run, out)
+            # Before it is watched: that somebody could write to it counts as a change.
+            os.close(files.pop())
+            record = Record(
+                release=release,
+                digest=digest,
+                root=str(self._host.root),
+                source=SOURCE,
+                origin=found.origin,
+                origin_stamp=found.origin_stamp,
+                build_id=found.build_id,
+                files=1,
+                bytes=-(-size // _BLOCK) * _BLOCK,
+                extracted_at=time.time_ns() // 1000,
+                kind=TYPES,
+            )
+
+            def keep(published: Published) -> None:
+                self._keeper.added(published, time.monotonic() - started, uid)
+
+            published = await in_thread(_publish, self._cache, staging, record, keep=keep)
+            return published.entry
+        finally:
+            for file in files:
+                os.close(file)
+            for staging in stagings:
+                await in_thread(staging.close)
+
+
+def _digest(found: Btf, bpftool: Bpftool) -> str:
+    """Of all that decides what is in the file: another bpftool makes another vmlinux.h of the same BTF."""
+    return hashlib.sha256(f"{found.digest}\n{bpftool.digest}\n".encode()).hexdigest()
+
+
+def _create(staging: Staging) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
+
+
+def _publish(cache: Cache, staging: Staging, record: Record) -> Published:
+    path = staging.tree / vmlinux.NAME
+    os.chmod(path, FILE_MODE)
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+    return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, size, digest)}))

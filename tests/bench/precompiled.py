@@ -1,0 +1,133 @@
+"""Precompiled headers: programs compiled with and without, making them, and what is left on the disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pch.making import COMPILERS, CORPUS, is_there
+
+from .measure import MIB, Result, median, note, run_measured
+
+if TYPE_CHECKING:
+    from .rig import MeasuredDaemon, Rig
+
+_ROUNDS = 3
+_HEAVIEST = "tcplife"
+# Those that are made of headers, and compiled in one step.
+_PROFILES = ("bpf-core", "bpf-tracing")
+
+
+def corpus(rig: Rig) -> list[Result]:
+    """CPU to compile each program of the corpus with its profile, against its text."""
+    results: list[Result] = []
+    with rig.daemon() as daemon, rig.scratch() as directory:
+        for compiler in filter(is_there, COMPILERS):
+            arguments = {name: _get_pch(daemon, name, compiler)[1] for name in _PROFILES}
+            ratios = {}
+            for program, profile in _programs():
+                ours, theirs = _compare(rig, compiler, arguments[profile], program, directory)
+                ratios[program.stem] = theirs / ours
+                note(f"  {compiler} {program.stem}: {theirs:.3f} s, {ours:.3f} s, {theirs / ours:.1f} x")
+            ours, theirs = _compare(rig, compiler, [*arguments["bpf-tracing"], "-g0"], _heaviest(), directory)
+            empty = _empty(rig, compiler, directory)
+            typical = median(list(ratios.values()))
+            results += [
+                Result(f"{compiler}: compiling, 1 / median of the corpus", 1 / typical, "", 1.0, goal=1 / 3),
+                Result(
+                    f"{compiler}: compiling, 1 / the heaviest", 1 / max(ratios.values()), "", 1.0, goal=1 / 6
+                ),
+                Result(f"{compiler}: {_HEAVIEST} with -g0, with an empty file", ours, "s", empty, goal=2),
+            ]
+            for result in results[-3:-1]:
+                note(f"  {result.what}: {1 / result.ours:.1f} x faster")
+    return results
+
+
+def making(rig: Rig) -> list[Result]:
+    """CPU to make a precompiled header, against compiling its headers once as text."""
+    results = []
+    with rig.daemon() as daemon, rig.scratch() as directory:
+        for compiler in filter(is_there, COMPILERS):
+            for profile in _PROFILES:
+                _, arguments, details = _get_pch(daemon, profile, compiler)
+                headers = directory / f"{profile}.c"
+                headers.write_text("".join(f"#include <{name}>\n" for name in details["headers"]))
+                text = _without_pch(arguments)
+                make = [*text, "-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp"]
+                ours: list[float] = []
+                theirs: list[float] = []
+                for _ in range(rig.rounds(_ROUNDS)):
+                    out = str(directory / "out")
+                    ours.append(_cpu(compiler, *make, "-x", "c-header", str(headers), "-o", out))
+                    theirs.append(_cpu(compiler, *text, "-c", str(headers), "-o", out))
+                what = f"{compiler}: making {profile}, with its headers as text"
+                results.append(Result(what, median(ours), "s", median(theirs), goal=1.5))
+    return results
+
+
+def left(rig: Rig) -> list[Result]:
+    """What is left on the disk of headers that have gone."""
+    compiler = next(filter(is_there, COMPILERS))
+    with rig.daemon() as daemon:
+        path, _, details = _get_pch(daemon, "bpf-tracing", compiler, "keep_headers", "b", "false")
+        tree = int(subprocess.check_output(["du", "-s", "--block-size=1", details["source_tree"]]).split()[0])
+        return [
+            Result("left of the headers beside bpf-tracing's", tree / MIB, "MiB", goal=1),
+            Result("bpf-tracing itself", Path(path).stat().st_size / MIB, "MiB"),
+        ]
+
+
+def _get_pch(
+    daemon: MeasuredDaemon, profile: str, compiler: str, *options: str
+) -> tuple[str, list[str], dict[str, Any]]:
+    count = str(1 + len(options) // 3)
+    answer = daemon.bus.call("GetPch", "ssa{sv}", "", profile, count, "compiler", "s", compiler, *options)
+    if not isinstance(answer, list):
+        raise RuntimeError(f"GetPch: {json.dumps(str(answer))}")
+    path, arguments, details = answer
+    return path, arguments, details
+
+
+def _programs() -> Iterator[tuple[Path, str]]:
+    """All that can be compiled in one step with headers, and their profiles."""
+    for program in sorted(CORPUS.glob("*.c")):
+        match = re.search(r"Profiles: ([a-z-]+)", program.read_text())
+        if match and match[1] in _PROFILES:
+            yield program, match[1]
+
+
+def _heaviest() -> Path:
+    return CORPUS / f"{_HEAVIEST}.c"
+
+
+def _compare(
+    rig: Rig, compiler: str, arguments: list[str], program: Path, directory: Path
+) -> tuple[float, float]:
+    """CPU seconds with the precompiled header, and as text."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(rig.rounds(_ROUNDS)):
+        for figures, vector in ((ours, arguments), (theirs, _without_pch(arguments))):
+            figures.append(_cpu(compiler, *vector, "-c", str(program), "-o", str(directory / "out.o")))
+    return median(ours), median(theirs)
+
+
+def _empty(rig: Rig, compiler: str, directory: Path) -> float:
+    empty = directory / "empty.c"
+    empty.touch()
+    command = (compiler, "--target=bpf", "-O2", "-c", str(empty), "-o", str(directory / "out.o"))
+    return median([_cpu(*command) for _ in range(rig.rounds(_ROUNDS))])
+
+
+def _without_pch(arguments: list[str]) -> list[str]:
+    at = arguments.index("-include-pch")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+def _cpu(*command: str) -> float:
+    return run_measured(list(command))[1]

@@ -1,0 +1,261 @@
+"""Bcc's own tools, compiled by the installed bcc with precompiled headers, and without."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Bus, Daemon
+
+from kheadersd.errors import NotAvailable
+from kheadersd.pch import profile as profiles
+from kheadersd.pch.bcc import bcc_recipe, compiler_name
+from kheadersd.pch.libbcc import LIBRARIES, PLACES, Libraries
+from kheadersd.pch.profile import Profile
+from pch.making import ARCHITECTURE, SHIPPED, found, is_there
+
+PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
+ALONE = 'mount --bind "$0" /mnt && mount -t tmpfs none /tmp && exec "$@"'
+HARNESS = Path(__file__).parent / "bcc_tool.py"
+TOOLS = {
+    "bcc-small": ("vfsstat",),
+    "bcc-base": ("execsnoop",),
+    "bcc-sched": ("runqlat",),
+    "bcc-fs": ("opensnoop",),
+    "bcc-net": ("tcplife", "tcpconnect"),
+    "bcc-block": ("biosnoop",),
+}
+HEAVY = ("tcplife", "biosnoop", "execsnoop")
+
+pytestmark = pytest.mark.skipif(
+    not any(place.exists() for place in PLACES)
+    or not Path("/usr/sbin/tcplife-bpfcc").exists()
+    or not is_there(compiler_name()),
+    reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM",
+)
+
+# What a program of one's own does.
+LINES = """
+import json, os, subprocess
+from bcc import BPF
+
+service = ["org.kheaders.Provide", "/org/kheaders/Provide", "org.kheaders.Provide"]
+answer = subprocess.check_output(
+    ["busctl", "--system", "--json=short", "--timeout=300", "call", *service,
+     "GetPch", "ssa{sv}", "", "bcc-base", "0"]
+)
+_, cflags, details = json.loads(answer)["data"]
+os.environ["BCC_KERNEL_SOURCE"] = details["source_tree"]["data"]
+b = BPF(text=TEXT, cflags=cflags)
+"""
+
+TEXT = """
+#include <uapi/linux/ptrace.h>
+#include <linux/sched.h>
+#include <linux/version.h>
+
+int on_exit(struct pt_regs *ctx)
+{
+    struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+    return task->exit_code + (LINUX_VERSION_CODE > 0);
+}
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came out of a tool: the code of each function, and the CPU seconds that libbcc took."""
+
+    functions: dict[str, str]
+    seconds: float
+
+
+def bcc(tree: str, *command: str | Path, bus: Path = Path("/mnt")) -> str:
+    """Run something with bcc; what it says. Never without a tree: it would make one in /tmp.
+
+    Args:
+        bus: the directory with the socket of the system bus.
+    """
+    assert Path(tree, "include/linux/kconfig.h").is_file()
+    done = subprocess.run(
+        # Whatever it does in /tmp, it does in one of its own.
+        ["unshare", "--mount", "sh", "-c", ALONE, bus, PYTHON, *command],
+        env={**os.environ, "BCC_KERNEL_SOURCE": tree, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/mnt/bus"},
+        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def compiled(tool: str, tree: str, cflags: list[str]) -> Compiled:
+    said = bcc(tree, HARNESS, f"/usr/sbin/{tool}-bpfcc", *cflags)
+    values = json.loads(next(line for line in said.splitlines() if line.startswith('{"')))
+    return Compiled(values["functions"], values["seconds"])
+
+
+def get_pch(bus: Bus, profile: str, *options: str) -> Any:
+    return bus.call("GetPch", "ssa{sv}", "", profile, *(options or ("0",)))
+
+
+@pytest.fixture
+def profile() -> Profile:
+    shipped, problems = profiles.load([SHIPPED])
+    assert not problems
+    return shipped["bcc-base"]
+
+
+@pytest.fixture
+def copied(roots_own: Path) -> Path:
+    """A libbcc that can be changed."""
+    original = LIBRARIES.installed().path
+    (roots_own / original.name).write_bytes(original.read_bytes())
+    (roots_own / "libbcc.so.0").symlink_to(original.name)
+    return roots_own / "libbcc.so.0"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_code_of_tools_is_the_same(bus: Bus, real_daemon: Daemon) -> None:
+    answers = {profile: get_pch(bus, profile) for profile in TOOLS}
+    tools = {tool: profile for profile, names in TOOLS.items() for tool in names}
+
+    def both(tool: str) -> tuple[Compiled, Compiled]:
+        _, cflags, details = answers[tools[tool]]
+        tree = details["source_tree"]
+        return compiled(tool, tree, []), compiled(tool, tree, cflags)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = dict(zip(tools, pool.map(both, tools), strict=True))
+    for tool, (text, precompiled) in results.items():
+        assert text.functions, tool
+        assert precompiled.functions == text.functions, tool
+        assert precompiled.seconds < text.seconds, tool
+    for tool in HEAVY:
+        text, precompiled = results[tool]
+        assert text.seconds / precompiled.seconds > 2.5, (tool, text.seconds, precompiled.seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_headers_can_go(bus: Bus, real_daemon: Daemon) -> None:
+    _, cflags, details = get_pch(bus, "bcc-net")
+    text = compiled("tcplife", details["source_tree"], cflags)
+    _, again, details = get_pch(bus, "bcc-net", "1", "keep_headers", "b", "false")
+    assert not details["headers_kept"]
+    assert again == cflags
+    tree = Path(details["source_tree"])
+    assert not (tree / "include/net/sock.h").exists()
+    # It includes what has no include guard, and is not in the list of the profile.
+    program = (
+        f"from bcc import BPF\nprint(BPF(text={TEXT!r}, cflags={cflags!r}).dump_func('on_exit').hex())\n"
+    )
+    assert re.fullmatch(r"[0-9a-f]{32,}\n", bcc(str(tree), "-c", program))
+    assert compiled("tcplife", str(tree), cflags).functions == text.functions
+    assert sum(file.stat().st_blocks * 512 for file in tree.rglob("*")) < 1 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_few_lines_of_python_use_it(bus: Bus, real_daemon: Daemon) -> None:
+    tree = get_pch(bus, "bcc-base")[2]["source_tree"]
+    program = f"TEXT = {TEXT!r}\n{LINES}\nprint(b.dump_func('on_exit').hex())\n"
+    plain = f"from bcc import BPF\nb = BPF(text={TEXT!r})\nprint(b.dump_func('on_exit').hex())\n"
+    precompiled = bcc(tree, "-c", program, bus=bus.socket.parent)
+    assert re.search(r"^[0-9a-f]{32,}$", precompiled, re.MULTILINE)
+    assert precompiled == bcc(tree, "-c", plain)
+
+
+@pytest.mark.slow
+def test_libbcc_tells_its_compiler_the_same(bus: Bus, real_daemon: Daemon, profile: Profile) -> None:
+    _, _, details = get_pch(bus, "bcc-small")
+    assert Path(details["compiler"]).parent.parent.name == f"llvm-{LIBRARIES.installed().llvm}"
+    assert details["consumer"] == "bcc"
+    tree = details["source_tree"]
+    said = bcc(tree, "-c", "from bcc import BPF\nBPF(text='int f(void *c) { return 0; }', debug=4)")
+    libbcc = next(line for line in said.splitlines() if line.startswith("clang -cc1 ")).split()
+    compiler = found(compiler_name())
+    made = bcc_recipe(profile, compiler, Path(tree), "0" * 64, ARCHITECTURE)
+    done = subprocess.run(
+        [compiler.path, "-###", *made.build], capture_output=True, text=True, check=True, timeout=60
+    )
+    ours = shlex.split(done.stderr.splitlines()[-1])
+    for option in ("-triple", "-target-cpu", "-tune-cpu", "-mrelocation-model", "-pic-level"):
+        assert _behind(ours, option) == _behind(libbcc, option)
+    assert sorted(_behind(ours, "-D")) == sorted(_behind(libbcc, "-D"))
+    assert _language(libbcc) - _language(ours) == set()
+
+
+def _behind(words: list[str], option: str) -> list[str]:
+    return [value for at, value in itertools.pairwise(words) if at == option]
+
+
+def _language(words: list[str]) -> set[str]:
+    """The options that say how code is to be understood and made."""
+    return {
+        word
+        for word in words
+        if re.match(r"-(?:f|m[a-z]|O|D[A-Z_]|pic|debug)", word)
+        and not re.search("compilation-dir|mllvm", word)
+    }
+
+
+def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    libraries = Libraries([copied])
+    compiler = found(compiler_name())
+    first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert first == bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    with open(copied, "ab") as file:
+        file.write(b"another build")
+    second = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert second.library != first.library
+    assert second.key != first.key
+    assert second.build == first.build
+
+
+def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    libraries = Libraries([copied])
+    compiler = found(compiler_name())
+    first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    data = copied.read_bytes()
+    copied.write_bytes(data.replace(b"#define __BPF_HELPERS_H\n", b"#define __BPF_HELPERS_H \n", 1)[:-1])
+    with pytest.raises(NotAvailable, match=r"helpers\.h where it can be found"):
+        bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    copied.write_bytes(data.replace(b"Licensed under the Apache", b"Licensed under the apache"))
+    second = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert second.source != first.source
+    assert second.key != first.key
+
+
+def test_only_the_compiler_of_its_llvm_is_used(profile: Profile, tmp_path: Path) -> None:
+    other = dataclasses.replace(found(compiler_name()), name="clang-99", major=99)
+    with pytest.raises(NotAvailable, match=r"takes nothing that clang-99 has made; name clang-[0-9]+"):
+        bcc_recipe(profile, other, tmp_path, "0" * 64, ARCHITECTURE)
+
+
+def test_without_libbcc(roots_own: Path) -> None:
+    libraries = Libraries([roots_own / "libbcc.so.0"])
+    with pytest.raises(NotAvailable, match="libbcc is not installed"):
+        libraries.installed()
+
+
+def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_path: Path) -> None:
+    (roots_own / "libbcc.so.0.99.0").write_bytes(LIBRARIES.installed().path.read_bytes())
+    (roots_own / "libbcc.so.0").symlink_to("libbcc.so.0.99.0")
+    libraries = Libraries([roots_own / "libbcc.so.0"])
+    with pytest.raises(NotAvailable, match=r"libbcc 0\.99: how it compiles is known for 0\.26"):
+        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, libraries)
+
+
+def test_a_library_that_others_can_write_to(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    copied.chmod(0o666)
+    with pytest.raises(NotAvailable, match="others than root can write"):
+        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, Libraries([copied]))

@@ -1,0 +1,520 @@
+"""Compilers: which are accepted, and when one is another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kheadersd.apart.confined import confined
+from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
+from kheadersd.pch.compiler import Compiler, Compilers
+from kheadersd.pch.places import DEFAULT_DIRECTORIES
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
+
+_SAYS = """\
+#!/bin/sh
+cat >&2 <<END
+Debian clang version 16.0.6 (15)
+Target: x86_64-pc-linux-gnu
+ "{program}" "-cc1" "-triple" "x" "-resource-dir" "{resource}" "-o" "-"
+END
+{more}
+"""
+_SHELL = Path("/bin/sh").resolve()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A directory that is root's like all above it, unlike those of temporary files."""
+    path = Path(tempfile.mkdtemp(prefix="kheadersd-test-", dir="/srv"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def tree(root: Path) -> Path:
+    """A real clang that may be changed: its program and some of its headers, with the system's libraries."""
+    return real_tree(root / "llvm")
+
+
+def real_tree(top: Path) -> Path:
+    names = filter(None, map(shutil.which, ("clang-19", "clang-16", "clang")))
+    program = Path(next(names)).resolve()
+    (resource,) = program.parent.parent.glob("lib/clang/*")
+    (top / "bin").mkdir(parents=True)
+    shutil.copy(program, top / "bin/clang")
+    headers = top / "lib/clang" / resource.name / "include"
+    headers.mkdir(parents=True)
+    for name in ("stddef.h", "stdint.h", "limits.h"):
+        shutil.copy(resource / "include" / name, headers)
+    return top
+
+
+def header(tree: Path) -> Path:
+    """One of its own."""
+    (found,) = tree.glob("lib/clang/*/include/stddef.h")
+    return found
+
+
+def said(root: Path, name: str = "clang", **values: str) -> Path:
+    """A script that says it is a clang."""
+    (root / "include").mkdir(exist_ok=True)
+    (root / "include/stddef.h").touch()
+    script = root / name
+    script.write_text(_SAYS.format(**{"program": str(script), "resource": str(root), "more": "", **values}))
+    script.chmod(0o755)
+    return script
+
+
+def compilers(*directories: Path, thorough_seconds: float = 0) -> Compilers:
+    return Compilers(directories, confined, thorough_seconds=thorough_seconds)
+
+
+async def digest(found: Compilers, wanted: str) -> str:
+    return (await found.find(wanted)).digest
+
+
+# The distribution's
+
+
+async def test_the_distributions() -> None:
+    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    newest = await system.find("")
+    assert newest.name == f"clang-{newest.major}"
+    assert newest.version.startswith(f"{newest.major}.")
+    assert newest.version in newest.details
+    assert (newest.resource / "include/stddef.h").exists()
+    assert "libLLVM" in " ".join(newest.stamps)
+    assert "libclang-cpp" in " ".join(newest.stamps)
+    assert newest.path.resolve() == newest.path
+    assert await system.find(newest.name) is newest
+    assert await system.find(str(newest.path)) is newest
+    assert system.current(newest)
+
+
+async def test_several_side_by_side() -> None:
+    names = [name for name in ("clang-14", "clang-16", "clang-19") if shutil.which(name)]
+    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    found = await asyncio.gather(*(system.find(name) for name in names))
+    assert [one.name for one in found] == names
+    assert len({one.digest for one in found}) == len({one.path for one in found}) == len(names)
+    assert await system.find("") == found[-1]
+    # Another one, and the same answers.
+    again = Compilers(DEFAULT_DIRECTORIES, confined)
+    assert [await again.find(name) for name in names] == found
+
+
+async def test_what_is_known_costs_little() -> None:
+    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    await system.find("")
+    best = 1.0
+    for _ in range(20):
+        start = time.perf_counter()
+        await system.find("")
+        best = min(best, time.perf_counter() - start)
+    assert best < 1e-3
+
+
+# Names and paths
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        *("gcc", "clang++", "clang-", "clang-160", "clang-16 ", "clang-16\n", "-clang", "clang -v", "Clang"),
+        *("./clang", "bin/clang", "../clang", "~/clang", " /usr/bin/clang", "clang;id", "clang\0", "\0", " "),
+        *("/usr/bin/clang\n", "/usr/bin/clang\0", "/usr/bin/\udcff", "/" + "a" * 5000, "clang-\u0661\u0666"),
+    ],
+)
+async def test_what_is_no_name(wanted: str) -> None:
+    with pytest.raises(InvalidArgs):
+        await Compilers(DEFAULT_DIRECTORIES, confined).find(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        ("/bin/true", "has not the name of a clang"),
+        ("/etc/passwd", "is in none of"),
+        ("/", "is in none of"),
+        ("/usr/bin", "is in none of"),
+        ("//usr/bin/../../etc/passwd", "is in none of"),
+        ("/proc/self/exe", "has not the name of a clang|is in none of"),
+        ("/tmp/clang", "others than root can write to /tmp"),
+    ],
+)
+async def test_what_is_no_compilers_path(wanted: str, why: str) -> None:
+    with pytest.raises(InvalidArgs, match=why):
+        await Compilers(DEFAULT_DIRECTORIES, confined).find(wanted)
+
+
+async def test_what_is_not_there(root: Path) -> None:
+    with pytest.raises(NotAvailable, match=rf"clang-99 is not installed in any of {root}.* Install"):
+        await compilers(root, root / "nowhere", root / "no*").find("clang-99")
+    with pytest.raises(NotAvailable, match=r"clang is not installed"):
+        await compilers(root).find("")
+    with pytest.raises(NotAvailable, match=rf"there is no compiler {root}/clang: No such file"):
+        await compilers(root).find(f"{root}/clang")
+    with pytest.raises(NotAvailable, match=r"Not a directory"):
+        await compilers(root).find("/etc/passwd/clang")
+    said(root, "clang-16")
+    with pytest.raises(NotAvailable, match=r"clang-99 is not installed.*There are: clang-16"):
+        await compilers(root).find("clang-99")
+
+
+async def test_the_newest(root: Path) -> None:
+    for name in ("clang", "clang-9", "clang-16"):
+        said(root, name)
+    found = compilers(root)
+    assert (await found.find("")).path.name == "clang-16"
+    said(root, "clang-17")
+    assert (await found.find("")).path.name == "clang-17"
+    for name in ("clang-9", "clang-16", "clang-17"):
+        (root / name).unlink()
+    assert (await found.find("")).path.name == "clang"
+
+
+async def test_a_directory_that_comes_later(root: Path) -> None:
+    found = compilers(root / "llvm-*/bin")
+    with pytest.raises(NotAvailable):
+        await found.find("clang")
+    (root / "llvm-2/bin").mkdir(parents=True)
+    said(root / "llvm-2/bin")
+    assert (await found.find("clang")).path == root / "llvm-2/bin/clang"
+    # The first one counts, as in any search path.
+    (root / "llvm-1/bin").mkdir(parents=True)
+    said(root / "llvm-1/bin")
+    assert (await found.find("clang")).path == root / "llvm-1/bin/clang"
+
+
+# Whose it is
+
+
+async def test_a_link_to_something_else(root: Path) -> None:
+    (root / "clang").symlink_to("/bin/true")
+    with pytest.raises(
+        InvalidArgs, match=rf"{root}/clang is not used: it leads to /usr/bin/true, which is in"
+    ):
+        await compilers(root).find("clang")
+    with pytest.raises(InvalidArgs, match=r"has not the name of a clang"):
+        await compilers(root, Path("/usr/bin")).find(f"{root}/clang")
+    (root / "clang").unlink()
+    (root / "clang").symlink_to("clang")
+    with pytest.raises(InvalidArgs, match=r"more than 40 links"):
+        await compilers(root).find("clang")
+    (root / "clang").unlink()
+    (root / "clang").symlink_to("/tmp/clang")
+    with pytest.raises(InvalidArgs, match=r"others than root can write to /tmp"):
+        await compilers(root).find("clang")
+
+
+async def test_a_link_from_elsewhere(root: Path) -> None:
+    (root / "bin").mkdir()
+    said(root / "bin", "clang-16")
+    (root / "other").symlink_to("bin/../bin/./clang-16")
+    assert (await compilers(root / "bin").find(f"{root}/other")).path == root / "bin/clang-16"
+
+
+async def test_a_link_that_leads_to_another_one(root: Path) -> None:
+    for name in ("clang-16", "clang-17"):
+        said(root, name)
+    (root / "clang").symlink_to("clang-16")
+    found = compilers(root)
+    before = await found.find("clang")
+    (root / "new").symlink_to("clang-17")
+    (root / "new").rename(root / "clang")
+    after = await found.find("clang")
+    assert (before.path.name, after.path.name) == ("clang-16", "clang-17")
+    assert await found.find("clang-16") == before
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+@pytest.mark.parametrize("which", ["clang", "."])
+async def test_others_can_write(root: Path, mode: int, which: str) -> None:
+    (root / "bin").mkdir()
+    said(root / "bin")
+    (root / "bin" / which).chmod(mode)
+    where = "it" if which == "clang" else f"{root}/bin"
+    with pytest.raises(
+        InvalidArgs, match=rf"{root}/bin/clang is not used: others than root can write to {where}$"
+    ):
+        await compilers(root / "bin").find("clang")
+
+
+@pytest.mark.parametrize("which", ["bin", "bin/clang", "link"])
+async def test_another_user_owns_it(root: Path, which: str) -> None:
+    (root / "bin").mkdir()
+    said(root / "bin")
+    (root / "link").symlink_to("bin")
+    os.chown(root / which, 65534, 0, follow_symlinks=False)
+    with pytest.raises(InvalidArgs, match=r"belongs to the user 65534, and not to root$"):
+        await compilers(root / "link", root / "bin").find(f"{root}/link/clang")
+
+
+async def test_who_may_write_later(root: Path) -> None:
+    (root / "bin").mkdir()
+    script = said(root / "bin")
+    found = compilers(root / "bin")
+    before = await found.find("clang")
+    os.chmod(root, 0o777)
+    with pytest.raises(InvalidArgs, match=rf"can write to {root}$"):
+        await found.find("clang")
+    os.chmod(root, 0o755)
+    script.chmod(0o777)
+    assert not found.current(before)
+    with pytest.raises(InvalidArgs):
+        await found.find("clang")
+
+
+async def test_no_program(root: Path) -> None:
+    (root / "clang").mkdir()
+    with pytest.raises(InvalidArgs, match=r"no program that everybody may run"):
+        await compilers(root).find("clang")
+    (root / "clang").rmdir()
+    os.mkfifo(root / "clang")
+    with pytest.raises(InvalidArgs, match=r"no program that everybody may run"):
+        await compilers(root).find("clang")
+    (root / "clang").unlink()
+    said(root).chmod(0o744)
+    with pytest.raises(InvalidArgs, match=r"no program that everybody may run"):
+        await compilers(root).find("clang")
+
+
+async def test_parts_of_it_that_others_can_write_to(root: Path) -> None:
+    said(root, program="/tmp/clang")
+    with pytest.raises(KheadersError, match=r"/tmp"):
+        await compilers(root).find("clang")
+    said(root, resource="/tmp")
+    with pytest.raises(KheadersError, match=r"/tmp"):
+        await compilers(root).find("clang")
+    said(root)
+    (root / "include/stddef.h").chmod(0o666)
+    with pytest.raises(InvalidArgs, match=rf"{root}/include/stddef.h is not used"):
+        await compilers(root).find("clang")
+
+
+@pytest.mark.parametrize("values", [{"program": "clang"}, {"resource": "include"}, {"program": "/srv/none"}])
+async def test_parts_of_it_that_are_not_there(root: Path, values: dict[str, str]) -> None:
+    said(root, **values)
+    with pytest.raises(NotAvailable, match=r"a file of the compiler's"):
+        await compilers(root).find("clang")
+
+
+# What it does
+
+
+async def test_one_that_hangs(root: Path) -> None:
+    said(root, more="sleep 100")
+    with pytest.raises(Timeout, match=rf"{root}/clang took longer than 0 s"):
+        await Compilers([root], confined, ask_seconds=0.5).find("clang")
+
+
+async def test_one_that_prints_gigabytes(root: Path) -> None:
+    said(root, more="head -c 1000000000 /dev/zero; head -c 1000000000 /dev/zero >&2")
+    assert (await compilers(root).find("clang")).version == "16.0.6"
+    said(root, resource="x" * 100_000)
+    with pytest.raises(NotAvailable, match=r"does not say what it runs"):
+        await compilers(root).find("clang")
+
+
+async def test_one_that_eats_memory(root: Path) -> None:
+    said(root, more="exec dd if=/dev/zero of=/dev/null bs=3G count=1")
+    with pytest.raises(NotAvailable, match=r"does not work: .*: it needs more than 2048 MiB"):
+        await compilers(root).find("clang")
+    said(root, more="kill -9 $$")
+    with pytest.raises(NotAvailable, match=r"it was killed, as it is when it needs more than 2048 MiB"):
+        await compilers(root).find("clang")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("#!/bin/sh\necho gcc version 12.2.0 >&2\n", InvalidArgs),
+        ("#!/bin/sh\nexit 0\n", InvalidArgs),
+        ("#!/bin/sh\necho boom >&2; exit 1\n", NotAvailable),
+        ("#!/bin/sh\necho clang version 16.0.6 >&2\n", NotAvailable),
+        ("#!/nonexistent\n", NotAvailable),
+        ("", InvalidArgs),
+        ("\x7fELF and no more", NotAvailable),
+        ("\x7fELF\2" + "\x7f" * 1000, NotAvailable),
+    ],
+)
+async def test_one_that_is_none(root: Path, text: str, error: type[KheadersError]) -> None:
+    (root / "clang").write_text(text)
+    (root / "clang").chmod(0o755)
+    with pytest.raises(error, match=rf"{root}/clang"):
+        await compilers(root).find("clang")
+
+
+async def test_whoever_gives_up_leaves_nothing(root: Path) -> None:
+    said(root, more="sleep 100")
+    found = compilers(root)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(found.find("clang"), 0.5)
+    said(root)
+    assert (await found.find("clang")).major == 16
+    await found.close()
+
+
+async def test_who_ask_at_the_same_time(root: Path) -> None:
+    said(root, more=f"echo >>{root}/asked; sleep 0.3")
+    (root / "asked").touch()
+    (root / "asked").chmod(0o666)
+    found = compilers(root)
+    first, *others = await asyncio.gather(*(found.find(wanted) for wanted in ("clang", "", f"{root}/clang")))
+    assert all(other is first for other in others)
+    assert (root / "asked").read_text() == "\n"
+
+
+# Which one it is
+
+
+async def changed(found: Compilers, before: Compiler) -> Compiler:
+    """What is found instead of it, which must be another one."""
+    assert not found.current(before)
+    after = await found.find("clang")
+    assert after.digest != before.digest
+    assert (after.name, after.path, after.version) == (before.name, before.path, before.version)
+    assert found.current(after)
+    assert not found.current(before)
+    return after
+
+
+async def test_a_program_replaced_under_the_same_name_and_version(tree: Path) -> None:
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    program = tree / "bin/clang"
+    # As a package manager does it; and then in place, with the times and the size that it had.
+    shutil.copy(program, tree / "bin/new")
+    with (tree / "bin/new").open("ab") as file:
+        file.write(b"x")
+    (tree / "bin/new").rename(program)
+    after = await changed(found, before)
+    status = program.stat()
+    with program.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"y")
+    os.utime(program, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert program.stat().st_mtime_ns == status.st_mtime_ns
+    await changed(found, after)
+
+
+async def test_a_header_of_its_own(tree: Path) -> None:
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    stddef = header(tree)
+    stddef.write_bytes(stddef.read_bytes().replace(b"NULL", b"null"))
+    after = await changed(found, before)
+    (stddef.parent / "more.h").touch()
+    after = await changed(found, after)
+    (stddef.parent / "more.h").unlink()
+    await changed(found, after)
+
+
+async def test_headers_behind_links(tree: Path) -> None:
+    stddef = header(tree)
+    (tree / "more").mkdir()
+    for name in "ab":
+        (tree / "more" / name).write_text(name)
+        (stddef.parent / f"{name}.h").symlink_to(tree / "more" / name)
+    (stddef.parent / "sub").symlink_to(tree / "more")
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    (tree / "more/a").write_text("c")
+    after = await changed(found, before)
+    for name, other in ("ab", "ba"):
+        (stddef.parent / f"{name}.h").unlink()
+        (stddef.parent / f"{name}.h").symlink_to(tree / "more" / other)
+    await changed(found, after)
+
+
+async def test_a_header_replaced_is_noticed_at_once(tree: Path) -> None:
+    found = compilers(tree / "bin", thorough_seconds=1000)
+    before = await found.find("clang")
+    stddef = header(tree)
+    shutil.copy(stddef, stddef.with_suffix(".new"))
+    with stddef.with_suffix(".new").open("a") as file:
+        file.write("// another")
+    stddef.with_suffix(".new").rename(stddef)
+    await changed(found, before)
+
+
+async def test_a_library_that_comes_first(tree: Path) -> None:
+    """The loader looks beside the program before it looks elsewhere."""
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    library = next(Path(path) for path in before.stamps if "/libgcc_s.so.1" in path)
+    shutil.copy(library, tree / "lib")
+    after = await changed(found, before)
+    assert f"{tree}/lib/{library.name}" in after.stamps
+    with (tree / "lib" / library.name).open("ab") as file:
+        file.write(b"x")
+    await changed(found, after)
+
+
+async def test_a_configuration_file(tree: Path) -> None:
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    (tree / "bin/clang.cfg").write_text("-DA\n")
+    assert not found.current(before)
+    after = await found.find("clang")
+    if after.major < 16:  # reads none by itself
+        assert after.digest == before.digest
+    else:
+        assert after.digest != before.digest
+
+
+async def test_the_same_again(tree: Path) -> None:
+    found = compilers(tree / "bin")
+    before = await found.find("clang")
+    os.utime(tree / "bin/clang")
+    assert not found.current(before)
+    after = await found.find("clang")
+    assert after == before
+    assert found.current(after)
+
+
+async def test_elsewhere_it_is_another(root: Path) -> None:
+    trees = [real_tree(root / name) for name in ("a", "b")]
+    digests = {await digest(compilers(tree / "bin"), "clang") for tree in trees}
+    assert len(digests) == 2
+
+
+async def test_a_script_around_a_compiler(root: Path, tree: Path) -> None:
+    """The script, its interpreter and the compiler that it runs are known, however that is done."""
+    (root / "bin").mkdir()
+    script = root / "bin/clang"
+    script.write_text(f'#!/bin/sh\nexec {tree}/bin/clang "$@"\n')
+    script.chmod(0o755)
+    found = compilers(root / "bin")
+    before = await found.find("clang")
+    assert before.path == script
+    assert {str(script), f"{tree}/bin/clang", str(_SHELL)} <= before.stamps.keys()
+    assert before.resource.is_relative_to(tree)
+    with (tree / "bin/clang").open("ab") as file:
+        file.write(b"x")
+    after = await changed(found, before)
+    with script.open("a") as file:
+        file.write("# another\n")
+    await changed(found, after)
+
+
+async def test_replaced_while_it_is_read(root: Path) -> None:
+    said(root, more="sleep 0.5")
+    found = compilers(root)
+    finding = asyncio.create_task(found.find("clang"))
+    await asyncio.sleep(0.2)
+    said(root, "clang.new", program=f"{root}/clang").rename(root / "clang")
+    with pytest.raises(NotAvailable, match=r"was replaced while it was read; try again"):
+        await finding
+    assert (await found.find("clang")).major == 16

@@ -1,0 +1,454 @@
+"""Precompiled headers from the whole daemon, as other programs see them: real headers, real compilers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import make_kheaders
+from kheaders.make import RealHeaders
+from running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
+from service.clients import client_on, eventually, wait_until
+from service.conftest import ServedHost
+
+from kheadersd.bus.library import Variant
+from pch.conftest import FILES, RELEASE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
+    pytest.mark.skipif(shutil.which("clang-14") is None, reason="clang-14 is not installed"),
+]
+
+COMPILER = "clang-14"
+# Quick to compile, and enough to tell one thing from another.
+FEW = ("linux/types.h",)
+
+PROGRAM = """\
+#include <linux/types.h>
+{includes}
+__attribute__((section("kprobe/do_exit"), used)) int traced(void *registers)
+{{
+	return sizeof(u64) {more};
+}}
+char _license[] __attribute__((section("license"), used)) = "GPL";
+"""
+
+
+def get_pch(bus: Bus, profile: str = "bpf-core", headers: Sequence[str] = FEW, **options: Any) -> Any:
+    """What GetPch answers. With ``headers=()`` those of the profile."""
+    values = {"compiler": COMPILER, **options}
+    given: list[str] = []
+    for name, value in values.items():
+        kind = "b" if isinstance(value, bool) else "s"
+        given += [name, kind, str(value).lower() if kind == "b" else value]
+    if headers:
+        given += ["headers", "as", str(len(headers)), *headers]
+    count = len(values) + bool(headers)
+    return bus.call("GetPch", "ssa{sv}", "", profile, str(count), *given)
+
+
+def compiled(
+    arguments: Sequence[str], directory: Path, includes: str = "", more: str = "", compiler: str = COMPILER
+) -> subprocess.CompletedProcess[str]:
+    (directory / "program.c").write_text(PROGRAM.format(includes=includes, more=more))
+    command = [compiler, *arguments, "-c", "program.c", "-o", "program.o"]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+def without_pch(arguments: list[str]) -> list[str]:
+    at = arguments.index("-include-pch")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+def space(directory: str) -> int:
+    """Bytes on disk."""
+    return int(subprocess.check_output(["du", "-s", "--block-size=1", directory]).split()[0])
+
+
+# Made once, and used
+
+
+def test_a_named_profile(bus: Bus, real_daemon: Daemon, tmp_path: Path, real_headers: RealHeaders) -> None:
+    path, arguments, details = get_pch(bus, headers=())
+    assert arguments[arguments.index("-include-pch") + 1] == path
+    assert path.startswith(
+        f"{real_daemon.cache}/{real_headers.release}-{details['digest']}/pch/{details['key']}/"
+    )
+    assert (details["fresh"], details["headers_kept"], details["source"]) == (True, True, "module-file")
+    assert details["headers"] == ["linux/bpf.h", "linux/ptrace.h", "linux/sched.h", "linux/fs.h"]
+    assert (details["compiler"], details["profile"]) == ("/usr/lib/llvm-14/bin/clang", "bpf-core")
+    assert details["compiler_version"].startswith("14.")
+    include = "#include <linux/sched.h>"
+    more = "+ sizeof(struct task_struct)"
+    for vector in (arguments, without_pch(arguments)):
+        done = compiled(vector, tmp_path, include, more)
+        assert (done.returncode, done.stderr) == (0, "")
+    again, same, cached = get_pch(bus, headers=())
+    assert (again, same, cached["fresh"], cached["key"]) == (path, arguments, False, details["key"])
+    assert real_daemon.leftovers() == []
+    (listed,) = bus.call("ListEntries")[0]
+    assert listed["pch_count"] == 1
+    assert listed["bytes"] == bus.get("CacheBytes") > details["pch_bytes"]
+    (described,) = json.loads(bus.call("Describe")[0])["cache"]["entries"]
+    assert described["pchs"][0]["path"] == path
+
+
+def test_everybody_may_read_it(bus: Bus, daemon: Daemon) -> None:
+    path = Path(get_pch(bus)[0])
+    assert path.stat().st_mode & 0o777 == 0o644
+    for directory in (path.parent, path.parent.parent, path.parent / "include"):
+        assert directory.stat().st_mode & 0o777 == 0o755
+    assert (path.parent / "include/bpf").readlink() == Path("/usr/include/bpf")
+
+
+async def test_many_ask_and_one_is_compiled(bus: Bus, daemon: Daemon) -> None:
+    import asyncio
+
+    async with client_on(bus) as client:
+        options = {"compiler": Variant("s", COMPILER), "headers": Variant("as", list(FEW))}
+        calls = [client.call("GetPch", "ssa{sv}", "", "bpf-core", options) for _ in range(20)]
+        answers = await asyncio.gather(*calls)
+    assert len({answer[0] for answer in answers}) == 1
+    assert daemon.log.read_text().count("Compiled 1 headers") == 1
+
+
+@pytest.mark.parametrize("other", ["clang-16", "clang-19"])
+def test_compilers_side_by_side(bus: Bus, daemon: Daemon, tmp_path: Path, other: str) -> None:
+    if shutil.which(other) is None:
+        pytest.skip(f"{other} is not installed")
+    one, vector, _ = get_pch(bus)
+    two, others, details = get_pch(bus, compiler=other)
+    assert one != two
+    assert f"clang-{details['compiler_version'].partition('.')[0]}" == other
+    assert compiled(vector, tmp_path).returncode == 0
+    assert compiled(others, tmp_path, compiler=other).returncode == 0
+    # Never one for the other: the compiler would refuse it, and say so.
+    assert "PCH" in compiled(vector, tmp_path, compiler=other).stderr
+
+
+def test_it_survives_the_daemon(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
+    path, arguments, _ = get_pch(bus)
+    daemon.kill()
+    daemon.start()
+    again, _, details = get_pch(bus)
+    assert (again, details["fresh"]) == (path, False)
+    assert compiled(arguments, tmp_path).returncode == 0
+
+
+def test_headers_made_anew_leave_it(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
+    path, arguments, _ = get_pch(bus)
+    _, details = bus.call("GetHeaders", "sa{sv}", "", "1", "refresh", "b", "true")
+    assert (details["fresh"], details["pch_count"]) == (True, 1)
+    assert get_pch(bus)[2]["fresh"] is False
+    assert compiled(arguments, tmp_path).returncode == 0
+    assert Path(path).exists()
+
+
+def test_it_goes_with_its_entry(bus: Bus, daemon: Daemon) -> None:
+    path, _, _ = get_pch(bus)
+    size = Path(path).stat().st_size
+    (freed,) = bus.call("Remove", "sa{sv}", "", "0")
+    assert freed > size
+    assert daemon.entries() == []
+
+
+# Without the headers
+
+
+def test_headers_can_go(bus: Bus, real_daemon: Daemon, tmp_path: Path) -> None:
+    path, arguments, details = get_pch(bus, keep_headers=False)
+    tree = details["source_tree"]
+    assert details["headers_kept"] is False
+    assert space(tree) <= 1 << 20
+    assert not Path(tree, "include/linux/types.h").exists()
+    assert compiled(arguments, tmp_path).returncode == 0
+    assert real_daemon.leftovers() == []
+    # Truthfully told,
+    assert [entry["headers_kept"] for entry in bus.call("ListEntries")[0]] == [False]
+    assert "there are no headers" in bus.call("Lookup", "s", "").message
+    assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
+    assert get_pch(bus, keep_headers=False)[2]["fresh"] is False
+    # also by the next daemon,
+    real_daemon.kill()
+    real_daemon.start()
+    assert get_pch(bus, keep_headers=False)[2]["fresh"] is False
+    # and there is a way back.
+    assert "file not found" in compiled(arguments, tmp_path, "#include <linux/fs.h>").stderr
+    again, headers = bus.call("GetHeaders", "sa{sv}", "", "0")
+    assert (again, headers["headers_kept"], headers["pch_count"]) == (tree, True, 1)
+    assert compiled(arguments, tmp_path, "#include <linux/fs.h>").returncode == 0
+    assert get_pch(bus)[:2] == [path, arguments]
+
+
+def test_another_profile_after_they_have_gone(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
+    one, vector, _ = get_pch(bus, keep_headers=False)
+    two, others, details = get_pch(bus, headers=("linux/types.h", "linux/kref.h"), keep_headers=False)
+    assert one != two
+    assert (details["headers_kept"], details["pch_count"]) == (False, 2)
+    assert space(details["source_tree"]) <= 1 << 20
+    for arguments in (vector, others):
+        assert compiled(arguments, tmp_path).returncode == 0
+
+
+def test_whoever_wants_them_kept_gets_them_back(bus: Bus, daemon: Daemon) -> None:
+    path, _, _ = get_pch(bus, keep_headers=False)
+    again, _, details = get_pch(bus)
+    assert (again, details["headers_kept"]) == (path, True)
+    assert Path(details["source_tree"], "include/linux/fs.h").exists()
+
+
+def test_headers_that_cannot_be_had_again(bus: Bus, daemon: Daemon, host: ServedHost, tmp_path: Path) -> None:
+    path, arguments, _ = get_pch(bus, keep_headers=False)
+    host.archive.unlink()
+    again, _, details = get_pch(bus)
+    assert (again, details["headers_kept"]) == (path, False)
+    assert compiled(arguments, tmp_path).returncode == 0
+
+
+async def test_leased_headers_stay(bus: Bus, daemon: Daemon) -> None:
+    async with client_on(bus) as client:
+        _, lease = await client.acquire()
+        details = get_pch(bus, keep_headers=False)[2]
+        assert details["headers_kept"] is True
+        assert "fs.h" in os.listdir(f"{details['source_tree']}/include/linux")
+        os.close(lease)
+        await eventually(lambda: bus.get("LeaseCount") == 0)
+    assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is False
+
+
+# From trees that the distribution installed
+
+
+def test_from_installed_headers(
+    memory: Path, bus: Bus, root: Path, make_daemon: MakeDaemon, real_headers: RealHeaders, tmp_path: Path
+) -> None:
+    """Split as Debian splits them: they are copied, as nobody must change what is precompiled."""
+    source, build = root / "usr/src/common", root / "usr/src/flavour"
+    for directory in (source, build):
+        directory.mkdir(parents=True)
+    subprocess.run(["tar", "-xf", real_headers.archive, "-C", source], check=True)
+    for generated in ("include/generated", "arch/x86/include/generated"):
+        (build / generated).parent.mkdir(parents=True, exist_ok=True)
+        (source / generated).rename(build / generated)
+    modules = root / "lib/modules" / real_headers.release
+    (modules / "build").symlink_to("/usr/src/flavour")
+    (modules / "source").symlink_to("/usr/src/common")
+    daemon = make_daemon(bus, root=root, cache=memory / "cache")
+    path, arguments, details = get_pch(bus, keep_headers=False)
+    assert details["source"] == "tree"
+    assert details["origin"] == f"{source} and {build}"
+    assert compiled(arguments, tmp_path).returncode == 0
+    assert get_pch(bus, keep_headers=False)[2]["fresh"] is False
+    assert bus.call("GetHeaders", "sa{sv}", "", "0")[1]["source_tree"] == str(source)
+    assert daemon.leftovers() == []
+    # The package is upgraded, under the same name.
+    autoconf = build / "include/generated/autoconf.h"
+    new = autoconf.with_name("new")
+    new.write_text(autoconf.read_text() + "#define CONFIG_OF_THE_UPGRADE 1\n")
+    new.rename(autoconf)
+    other, _, details = get_pch(bus)
+    assert details["fresh"] is True
+    assert other != path
+
+
+# Never a wrong one
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_damaged_one_is_made_again(bus: Bus, daemon: Daemon, tmp_path: Path, kept: bool) -> None:
+    path, _, _ = get_pch(bus, keep_headers=kept)
+    with open(path, "r+b") as file:  # the same size
+        file.seek(10_000)
+        file.write(b"damage")
+    intact, problems = bus.call("Verify", "sa{sv}", "", "0")
+    assert not intact
+    assert "headers.pch: changed" in problems[0]
+    again, arguments, details = get_pch(bus, keep_headers=kept)
+    assert details["fresh"] is True
+    assert compiled(arguments, tmp_path).returncode == 0
+    assert daemon.leftovers() == []
+    assert again == path
+
+
+def test_a_damaged_one_is_noticed_after_a_restart(bus: Bus, daemon: Daemon) -> None:
+    path, _, _ = get_pch(bus)
+    daemon.kill()
+    with open(path, "r+b") as file:
+        file.seek(10_000)
+        file.write(b"damage")
+    daemon.start()
+    assert get_pch(bus)[2]["fresh"] is True
+
+
+def test_a_deleted_one_is_made_again(bus: Bus, daemon: Daemon) -> None:
+    path, _, _ = get_pch(bus)
+    shutil.rmtree(Path(path).parent)
+    assert get_pch(bus)[2]["fresh"] is True
+    assert Path(path).exists()
+
+
+def test_the_same_headers_from_another_file(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    path, _, _ = get_pch(bus)
+    host.show(host.archive.read_bytes())
+    again, _, details = get_pch(bus)
+    assert (again, details["fresh"]) == (path, False)
+
+
+def test_other_headers_of_the_same_release(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    """A word of one header, at the same size."""
+    path, _, _ = get_pch(bus)
+    changed = FILES["include/linux/types.h"].replace(b"long long", b"long int ")
+    host.show(make_kheaders(RELEASE, FILES | {"include/linux/types.h": changed}))
+    again, _, details = get_pch(bus)
+    assert details["fresh"] is True
+    assert again != path
+
+
+def test_an_upgraded_compiler(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path
+) -> None:
+    """Under the same name, saying the same version: what it made is of no use, and goes."""
+    llvm = roots_own / "llvm-14"
+    real = Path("/usr/lib/llvm-14")
+    (llvm / "bin").mkdir(parents=True)
+    shutil.copy(real / "bin/clang", llvm / "bin/clang-14")
+    shutil.copytree(real / "lib/clang", llvm / "lib/clang", symlinks=False)
+    config = roots_own / "kheadersd.conf"
+    config.write_text(f"[Compile]\nDirectories={llvm}/bin\n")
+    daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    path, _, details = get_pch(bus)
+    assert details["compiler"] == f"{llvm}/bin/clang-14"
+    with (llvm / "bin/clang-14").open("ab") as program:
+        program.write(b"a patch release")
+    again, _, other = get_pch(bus)
+    assert other["fresh"] is True
+    assert again != path
+    bus.call("Prune", "a{sv}", "0")
+    assert not Path(path).exists()
+    assert Path(again).exists()
+    assert daemon.leftovers() == []
+
+
+# Bounds and refusals
+
+
+@pytest.mark.parametrize(
+    ("profile", "headers", "options", "why"),
+    [
+        ("none", (), {}, "there is no profile 'none'; there are "),
+        ("../types", (), {}, "there is no profile '../types'"),
+        ("bpf-core\n", (), {}, "there is no profile"),
+        ("x" * 5000, (), {}, "there is no profile 'xxx"),
+        ("bpf-core", ("../../etc/passwd.h",), {}, "is not the name of a header"),
+        ("bpf-core", ("/etc/passwd.h",), {}, "is not the name of a header"),
+        ("bpf-core", ("linux/../../x.h",), {}, "is not the name of a header"),
+        ("bpf-core", ("linux/sched.h>\n#include </etc/shadow",), {}, "is not the name of a header"),
+        ("bpf-core", ("linux/ -include x.h",), {}, "is not the name of a header"),
+        ("bpf-core", ("linux/sched.h", "linux/sched.h"), {}, "more than once"),
+        ("bpf-core", tuple(f"linux/x{n}.h" for n in range(65)), {}, "1 to 64 names"),
+        ("types", ("linux/sched.h",), {}, "takes no list of headers"),
+        ("bpf-core", FEW, {"compiler": ""}, "option 'compiler' is the name"),
+        ("bpf-core", FEW, {"compiler": "clang-14 -fplugin=/tmp/x.so"}, "names no compiler"),
+        ("bpf-core", FEW, {"compiler": "../bin/clang-14"}, "names no compiler"),
+        ("bpf-core", FEW, {"compiler": "/bin/sh"}, "is not used"),
+        ("bpf-core", FEW, {"compiler": "/tmp/../usr/bin/clang-14/"}, ""),
+        ("bpf-core", FEW, {"compiler": "clang-99"}, "clang-99 is not installed"),
+        ("bpf-core", FEW, {"nonsense": "x"}, "unknown option 'nonsense'"),
+        ("bpf-core", FEW, {"keep_headers": "yes"}, "option 'keep_headers' is of type 'b'"),
+    ],
+)
+def test_refusals(
+    bus: Bus, daemon: Daemon, profile: str, headers: tuple[str, ...], options: dict[str, Any], why: str
+) -> None:
+    answer = get_pch(bus, profile, headers, **options)
+    if why:
+        assert isinstance(answer, Refused)
+        assert why in answer.message
+        assert "Traceback" not in daemon.log.read_text()
+        assert daemon.entries() == []
+    assert daemon.leftovers() == []
+
+
+def test_an_empty_list_is_not_the_profiles(bus: Bus, daemon: Daemon) -> None:
+    answer = bus.call("GetPch", "ssa{sv}", "", "bpf-core", "1", "headers", "as", "0")
+    assert "option 'headers' is empty" in answer.message
+
+
+def test_headers_that_do_not_compile(bus: Bus, daemon: Daemon) -> None:
+    answer = get_pch(bus, headers=("linux/no-such.h",))
+    assert "cannot compile the headers" in answer.message
+    assert "'linux/no-such.h' file not found" in answer.message
+    assert bus.get("LastError")[0].endswith("CompileFailed")
+    assert daemon.leftovers() == []
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 0
+
+
+def test_who_may_have_what(bus: Bus, real_daemon: Daemon) -> None:
+    """Named profiles are everybody's, lists of one's own take an authorisation; here no polkit runs."""
+    named = ("GetPch", "ssa{sv}", "", "bpf-core", "1", "compiler", "s", COMPILER)
+    own = ("GetPch", "ssa{sv}", "", "bpf-core", "2", *named[5:], "headers", "as", "1", *FEW)
+    assert isinstance(bus.call(*own, user="nobody"), Refused)
+    assert real_daemon.entries() == []
+    assert bus.call(*named, user="nobody")[2]["fresh"] is True
+    assert bus.call(*named, user="nobody")[2]["fresh"] is False
+    assert get_pch(bus)[2]["fresh"] is True
+    assert isinstance(bus.call(*own, user="nobody"), Refused)
+
+
+def test_there_are_not_too_many(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    config = tmp_path / "kheadersd.conf"
+    config.write_text("[Limits]\nMaxPCHs=2\n")
+    make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    paths = [get_pch(bus, headers=(name,))[0] for name in ("linux/types.h", "linux/list.h", "linux/kref.h")]
+    assert [Path(path).exists() for path in paths] == [False, True, True]
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_killed_while_it_compiles(bus: Bus, real_daemon: Daemon, keep: bool) -> None:
+    bus.call("GetHeaders", "sa{sv}", "", "0")
+    asking = subprocess.Popen(
+        ["busctl", f"--address={bus.address}", "call", "org.kheaders.Provide", "/org/kheaders/Provide",
+         "org.kheaders.Provide", "GetPch", "ssa{sv}", "", "bpf-tracing", "2", "compiler", "s", COMPILER,
+         "keep_headers", "b", str(keep).lower()],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: any(real_daemon.cache.glob(".staging-*/headers.pch")))
+    real_daemon.kill()
+    asking.wait()
+    real_daemon.start()
+    assert real_daemon.leftovers() == []
+    assert get_pch(bus, "bpf-core", (), keep_headers=keep)[2]["headers_kept"] is keep
+
+
+async def test_whoever_leaves_stops_the_compiler(bus: Bus, real_daemon: Daemon) -> None:
+    import asyncio
+
+    bus.call("GetHeaders", "sa{sv}", "", "0")
+    async with client_on(bus) as client:
+        options = {"compiler": Variant("s", COMPILER)}
+        asking = asyncio.create_task(client.call("GetPch", "ssa{sv}", "", "bpf-tracing", options))
+        await eventually(lambda: any(real_daemon.cache.glob(".staging-*/headers.pch")))
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await eventually(lambda: not any(real_daemon.cache.glob(".staging-*")))
+    children = f"/proc/{real_daemon.pid}/task/{real_daemon.pid}/children"
+    await eventually(lambda: not Path(children).read_text())
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 0
+
+
+# The administrator's profiles
+
+
+def test_the_shipped_ones_are_installed() -> None:
+    names = {path.stem for path in (REPOSITORY / "kheadersd/data/profiles").glob("*.toml")}
+    assert {"bpf-core", "bpf-tracing", "host-tracing", "types"} <= names

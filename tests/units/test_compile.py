@@ -1,0 +1,169 @@
+"""Compilers in kheaders-compile@.service: what they can do there, and that it is enough."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .container import SOURCE, Container, running
+
+pytestmark = pytest.mark.slow
+
+# Run as the daemon's user: one command, as the daemon has it run.
+_CALL = """
+import asyncio, dataclasses, json, os, sys
+from pathlib import Path
+sys.path.insert(0, "/usr/lib/kheadersd")
+from kheadersd.apart import COMPILE_ENVIRONMENT, compile_run, limit_met
+from kheadersd.apart.unit import Unit
+from kheadersd.errors import KheadersError
+
+async def main(command, stdin, out, seconds):
+    run = compile_run()
+    assert isinstance(run, Unit), run
+    stdout = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out else None
+    try:
+        done = await run(command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=seconds,
+            stdin=stdin.encode(), stdout=stdout)
+    except KheadersError as error:
+        return {"error": error.message}
+    return {**dataclasses.asdict(done), "limit": limit_met(done)}
+
+print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
+"""
+
+_CACHE = "/var/cache/kheaders"
+
+
+_COMPILER = Path(shutil.which("clang-19") or shutil.which("clang") or "/usr/bin/clang").resolve()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """One with the project, this machine's clang, and a header in the cache."""
+    prefix = _COMPILER.parent.parent
+    binds = {str(path): path for path in (prefix, *_libraries())}
+    with running("compile", tmp_path_factory.mktemp("machine"), binds) as container:
+        container.do(f"{SOURCE}/dev", "install", timeout=300)
+        container.do("systemctl", "start", "kheaders-compile.socket")
+        container.do("install", "-d", "-o", "kheadersd", "-m", "755", _CACHE, f"{_CACHE}/tree")
+        container.write(f"{_CACHE}/tree/some.h", "struct some { int thing; };\n")
+        container.do("chmod", "-R", "a+rX", _CACHE)
+        yield container
+
+
+def _libraries() -> set[Path]:
+    """Those that the loader finds for it, under the names by which it looks for them."""
+    listed = subprocess.run(["ldd", str(_COMPILER)], check=True, capture_output=True, text=True).stdout
+    paths = {Path(line.split()[2]) for line in listed.splitlines() if "=>" in line}
+    places = {Path("/usr/lib/x86_64-linux-gnu", path.name) for path in paths}
+    # The container has some of them, and its own of those.
+    return {place for place in places if place.exists() and "libc.so" not in place.name}
+
+
+def call(
+    machine: Container,
+    *command: str,
+    stdin: str = "",
+    out: str = "",
+    seconds: float = 60,
+    user: str = "kheadersd",
+) -> Any:
+    arguments = json.dumps([command, stdin, out, seconds])
+    return json.loads(machine.do("python3", "-c", _CALL, arguments, user=user, timeout=100))
+
+
+def shell(machine: Container, script: str, **more: Any) -> Any:
+    return call(machine, "/bin/sh", "-c", script, **more)
+
+
+def test_a_pch(machine: Container) -> None:
+    pch = f"{_CACHE}/headers.pch"
+    source = f'#include "{_CACHE}/tree/some.h"\n#include <stddef.h>\n'
+    flags = ["--target=bpf", "-O2", "-g"]
+    made = call(machine, str(_COMPILER), *flags, "-x", "c-header", "-", "-o", "-", stdin=source, out=pch)
+    assert made == {"status": 0, "output": "", "complaints": "", "limit": ""}
+    use = ["-include-pch", pch, "-x", "c", "-", "-S", "-o", "-"]
+    used = call(machine, str(_COMPILER), *flags, *use, stdin="size_t x = sizeof(struct some);\n")
+    assert used["status"] == 0, used
+    assert ".quad\t4" in used["output"]
+    assert machine.do("systemctl", "--failed", "--no-legend") == ""
+
+
+def test_who_it_is(machine: Container) -> None:
+    status = shell(machine, "cat /proc/self/status")["output"]
+    fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    known = {machine.do("id", "-u", name) for name in ("root", "kheadersd", "nobody")}
+    assert fields["Uid"].split()[0] not in known
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "/var/log",
+        "/var/lib/dpkg",
+        "/run/dbus",
+        "/root",
+        "/home",
+        "/srv/kheadersd",
+        "/boot",
+    ],
+)
+def test_what_it_cannot_see(machine: Container, path: str) -> None:
+    assert machine.run("ls", path).returncode == 0
+    assert shell(machine, f"test -e {path} && ls {path}")["status"] != 0
+
+
+def test_nothing_can_be_written(machine: Container) -> None:
+    for place in ("/", "/usr", "/etc", "/run", "/var", _CACHE, f"{_CACHE}/tree", "/dev", "/sys", "/proc/sys"):
+        assert shell(machine, f"echo a >{place}/written")["status"] != 0
+    assert shell(machine, f"rm {_CACHE}/tree/some.h; echo >{_CACHE}/tree/some.h")["status"] != 0
+    assert shell(machine, "echo >/tmp/written")["status"] == 0
+    assert "written" not in machine.do("ls", "/tmp")
+
+
+def test_no_network_and_no_sockets(machine: Container) -> None:
+    assert shell(machine, "tail -n +3 /proc/self/net/dev | cut -d: -f1")["output"].split() == ["lo"]
+    script = "import socket, sys; socket.socket(getattr(socket, sys.argv[1]))"
+    for family in ("AF_UNIX", "AF_INET", "AF_NETLINK"):
+        done = call(machine, "/usr/bin/python3", "-Ic", script, family)
+        assert (done["status"], "PermissionError" in done["complaints"] or "97" in done["complaints"]) == (
+            1,
+            True,
+        )
+
+
+def test_limits(machine: Container) -> None:
+    eater = call(machine, "/usr/bin/python3", "-Ic", "bytearray(3 << 30)")
+    assert (eater["status"], "MemoryError" in eater["complaints"]) == (1, True)
+    writer = shell(machine, "exec cat /dev/zero", out=f"{_CACHE}/large")
+    assert writer["limit"] == "it wrote more than 256 MiB"
+    assert machine.do("stat", "-c", "%s", f"{_CACHE}/large") == str(256 << 20)
+    machine.do("rm", f"{_CACHE}/large")
+    late = shell(machine, "trap '' TERM; sleep 100 & sleep 100", seconds=1)
+    assert late == {"error": "/bin/sh took longer than 1 s and was stopped"}
+    printer = shell(machine, "head -c 500000000 /dev/zero; head -c 500000000 /dev/zero >&2; exit 1")
+    assert (printer["status"], len(printer["output"]), len(printer["complaints"])) == (1, 65536, 65536)
+
+
+def test_nothing_is_left(machine: Container) -> None:
+    assert shell(machine, "setsid sleep 4242 >/dev/null 2>&1 & echo a")["output"] == "a\n"
+    machine.wait_for("! grep -l 'sleep.424[2]' /proc/[0-9]*/cmdline")
+    machine.wait_for("! systemctl list-units --no-legend 'kheaders-compile@*' | grep -q .")
+    assert machine.do("systemctl", "--failed", "--no-legend") == ""
+
+
+def test_only_the_daemon_can_ask(machine: Container) -> None:
+    done = machine.run("python3", "-c", _CALL, json.dumps([["/bin/true"], "", "", 5]), user="nobody")
+    assert "AssertionError" in done.stderr
+    script = 'import socket; socket.socket(socket.AF_UNIX).connect("/run/kheaders-compile")'
+    assert "PermissionError" in machine.run("python3", "-c", script, user="nobody").stderr

@@ -1,0 +1,128 @@
+"""Programs compiled with precompiled headers of the kernel that runs them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .figures import Figures
+from .guest import Guest
+from .service import CACHE, UNIT, module_is_loaded
+
+_COMPILE_LIMIT = 900.0  # seconds; an emulated machine takes some twenty times as long as this one
+_LIMITS = "[Limits]\nCompileTimeout=10min\n"
+
+_COUNTS_READS = """\
+#include <linux/bpf.h>
+#include <linux/fs.h>
+#include <linux/ptrace.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, unsigned long);
+	__type(value, u64);
+	__uint(max_entries, 1024);
+} reads SEC(".maps");
+
+SEC("kprobe/vfs_read")
+int BPF_KPROBE(count_reads, struct file *file)
+{
+	struct inode *inode = 0;
+	unsigned long number = 0;
+	u64 one = 1, *count;
+
+	bpf_probe_read_kernel(&inode, sizeof(inode), &file->f_inode);
+	bpf_probe_read_kernel(&number, sizeof(number), &inode->i_ino);
+	count = bpf_map_lookup_elem(&reads, &number);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	else
+		bpf_map_update_elem(&reads, &number, &one, BPF_ANY);
+	return 0;
+}
+
+char _license[] SEC("license") = "GPL";
+"""
+
+_COUNTS_EXITS = """\
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, u64);
+	__type(value, u64);
+	__uint(max_entries, 1024);
+} exits SEC(".maps");
+
+SEC("kprobe/do_exit")
+int count_exits(struct pt_regs *registers)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	u64 key = BPF_CORE_READ(task, tgid), one = 1;
+
+	bpf_map_update_elem(&exits, &key, &one, BPF_ANY);
+	return 0;
+}
+
+char _license[] SEC("license") = "GPL";
+"""
+
+
+@pytest.fixture
+def workplace(guest: Guest) -> Guest:
+    """The guest, with more time for compilers."""
+    guest.check("mkdir /tmp/work; mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf")
+    guest.write("/etc/kheadersd.conf.d/50-emulated.conf", _LIMITS)
+    guest.check(f"systemctl reload-or-restart {UNIT}")
+    return guest
+
+
+def _loaded(guest: Guest) -> None:
+    guest.check(
+        "bpftool prog loadall /tmp/work/program.o /sys/fs/bpf/test autoattach", timeout=_COMPILE_LIMIT
+    )
+
+
+def _counted(guest: Guest, map_name: str) -> dict[int, int]:
+    """What a map has by now, as numbers of this machine's order of bytes."""
+    entries = json.loads(guest.check(f"bpftool --json map dump name {map_name}"))
+    return {_number(entry["key"]): _number(entry["value"]) for entry in entries}
+
+
+def _number(data: list[str]) -> int:
+    return int.from_bytes(bytes(int(byte, 16) for byte in data), "little")
+
+
+def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) -> None:
+    words = ["kheadersctl", "pch", "bpf-core", "--drop-headers", "--json"]
+    details = json.loads(workplace.check(words, timeout=_COMPILE_LIMIT))
+    assert details["headers_kept"] is False
+    assert not module_is_loaded(workplace)
+    workplace.check(f"test -e {details['path']} && test ! -e {details['source_tree']}/include/linux/fs.h")
+    left = int(workplace.check(f"du -s --block-size=1 {details['source_tree']}").split()[0])
+    figures.add("left of the headers beside the precompiled", left / (1 << 20), "MiB", aim=1.0)
+    # Not "cc": that would have the headers kept, and bring them back.
+    workplace.write("/tmp/work/program.c", _COUNTS_READS)
+    words = [details["compiler"], *details["arguments"], "-c", "program.c", "-o", "program.o"]
+    workplace.check(["env", "-C", "/tmp/work", *words], timeout=_COMPILE_LIMIT)
+    workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
+    _loaded(workplace)
+    inode = int(workplace.check("stat -c %i /etc/hostname"))
+    workplace.check("for n in 1 2 3; do cat /etc/hostname >/dev/null; done")
+    assert _counted(workplace, "reads")[inode] >= 3
+
+
+def test_types_of_the_running_kernel(workplace: Guest) -> None:
+    workplace.write("/tmp/work/program.c", _COUNTS_EXITS)
+    words = ["kheadersctl", "cc", "-v", "/tmp/work/program.c", "-o", "/tmp/work/program.o"]
+    said = workplace.run(words, timeout=_COMPILE_LIMIT).said
+    assert "compiled with a precompiled header" in said, said
+    workplace.check(f"ls {CACHE}/*/tree/vmlinux.h")
+    _loaded(workplace)
+    pid = int(workplace.check("sh -c 'echo $$'"))
+    assert pid in _counted(workplace, "exits")
