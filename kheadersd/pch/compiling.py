@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
 from ..cache.entry import HEADERS
-from ..errors import CompileFailed, Corrupt, KheadersError
+from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace
 from ..headers import Unusable, architecture
 from .recipe import recipe
 from .reduction import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _FIRST_LINES = 5
 _LONGEST_LINE = 200
+_NO_ROOM = os.strerror(errno.ENOSPC)
 # Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
 _MOST = 4 << 20
 
@@ -72,9 +74,15 @@ async def compile_pch(
 
     Raises:
         CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
+        NoSpace: there was no room for the result.
         Timeout: it took too long.
     """
     finished = await _run(run, str(compiler.path), made.build, entry, made.source, seconds, stdout=file)
+    if _NO_ROOM in finished.complaints:
+        raise NoSpace(
+            f"the file system of the cache became full while the headers of {entry.release} were compiled: "
+            "make room there, or remove cached headers"
+        )
     if finished.status or not os.fstat(file).st_size:
         raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
 

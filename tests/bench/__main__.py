@@ -26,6 +26,7 @@ _ROWS = {
         calls.growth,
         resources.start,
         precompiled.corpus,
+        precompiled.bcc,
         precompiled.making,
         precompiled.left,
         calls.cached_pch,

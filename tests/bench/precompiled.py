@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pch.making import COMPILERS, CORPUS, is_there
+from pch.with_bcc import TOOLS, can_be_tried, compiled
 
 from .measure import MIB, Result, median, note, run_measured
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 3
 _HEAVIEST = "tcplife"
+_HEAVY_TOOLS = ("tcplife", "biosnoop", "execsnoop")
 # Those that are made of headers, and compiled in one step.
 _PROFILES = ("bpf-core", "bpf-tracing")
 
@@ -45,6 +47,29 @@ def corpus(rig: Rig) -> list[Result]:
             ]
             for result in results[-3:-1]:
                 note(f"  {result.what}: {1 / result.ours:.1f} x faster")
+    return results
+
+
+def bcc(rig: Rig) -> list[Result]:
+    """CPU that libbcc takes to compile its own tools, against their text."""
+    if not can_be_tried():
+        note("  bcc, its tools or the clang of its LLVM are not installed")
+        return []
+    results = []
+    with rig.daemon() as daemon:
+        for profile, tools in TOOLS.items():
+            answer = daemon.bus.call("GetPch", "ssa{sv}", "", profile, "0")
+            _, cflags, details = answer
+            for tool in tools:
+                ours: list[float] = []
+                theirs: list[float] = []
+                for _ in range(rig.rounds(_ROUNDS)):
+                    ours.append(compiled(tool, details["source_tree"], cflags).seconds)
+                    theirs.append(compiled(tool, details["source_tree"], []).seconds)
+                goal = 1 / 2.5 if tool in _HEAVY_TOOLS else 1.0
+                results.append(
+                    Result(f"bcc's {tool} with {profile}", median(ours), "s", median(theirs), goal)
+                )
     return results
 
 

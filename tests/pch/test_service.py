@@ -19,14 +19,16 @@ from service.conftest import ServedHost
 
 from kheadersd.bus.library import Variant
 from pch.conftest import FILES, RELEASE
+from pch.making import COMPILERS, is_there
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
-    pytest.mark.skipif(shutil.which("clang-14") is None, reason="clang-14 is not installed"),
+    pytest.mark.skipif(not any(map(is_there, COMPILERS)), reason="no clang of a known version is installed"),
 ]
 
-COMPILER = "clang-14"
+COMPILER = next(filter(is_there, COMPILERS), "")
+MAJOR = COMPILER.rpartition("-")[2]
 # Quick to compile, and enough to tell one thing from another.
 FEW = ("linux/types.h",)
 
@@ -83,8 +85,8 @@ def test_a_named_profile(bus: Bus, real_daemon: Daemon, tmp_path: Path, real_hea
     )
     assert (details["fresh"], details["headers_kept"], details["source"]) == (True, True, "module-file")
     assert details["headers"] == ["linux/bpf.h", "linux/ptrace.h", "linux/sched.h", "linux/fs.h"]
-    assert (details["compiler"], details["profile"]) == ("/usr/lib/llvm-14/bin/clang", "bpf-core")
-    assert details["compiler_version"].startswith("14.")
+    assert (details["compiler"], details["profile"]) == (f"/usr/lib/llvm-{MAJOR}/bin/clang", "bpf-core")
+    assert details["compiler_version"].startswith(f"{MAJOR}.")
     include = "#include <linux/sched.h>"
     more = "+ sizeof(struct task_struct)"
     for vector in (arguments, without_pch(arguments)):
@@ -119,10 +121,10 @@ async def test_many_ask_and_one_is_compiled(bus: Bus, daemon: Daemon) -> None:
     assert daemon.log.read_text().count("Compiled 1 headers") == 1
 
 
-@pytest.mark.parametrize("other", ["clang-16", "clang-19"])
+@pytest.mark.parametrize("other", COMPILERS)
 def test_compilers_side_by_side(bus: Bus, daemon: Daemon, tmp_path: Path, other: str) -> None:
-    if shutil.which(other) is None:
-        pytest.skip(f"{other} is not installed")
+    if other == COMPILER or not is_there(other):
+        pytest.skip(f"{other} is the same, or not installed")
     one, vector, _ = get_pch(bus)
     two, others, details = get_pch(bus, compiler=other)
     assert one != two
@@ -315,17 +317,17 @@ def test_an_upgraded_compiler(
     memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path
 ) -> None:
     """Under the same name, saying the same version: what it made is of no use, and goes."""
-    llvm = roots_own / "llvm-14"
-    real = Path("/usr/lib/llvm-14")
+    llvm = roots_own / "llvm"
+    real = Path(f"/usr/lib/llvm-{MAJOR}")
     (llvm / "bin").mkdir(parents=True)
-    shutil.copy(real / "bin/clang", llvm / "bin/clang-14")
+    shutil.copy(real / "bin/clang", llvm / "bin" / COMPILER)
     shutil.copytree(real / "lib/clang", llvm / "lib/clang", symlinks=False)
     config = roots_own / "kheadersd.conf"
     config.write_text(f"[Compile]\nDirectories={llvm}/bin\n")
     daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
     path, _, details = get_pch(bus)
-    assert details["compiler"] == f"{llvm}/bin/clang-14"
-    with (llvm / "bin/clang-14").open("ab") as program:
+    assert details["compiler"] == f"{llvm}/bin/{COMPILER}"
+    with (llvm / "bin" / COMPILER).open("ab") as program:
         program.write(b"a patch release")
     again, _, other = get_pch(bus)
     assert other["fresh"] is True
@@ -355,10 +357,10 @@ def test_an_upgraded_compiler(
         ("bpf-core", tuple(f"linux/x{n}.h" for n in range(65)), {}, "1 to 64 names"),
         ("types", ("linux/sched.h",), {}, "takes no list of headers"),
         ("bpf-core", FEW, {"compiler": ""}, "option 'compiler' is the name"),
-        ("bpf-core", FEW, {"compiler": "clang-14 -fplugin=/tmp/x.so"}, "names no compiler"),
-        ("bpf-core", FEW, {"compiler": "../bin/clang-14"}, "names no compiler"),
+        ("bpf-core", FEW, {"compiler": "clang -fplugin=/tmp/x.so"}, "names no compiler"),
+        ("bpf-core", FEW, {"compiler": "../bin/clang"}, "names no compiler"),
         ("bpf-core", FEW, {"compiler": "/bin/sh"}, "is not used"),
-        ("bpf-core", FEW, {"compiler": "/tmp/../usr/bin/clang-14/"}, ""),
+        ("bpf-core", FEW, {"compiler": f"/usr/../usr/bin/{COMPILER}"}, ""),
         ("bpf-core", FEW, {"compiler": "clang-99"}, "clang-99 is not installed"),
         ("bpf-core", FEW, {"nonsense": "x"}, "unknown option 'nonsense'"),
         ("bpf-core", FEW, {"keep_headers": "yes"}, "option 'keep_headers' is of type 'b'"),
@@ -411,6 +413,28 @@ def test_there_are_not_too_many(
     paths = [get_pch(bus, headers=(name,))[0] for name in ("linux/types.h", "linux/list.h", "linux/kref.h")]
     assert [Path(path).exists() for path in paths] == [False, True, True]
     assert bus.call("ListEntries")[0][0]["pch_count"] == 2
+
+
+def test_a_full_disk(memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon) -> None:
+    disk = memory / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755,size=4m", "tmpfs", disk], check=True)
+    try:
+        daemon = make_daemon(bus, root=host.root, cache=disk / "cache")
+        bus.call("GetHeaders", "sa{sv}", "", "0")
+        with (disk / "filler").open("wb") as filler:
+            filler.truncate()
+            os.posix_fallocate(filler.fileno(), 0, os.statvfs(disk).f_bavail * 4096 - 8 * 4096)
+        answer = get_pch(bus)
+        assert isinstance(answer, Refused)
+        assert "the file system of the cache became full" in answer.message
+        assert bus.get("LastError")[0].endswith("Error.NoSpace")
+        assert daemon.leftovers() == []
+        (disk / "filler").unlink()
+        assert get_pch(bus)[2]["fresh"] is True
+        assert daemon.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import make_kheaders
+from pch.conftest import FILES, RELEASE
+from service.conftest import ServedHost
 
 from .container import SOURCE, Container, running
 
@@ -48,7 +51,9 @@ _COMPILER = Path(shutil.which("clang-19") or shutil.which("clang") or "/usr/bin/
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """One with the project, this machine's clang, and a header in the cache."""
     prefix = _COMPILER.parent.parent
-    binds = {str(path): path for path in (prefix, *_libraries())}
+    made = tmp_path_factory.mktemp("made")
+    ServedHost(_made_directory(made / "host")).show(make_kheaders(RELEASE, FILES))
+    binds = {str(path): path for path in (prefix, *_libraries())} | {"/srv/made": made}
     with running("compile", tmp_path_factory.mktemp("machine"), binds) as container:
         container.do(f"{SOURCE}/dev", "install", timeout=300)
         container.do("systemctl", "start", "kheaders-compile.socket")
@@ -56,6 +61,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
         container.write(f"{_CACHE}/tree/some.h", "struct some { int thing; };\n")
         container.do("chmod", "-R", "a+rX", _CACHE)
         yield container
+
+
+def _made_directory(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _libraries() -> set[Path]:
@@ -94,6 +104,27 @@ def test_a_pch(machine: Container) -> None:
     assert used["status"] == 0, used
     assert ".quad\t4" in used["output"]
     assert machine.do("systemctl", "--failed", "--no-legend") == ""
+
+
+def test_the_whole_service(machine: Container) -> None:
+    """Of another host's small archive: asked by anybody, made by the unit, readable for everybody."""
+    machine.do("cp", "-r", "/srv/made/host", "/srv/host")
+    drop_in = "[Service]\nExecStart=\nExecStart=/usr/bin/kheadersd --root /srv/host\n"
+    machine.write("/run/systemd/system/kheadersd.service.d/host.conf", drop_in)
+    machine.do("systemctl", "daemon-reload")
+    machine.do("systemctl", "restart", "kheadersd.service")
+    own = ["GetPch", "ssa{sv}", "", "bpf-core", "2", "headers", "as", "1", "linux/types.h"]
+    words = ["busctl", "--json=short", "--timeout=100", "call", "org.kheaders.Provide"]
+    words += ["/org/kheaders/Provide", "org.kheaders.Provide", *own, "compiler", "s", str(_COMPILER)]
+    answer = json.loads(machine.do(*words, timeout=110))
+    path, arguments, _ = answer["data"]
+    program = "#include <linux/types.h>\nu64 x;\n"
+    use = [str(_COMPILER), *arguments, "-x", "c", "-S", "-o", "-", "-"]
+    script = 'printf "%s" "$1" | { shift; "$@"; }'
+    assert ".quad" in machine.do("sh", "-c", script, "sh", program, *use, user="nobody")
+    assert machine.do("stat", "-c", "%U", path) == "kheadersd"
+    machine.wait_for("! systemctl list-units --no-legend 'kheaders-compile@*' | grep -q .")
+    assert "kheaders-compile@" in machine.journal("-u", "kheaders-compile@*")
 
 
 def test_who_it_is(machine: Container) -> None:

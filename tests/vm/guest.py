@@ -177,13 +177,18 @@ class Guest:
         assert done.status == 0, f"{words}: {done.said}"
         return done.output.strip()
 
-    def wait_for(self, condition: str, *, timeout: float = TIME_LIMIT) -> float:
-        """Wait until a script succeeds, looking ten times a second.
+    def wait_for(self, condition: str, *, timeout: float = TIME_LIMIT, every: float = 0.1) -> float:
+        """Wait until a script succeeds.
+
+        Args:
+            every: seconds between two looks. While it looks, its clock goes slower than ours.
 
         Returns:
             Seconds by the guest's clock.
         """
-        done = self.run(f"until {{ {condition}\n}} >/dev/null 2>&1; do sleep 0.1; done", timeout=timeout)
+        done = self.run(
+            f"until {{ {condition}\n}} >/dev/null 2>&1; do sleep {every:g}; done", timeout=timeout
+        )
         assert done.status == 0, f"not within {timeout:g} seconds: {condition}\n{self.run(condition).said}"
         return done.seconds
 

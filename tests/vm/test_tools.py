@@ -108,7 +108,7 @@ def test_cold_and_with_the_service_stopped(untouched: Guest) -> None:
 
 def test_the_automount_goes_idle_and_comes_back(untouched: Guest, figures: Figures) -> None:
     _bpftrace(untouched, _SCHED)
-    idle = untouched.wait_for(f"! {_MOUNTED}", timeout=_IDLE_LIMIT)
+    idle = untouched.wait_for(f"! {_MOUNTED}", timeout=_IDLE_LIMIT, every=2)
     figures.add("headers unmounted after", idle, "s")
     untouched.check("systemctl is-active run-kheaders-build.automount")
     untouched.check(f"systemctl stop {UNIT}")
