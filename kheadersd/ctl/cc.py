@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
 _VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)
+# What changes neither how headers are read nor what they mean; all else, clang need not notice.
+_HARMLESS = re.compile(r"-(?:W(?![alp],).*|g[0-9a-z.-]*|fdiagnostics-.*|fcolor-.*|ferror-limit=.*|v)")
 # In the words of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
 _ABOUT_PCH = re.compile(r"\bPCH\b|precompiled|\bAST file\b|malformed block record|\bpch\b")
 
@@ -61,6 +63,11 @@ async def cc(client: Client, arguments: argparse.Namespace) -> int:
             _tell(f"no precompiled header: {error.message}")
             way = await _without_pch(client, arguments, profile, error, Path(directory))
             return await _compile(way, arguments, source, output, Path(directory))
+        if changing := [flag for flag in arguments.flags if not _HARMLESS.fullmatch(flag)]:
+            _tell(
+                f"with {shlex.join(changing)} a precompiled header need not fit: compiling with plain headers"
+            )
+            return await _compile(_plain_of(way), arguments, source, output, Path(directory))
         complaints, code = await _try(way, arguments, source, output, Path(directory))
         if code and _is_about_pch(complaints, code):
             first = next((line for line in complaints.splitlines() if "error" in line), f"it gave {code}")

@@ -192,10 +192,38 @@ def test_cc_in_two_steps(real_daemon: Daemon, shell: Shell) -> None:
     assert is_bpf(shell.directory / "reads.bpf.o")
 
 
-def test_cc_says_when_the_precompiled_header_does_not_fit(real_daemon: Daemon, shell: Shell) -> None:
-    done = shell("cc", COMPILER, "-v", "reads.bpf.c", "--", "-std=gnu99")
+@pytest.mark.parametrize("flags", [["-DCONFIG_SMP=0"], ["-std=gnu99"], ["-Wall", "-include", "linux/fs.h"]])
+def test_cc_with_what_clang_need_not_notice(real_daemon: Daemon, shell: Shell, flags: list[str]) -> None:
+    """A macro that was not there when the headers were compiled changes nothing, and clang says nothing."""
+    done = shell("cc", COMPILER, "-v", "reads.bpf.c", "--", *flags)
     assert done.returncode == 0, done.stderr
-    assert "the precompiled header was not accepted (error: " in done.stderr
+    assert f"with {shlex.join([flag for flag in flags if flag != '-Wall'])} a precompiled" in done.stderr
+    assert "\ncompiled with plain headers\n" in done.stderr
+    assert is_bpf(shell.directory / "reads.bpf.o")
+
+
+def test_cc_with_harmless_flags(real_daemon: Daemon, shell: Shell) -> None:
+    done = shell("cc", COMPILER, "-v", "reads.bpf.c", "--", "-Wall", "-Werror", "-g0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("compiled with a precompiled header\n")
+
+
+def test_cc_when_clang_complains(
+    bus: Bus, root: Path, memory: Path, make_daemon: MakeDaemon, shell: Shell, roots_own: Path, tmp_path: Path
+) -> None:
+    """Here a clang that accepts no precompiled header at all."""
+    wrapper = roots_own / CLANG
+    complains = 'echo "fatal error: malformed or corrupted AST file" >&2; exit 1'
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *-include-pch*) {complains} ;; esac\nexec /usr/bin/{CLANG} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    config = tmp_path / "kheadersd.conf"
+    config.write_text(f"[Compile]\nDirectories={roots_own}\n")
+    make_daemon(bus, root=root, cache=memory / "cache", arguments=[f"--config={config}"])
+    done = shell("cc", COMPILER, "-v", "reads.bpf.c")
+    assert done.returncode == 0, done.stderr
+    assert "not accepted (fatal error: malformed or corrupted AST file): compiling with" in done.stderr
     assert done.stderr.endswith("compiled with plain headers\n")
     assert is_bpf(shell.directory / "reads.bpf.o")
 
