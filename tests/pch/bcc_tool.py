@@ -1,6 +1,6 @@
 """Runs a tool of bcc's as far as its program is compiled, and prints what came out of it, as JSON.
 
-For the Python that has bcc: ``python3 bcc_tool.py TOOL CFLAG…``. Nothing is loaded into the kernel: the
+For the Python that has bcc: ``python3 -c TEXT TOOL CFLAG…``. Nothing is loaded into the kernel: the
 tool's ``BPF`` attaches nothing by itself, and when it has compiled, the process ends.
 """
 

@@ -62,6 +62,7 @@ def bcc(tree: str, *command: str | Path, bus: Path = Path("/mnt")) -> str:
 
 
 def compiled(tool: str, tree: str, cflags: list[str]) -> Compiled:
-    said = bcc(tree, _HARNESS, f"/usr/sbin/{tool}-bpfcc", *cflags)
+    # By its text: where the project is in /tmp, that is hidden.
+    said = bcc(tree, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", *cflags)
     values = json.loads(next(line for line in said.splitlines() if line.startswith('{"')))
     return Compiled(values["functions"], values["seconds"])
