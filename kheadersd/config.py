@@ -211,7 +211,7 @@ class Config:
     )
     """Seconds that one run of a compiler may take."""
 
-    max_pchs: int = field(default=16, metadata=_key("Limits", "MaxPCHs", _count(1, 256)))
+    max_pchs: int = field(default=32, metadata=_key("Limits", "MaxPCHs", _count(1, 256)))
     """Precompiled headers of one entry; then the one that was not used for the longest time makes room."""
 
     compiler: str = field(default="", metadata=_key("Compile", "Compiler", _compiler))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..authority import Action
 from ..cache.entry import TYPES
 from ..cache.pch import Pch, PchRecord, PchStaging
-from ..errors import InvalidArgs, KheadersError, NotAvailable, UnknownProfile
+from ..errors import CompileFailed, InvalidArgs, KheadersError, NotAvailable, UnknownProfile
 from ..journal import Event
 from ..served import PchRequest, ServedPch
 from ..work import SharedWork, in_thread
@@ -251,12 +251,26 @@ class Precompiler:
                 report("compile", 0.0)
                 staging = await in_thread(PchStaging, self._cache.directory, keep=stagings.append)
                 await compile_pch(self._run, made, compiler, entry, staging.file, self._seconds)
+                await self._check_unchanged(entry, compiler)
                 pch = await in_thread(_publish, staging, entry, profile, compiler, made, keep=keep)
         finally:
             for staging in stagings:
                 await in_thread(staging.close)
         await self._shelf.make_room(entry, self._config.max_pchs)
         return pch
+
+    async def _check_unchanged(self, entry: Entry, compiler: Compiler) -> None:
+        """Make sure that what was compiled is what the key says, and by what the key says.
+
+        Raises:
+            CompileFailed: the compiler or the headers were changed meanwhile.
+        """
+        if (await self._compilers.find(str(compiler.path))).digest != compiler.digest:
+            raise CompileFailed(f"{compiler.path} was replaced while it compiled; ask again")
+        if not self._cache.check(entry):
+            raise CompileFailed(
+                f"the headers in {entry.path} were changed while they were compiled; ask again"
+            )
 
     @property
     def _seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -313,22 +314,36 @@ def test_other_headers_of_the_same_release(bus: Bus, daemon: Daemon, host: Serve
     assert again != path
 
 
-def test_an_upgraded_compiler(
-    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path
-) -> None:
-    """Under the same name, saying the same version: what it made is of no use, and goes."""
-    llvm = roots_own / "llvm"
-    real = Path(f"/usr/lib/llvm-{MAJOR}")
+@pytest.fixture
+def own_compiler(roots_own: Path) -> tuple[Path, Path]:
+    """A copy of the compiler that may be changed, and a configuration with which it is the only one."""
+    llvm, real = roots_own / "llvm", Path(f"/usr/lib/llvm-{MAJOR}")
     (llvm / "bin").mkdir(parents=True)
-    shutil.copy(real / "bin/clang", llvm / "bin" / COMPILER)
+    program = llvm / "bin" / COMPILER
+    shutil.copy(real / "bin/clang", program)
     shutil.copytree(real / "lib/clang", llvm / "lib/clang", symlinks=False)
     config = roots_own / "kheadersd.conf"
     config.write_text(f"[Compile]\nDirectories={llvm}/bin\n")
+    return program, config
+
+
+def upgrade(program: Path) -> None:
+    """Under the same name, saying the same version."""
+    new = program.with_name("new")
+    new.write_bytes(program.read_bytes() + b"a patch release")
+    new.chmod(0o755)
+    new.rename(program)
+
+
+def test_an_upgraded_compiler(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
+) -> None:
+    """What it made is of no use any more, and goes."""
+    program, config = own_compiler
     daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
     path, _, details = get_pch(bus)
-    assert details["compiler"] == f"{llvm}/bin/{COMPILER}"
-    with (llvm / "bin" / COMPILER).open("ab") as program:
-        program.write(b"a patch release")
+    assert details["compiler"] == str(program)
+    upgrade(program)
     again, _, other = get_pch(bus)
     assert other["fresh"] is True
     assert again != path
@@ -336,6 +351,24 @@ def test_an_upgraded_compiler(
     assert not Path(path).exists()
     assert Path(again).exists()
     assert daemon.leftovers() == []
+
+
+def test_a_compiler_upgraded_while_it_compiles(
+    memory: Path, bus: Bus, root: Path, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
+) -> None:
+    program, config = own_compiler
+    daemon = make_daemon(bus, root=root, cache=memory / "cache", arguments=[f"--config={config}"])
+    bus.call("GetHeaders", "sa{sv}", "", "0")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_pch, bus, "bpf-tracing", ())
+        wait_until(lambda: any(daemon.cache.glob(".staging-*/headers.pch")))
+        upgrade(program)
+        answer = asking.result()
+    assert isinstance(answer, Refused)
+    assert answer.message == f"{program} was replaced while it compiled; ask again"
+    assert daemon.leftovers() == []
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 0
+    assert get_pch(bus, "bpf-tracing", ())[2]["fresh"] is True
 
 
 # Bounds and refusals

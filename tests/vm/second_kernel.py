@@ -77,7 +77,7 @@ def _make(release: str, directory: Path) -> None:
     for part in ("drivers", "net", "sound", "arch", "crypto"):
         shutil.rmtree(modules / "kernel" / part, ignore_errors=True)
     for system in (modules / "kernel/fs").iterdir():
-        if system.name != "autofs":
+        if system.is_dir() and system.name != "autofs":
             shutil.rmtree(system)
     place = modules / "kernel/kernel/kheaders.ko"
     place.parent.mkdir(parents=True, exist_ok=True)
