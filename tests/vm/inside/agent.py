@@ -28,13 +28,18 @@ def main(port: str) -> None:
     while not os.path.exists(port):  # udev makes it
         time.sleep(0.05)
     descriptor = os.open(port, os.O_RDWR)
-    received = b""
+    begun: list[bytes] = []  # of a line, which may be of many megabytes
     while True:
         piece = os.read(descriptor, 65536)
         if not piece:  # nobody has the other end open
             select.select([], [], [], 0.02)
             continue
-        *lines, received = (received + piece).split(b"\n")
+        first, *others = piece.split(b"\n")
+        begun.append(first)
+        if not others:
+            continue
+        *whole, rest = others
+        lines, begun = [b"".join(begun), *whole], [rest]
         for line in lines:
             if line.strip():
                 send(descriptor, answer(line))
