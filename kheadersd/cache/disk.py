@@ -212,3 +212,17 @@ def count_files(path: Path) -> int:
                 elif child.is_file(follow_symlinks=False):
                     total += 1
     return total
+
+
+def is_mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a directory of the cache is mounted somewhere besides, as for those who look in /lib/modules.
+
+    It is known by its last two names: the table has paths from the top of the file system, see
+    proc_pid_mountinfo(5). False where it cannot be read. Blocking, for a millisecond.
+    """
+    end = "/" + "/".join(path.parts[-2:])
+    try:
+        lines = table.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(fields[3].endswith(end) for line in lines if len(fields := line.split()) > 3)

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ..cache.disk import is_mounted
 from ..cache.reduced import reduce
 from ..errors import CompileFailed, KheadersError
 from ..journal import Event
@@ -45,7 +46,7 @@ class Reducer:
             seconds: that one run of a compiler may take.
 
         Returns:
-            The entry that has its name now: the same one if somebody holds a lease on it.
+            The entry that has its name now: the same one if somebody holds a lease on it, or has it mounted.
 
         Raises:
             CompileFailed: what would be left is not enough; the headers are still there.
@@ -77,10 +78,11 @@ class Reducer:
                 record = dataclasses.replace(record, needed=names)
                 await in_thread(pch.rewrite, record)
             needed.update(record.needed or ())
-        if self._leases.held(entry.name):
+        mounted = await in_thread(is_mounted, entry.path)
+        if self._leases.held(entry.name) or mounted:
             self._journal.report(
                 Event.HEADERS_REDUCED,
-                f"The headers of {entry.release} stay in {entry.path}: they are leased",
+                f"The headers of {entry.release} stay in {entry.path}: they are in use",
                 level="debug",
                 release=entry.release,
                 path=str(entry.path),

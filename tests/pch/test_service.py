@@ -226,6 +226,20 @@ async def test_leased_headers_stay(bus: Bus, daemon: Daemon) -> None:
     assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is False
 
 
+def test_mounted_headers_stay(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
+    """As they are while somebody looks for them in /lib/modules."""
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    place = tmp_path / "build"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", path, place], check=True)
+    try:
+        assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is True
+        assert (place / "include/linux/fs.h").exists()
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is False
+
+
 # From trees that the distribution installed
 
 
