@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import memory
 from .cache.entry import HEADERS, TYPES
+from .cache.pch import discard
 from .cache.retention import Retention, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from .cache.cache import Cache, Opened, Published
     from .cache.entry import Entry
     from .cache.leases import Leases
+    from .cache.pch import Pch
     from .config import Config
     from .host import Host
     from .journal import Journal
     from .release import Release
     from .served import Observer
+
+
+# Microseconds for which a precompiled header is taken to be in use by who was given it.
+_IN_USE = 3_600_000_000
 
 
 class Keeper:
@@ -234,7 +240,30 @@ class Keeper:
             now=time.time_ns() // 1000,
         )
         freed = await self._remove_all(chosen)
+        freed += await self._prune_pchs()
         return [entry.release for entry, _ in chosen], freed
+
+    async def _prune_pchs(self) -> int:
+        """Let precompiled headers go that the cache has no room for, of entries that stay whatever they take.
+
+        Returns:
+            The bytes that this frees.
+        """
+        limit = self._retention.max_bytes
+        freed = 0
+        recent = time.time_ns() // 1000 - _IN_USE
+        owners = [(pch, entry) for entry in self.cache.entries() for pch in entry.pchs.values()]
+        for pch, entry in sorted(owners, key=lambda owner: owner[0].last_used):
+            if limit is None or self.cache.total_bytes() <= limit or pch.last_used > recent:
+                break
+            if not self._leases.held(entry.name):
+                freed += pch.record.bytes
+                await self.drop_pch(entry, pch, "the cache has no room for it (MaxSize=)")
+        return freed
+
+    def grown(self) -> None:
+        """Something was made from an entry: apply the retention policy soon."""
+        self._background.start(self._prune_quietly())
 
     async def _prune_quietly(self) -> None:
         try:
@@ -305,11 +334,47 @@ class Keeper:
         return [problem for entry in entries for problem in await self._verify(entry)]
 
     async def _verify(self, entry: Entry) -> list[str]:
-        verifying = ("verify", entry.name)
-        problems = await self._work.share(verifying, lambda: in_thread(self.cache.verify, entry))
-        if problems and entry in self.cache:
-            self.found_damaged(entry, problems[0])
+        return await self._work.share(("verify", entry.name), lambda: self._verify_alone(entry))
+
+    async def _verify_alone(self, entry: Entry) -> list[str]:
+        async with self.lock(entry.name):
+            problems = await in_thread(self.cache.verify, entry)
+            if problems and entry in self.cache:
+                self.found_damaged(entry, problems[0])
+            for pch in list(entry.pchs.values()):
+                if problem := await in_thread(pch.problem):
+                    problems.append(problem)
+                    await self.found_pch_damaged(entry, pch)
         return problems
+
+    async def found_pch_damaged(self, entry: Entry, pch: Pch) -> None:
+        """A precompiled header is not what the compiler wrote: it goes, and the headers are still good."""
+        if entry.pchs.get(pch.record.key) is pch:
+            self.report_pch(Event.PCH_DAMAGED, f"{pch.path} is not what the compiler wrote", entry, pch)
+            await self.drop_pch(entry, pch, "it was damaged")
+
+    async def drop_pch(self, entry: Entry, pch: Pch, why: str) -> None:
+        """Remove a precompiled header."""
+        if entry.pchs.get(pch.record.key) is not pch:
+            return
+        del entry.pchs[pch.record.key]
+        self.report_pch(Event.PCH_REMOVED, f"Removed {pch.path}: {why}", entry, pch)
+        self.tell_state()
+        for problem in await in_thread(discard, pch.path.parent):
+            self.failed(problem)
+
+    def report_pch(self, event: Event, message: str, entry: Entry, pch: Pch, **more: object) -> None:
+        """Tell of a precompiled header."""
+        self._journal.report(
+            event,
+            message,
+            release=entry.release,
+            path=str(pch.path),
+            digest=entry.record.digest,
+            profile=pch.record.profile,
+            compiler=pch.record.compiler,
+            **more,  # type: ignore[arg-type]
+        )
 
     def failed(self, problem: str) -> None:
         """Tell that something about the cache does not work."""

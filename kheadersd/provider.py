@@ -31,6 +31,7 @@ from .journal import Event
 from .maker import Maker
 from .served import Request, Served
 from .sources import Nothing, Source, Tree, snapshot
+from .sources.tree import NOT_LOOKED_AT
 from .work import SharedWork, in_thread, within
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ class Provider:
         entry = self._cache.find(request.release)
         if entry is None or entry.record.source not in request.sources or not self.is_current(entry):
             return None
+        if entry.on_trial:
+            return None
         if not self._cache.check(entry):
             self._keeper.found_damaged(entry, "some of its files were deleted or changed")
             return None
@@ -151,7 +154,8 @@ class Provider:
     def base(self, release: Release) -> Entry | None:
         """The entry that precompiled headers of a release are made from, if it is there now.
 
-        It need not have its headers any more: what was made from them is still good.
+        It need not have its headers any more: what was made from them is still good. None also when nobody
+        has looked for a while whether they are still the same: await `look_again` before.
         """
         request = Request(release, self._config.sources)
         if request.sources[:1] == ("tree",):
@@ -161,6 +165,27 @@ class Provider:
             if not known:
                 return None
         return self._entry(request)
+
+    async def look_again(self, release: Release) -> None:
+        """Find out what `base` has to know of trees in place; nothing to do within 2 seconds, else 0.1 s."""
+        if "tree" not in self._config.sources:
+            return
+        if not self._tree_source.present(release)[0]:
+            with contextlib.suppress(Nothing):
+                await self._find_tree(release)
+        records = [entry.record for entry in self._cache.all_of(release)]
+        for origin in {record.origin for record in records if record.source == "tree"}:
+            if self._tree_source.stamp(origin) == NOT_LOOKED_AT:
+                await self._work.share(("look", origin), functools.partial(self._look_at, release, origin))
+
+    async def _look_at(self, release: Release, origin: str) -> None:
+        cancelled = threading.Event()
+        work = (self._host, release, origin, self._limits, cancelled)
+        try:
+            stamp = await in_thread(snapshot.look, *work, cancelled=cancelled)
+        except Corrupt:
+            return  # whoever wants it copied gets to know why it cannot be
+        self._tree_source.remember(origin, stamp)
 
     def _snapshot_of(self, tree: Tree, release: Release) -> Entry | None:
         origin = snapshot.origin(tree)
@@ -262,6 +287,7 @@ class Provider:
         served = await self.get(Request(release, self._config.sources), caller)
         if served.entry is not None:
             return served.entry
+        await self.look_again(release)
         entry = self._snapshot_of(served.tree, release)
         if entry is not None and entry.has_headers:
             return entry
@@ -269,12 +295,24 @@ class Provider:
         return await self._work.share(("copy", release), lambda: self._copy(served, uid))
 
     async def _copy(self, served: Served, uid: int) -> Entry:
-        cancelled = threading.Event()
         request = Request(served.release, ("tree",))
-        limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
+        limit = self._config.extract_timeout
+        late = functools.partial(_late, request, "tree", limit)
         with self._progress.of(served.release, "tree") as report:
-            archive = await in_thread(snapshot.snapshot, served.tree, cancelled, cancelled=cancelled)
-            return (await self._maker.entry(request, "tree", archive, uid, limits, report))[0]
+            return await within(limit, self._copy_now(served, request, uid, report), late)
+
+    async def _copy_now(self, served: Served, request: Request, uid: int, report: Report) -> Entry:
+        cancelled = threading.Event()
+        limits = self._limits
+        work = (self._host, served.release, served.tree, limits, cancelled)
+        archive = await in_thread(snapshot.snapshot, *work, cancelled=cancelled)
+        entry, _ = await self._maker.entry(request, "tree", archive, uid, limits, report)
+        self._tree_source.remember(archive.origin, archive.origin_stamp)
+        return entry
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
 
     async def extract_ahead(self, release: Release) -> None:
         """Make headers of an installed kernel from its module file, unless there is an entry that is good.
@@ -344,7 +382,7 @@ class Provider:
             raise error if isinstance(error, _FINAL) else _Useless(error) from None
         if isinstance(offer, Tree):
             return self._in_place(phase.release, offer)
-        limits = Limits(max_files=self._config.max_files, max_bytes=self._config.max_bytes)
+        limits = self._limits
         key = ("extract", phase.release, offer.digest, phase.refresh)
         try:
             entry, fresh = await self._work.share(

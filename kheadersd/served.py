@@ -83,6 +83,7 @@ class ServedPch:
         arguments: all that the compiler needs, in this order.
         fresh: whether it was made for the request.
         library: the digest of the library that compiles programs, where that is not the compiler.
+        wanted: what the compiler was called: a name, a path, or "" for the newest.
     """
 
     entry: Entry
@@ -92,6 +93,7 @@ class ServedPch:
     arguments: tuple[str, ...]
     fresh: bool
     library: str = ""
+    wanted: str = ""
 
 
 class Observer(Protocol):

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.resources
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,6 +94,7 @@ class Service:
 
     def changed(self) -> None:
         """Tell soon which properties have changed: what happens together is told together."""
+        self._encoded.clear()  # answers tell of such things, too
         if self._telling is None and self._connection is not None:
             self._telling = asyncio.get_running_loop().call_later(_SETTLE, self._tell)
 
@@ -177,6 +179,7 @@ class Service:
             # From here to the lease nothing else runs; the entry may have left while we waited for it.
             if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break
+        _given(served)
         name = served.entry.name if served.entry is not None else ""
         lease = self._state.leases.grant(
             name, served.release, call.sender, credentials.uid, credentials.pid, reason
@@ -303,6 +306,7 @@ class Service:
 
     def _reply(self, served: Served) -> Reply:
         """The answer with these headers, encoded once for all who get the same."""
+        _given(served)
         reply = self._encoded.get(served)
         if reply is None:
             reply = Reply(encode(_HEADERS, [str(served.path), _details(served)]))
@@ -351,6 +355,12 @@ def interface_xml() -> str:
 
 def _variants(options: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", options)
+
+
+def _given(served: Served) -> None:
+    """Note that somebody has been given headers, and works with them now."""
+    if served.entry is not None:
+        served.entry.given_at = time.monotonic()
 
 
 def _details(served: Served) -> dict[str, Variant]:

@@ -1,9 +1,9 @@
 """Commands as children that can do little: where there is no service manager to make a unit for them.
 
 They are bounded in memory, processor time, and the size of what they write. Where the kernel allows it, they
-have namespaces of their own: without a network, and such that none of their descendants outlives them. Root's
-children are the user "nobody", without any privilege. Another user's daemon cannot become somebody else: its
-children can read and write where that user can.
+have namespaces of their own: without a network, and such that none of their descendants outlives them, and
+none of them us. Root's children are the user "nobody", without any privilege. Another user's daemon cannot
+become somebody else: its children can read and write where that user can.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _NOBODY = 65534
 _PROCESSES = 1024
 
 _NAMESPACES = ("--net", "--ipc", "--pid", "--fork", "--kill-child=KILL")
+# Nobody is left to stop a command when we are killed: so what waits for its namespace ends with us, the first
+# in there with that, and all others with the first. To become somebody else revokes what --kill-child does.
+_WITH_PARENT = "--pdeathsig=KILL"
 _NO_PRIVILEGE = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 # The first process of a namespace ignores signals that others would end by: hence a shell before the command.
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
@@ -63,7 +66,17 @@ async def confined(
     namespaces = await _namespaces(directory)
     try:
         finished = await run(
-            [*_limits(seconds), *namespaces, *_identity(), *_SHELL, found, *command[1:]],
+            [
+                _tool("setpriv"),
+                _WITH_PARENT,
+                "--",
+                *_limits(seconds),
+                *namespaces,
+                *_identity(),
+                *_SHELL,
+                found,
+                *command[1:],
+            ],
             environment=environment,
             directory=directory,
             seconds=seconds,
@@ -103,7 +116,7 @@ def _limits(seconds: float) -> tuple[str, ...]:
 
 def _identity() -> tuple[str, ...]:
     nobody = (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
-    return (_tool("setpriv"), *nobody, *_NO_PRIVILEGE, "--")
+    return (_tool("setpriv"), *nobody, *_NO_PRIVILEGE, _WITH_PARENT, "--")
 
 
 async def _namespaces(directory: Path) -> tuple[str, ...]:

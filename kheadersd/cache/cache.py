@@ -144,7 +144,7 @@ class Cache:
 
     def check(self, entry: Entry) -> bool:
         """Whether an entry is still there and, as far as its `Seal` can tell, as it was made."""
-        return not entry.damaged and entry.seal.intact()
+        return not entry.damaged and not entry.on_trial and entry.seal.intact()
 
     def touch(self, entry: Entry, now: int | None = None) -> int:
         """Note that an entry is used.
@@ -285,6 +285,4 @@ class Cache:
         Returns:
             What is wrong, a sentence each; empty if the entry is intact.
         """
-        problems = loading.compare(entry.directory, entry.record)
-        problems += (problem for made in tuple(entry.pchs.values()) if (problem := made.problem()))
-        return problems
+        return loading.compare(entry.directory, entry.record)

@@ -145,6 +145,8 @@ class Entry:
         last_used: microseconds since the epoch, right to a minute.
         pchs: what was precompiled from it, by key.
         reducing: whether its headers are about to go, so that nobody is given them any more.
+        on_trial: whether it is not known yet that what it has is enough; it is not handed out then.
+        given_at: when somebody was last given its headers, seconds on the monotonic clock; 0 if nobody was.
         durable: whether it is known to be on the disk as it should be.
         damaged: whether something is known to be wrong with it: it is only there for those who lease it.
     """
@@ -153,9 +155,11 @@ class Entry:
         "damaged",
         "directory",
         "durable",
+        "given_at",
         "inode",
         "last_used",
         "name",
+        "on_trial",
         "path",
         "pchs",
         "record",
@@ -177,6 +181,8 @@ class Entry:
         self.durable = durable
         self.damaged = False
         self.reducing = False
+        self.on_trial = False
+        self.given_at = 0.0
 
     @property
     def release(self) -> Release:

@@ -40,6 +40,9 @@ def load(directory: Path, this_boot: str) -> Entry:
     tree = directory / "tree"
     seal = Seal.take(tree)
     mark = _read_mark(directory)
+    if not record.headers_kept and not mark:
+        # It is marked once a program was compiled with what is left.
+        raise ValueError("the daemon ended while its headers were being taken away")
     durable = seal.matches(mark)
     fresh = not mark and record.boot_id == this_boot != ""
     if not durable and not (fresh and disk.count_files(tree) == record.files):

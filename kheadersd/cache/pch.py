@@ -56,7 +56,9 @@ class PchRecord:
         compiler_digest: of all of its files.
         text: the complete arguments without the precompiled header.
         backend: the arguments of a second step, from IR to BPF; empty if there is none.
+        source: what was compiled.
         canary: a program that includes all of the headers.
+        library: the digest of the library that compiles programs, "" where that is the compiler itself.
         sha256: of the file.
         bytes: of the file.
         made_at: microseconds since the epoch.
@@ -72,7 +74,9 @@ class PchRecord:
     compiler_digest: str
     text: tuple[str, ...]
     backend: tuple[str, ...]
+    source: str
     canary: str
+    library: str
     sha256: str
     bytes: int
     made_at: int

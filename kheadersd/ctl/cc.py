@@ -40,12 +40,14 @@ class _Way:
         compiler: what is run.
         arguments: complete, but for the file.
         backend: of a second step, from IR to BPF; empty if there is none.
+        headers_kept: whether the headers are there besides what is precompiled.
     """
 
     name: str
     compiler: str
     arguments: tuple[str, ...]
     backend: tuple[str, ...] = ()
+    headers_kept: bool = True
 
 
 async def cc(client: Client, arguments: argparse.Namespace) -> int:
@@ -55,26 +57,84 @@ async def cc(client: Client, arguments: argparse.Namespace) -> int:
     output = Path(arguments.output or source.with_suffix(".o").name)
     profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
     with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
+        job = _Job(client, arguments, profile, source, output, Path(directory))
+        return await job.run()
+
+
+class _Job:
+    """One program to be compiled, and a directory for what that takes."""
+
+    def __init__(
+        self,
+        client: Client,
+        arguments: argparse.Namespace,
+        profile: str,
+        source: Path,
+        output: Path,
+        directory: Path,
+    ) -> None:
+        self._client = client
+        self._arguments = arguments
+        self._profile = profile
+        self._source = source
+        self._output = output
+        self._directory = directory
+
+    async def run(self) -> int:
         try:
-            way = await _precompiled(client, arguments, profile)
+            way = await _precompiled(self._client, self._arguments, self._profile)
         except CommandError as error:
             if error.code in (USAGE, NOT_AUTHORISED):
                 raise
             _tell(f"no precompiled header: {error.message}")
-            way = await _without_pch(client, arguments, profile, error, Path(directory))
-            return await _compile(way, arguments, source, output, Path(directory))
-        if changing := [flag for flag in arguments.flags if not _HARMLESS.fullmatch(flag)]:
-            _tell(
-                f"with {shlex.join(changing)} a precompiled header need not fit: compiling with plain headers"
-            )
-            return await _compile(_plain_of(way), arguments, source, output, Path(directory))
-        complaints, code = await _try(way, arguments, source, output, Path(directory))
+            return await self._without_pch(None, error)
+        if changing := [flag for flag in self._arguments.flags if not _HARMLESS.fullmatch(flag)]:
+            what = shlex.join(changing)
+            _tell(f"with {what} a precompiled header need not fit: compiling with plain headers")
+            return await self._without_pch(way, None)
+        complaints, code = await self._try(way)
         if code and _is_about_pch(complaints, code):
             first = next((line for line in complaints.splitlines() if "error" in line), f"it gave {code}")
             _tell(f"the precompiled header was not accepted ({first.strip()}): compiling with plain headers")
-            return await _compile(_plain_of(way), arguments, source, output, Path(directory))
+            return await self._without_pch(way, None)
         sys.stderr.write(complaints)
         return FAILED if code else DONE
+
+    async def _without_pch(self, way: _Way | None, why: CommandError | None) -> int:
+        """Compile with the headers that a way has besides, or such as can be had."""
+        if way is not None and way.headers_kept:
+            plain_way = _plain_of(way)
+        else:
+            plain_way = await _plain(self._client, self._arguments, self._profile, why, self._directory)
+        complaints, code = await self._try(plain_way)
+        sys.stderr.write(complaints)
+        return FAILED if code else DONE
+
+    async def _try(self, way: _Way) -> tuple[str, int]:
+        """Compile; the output appears whole or not at all."""
+        new = self._directory / "new.o"
+        first = self._directory / "first.bc" if way.backend else new
+        # Not what clang could take for an option.
+        source = os.path.join(".", self._source) if str(self._source).startswith("-") else str(self._source)
+        steps = [[way.compiler, *way.arguments, *self._arguments.flags, "-c", source, "-o", str(first)]]
+        if way.backend:
+            steps.append([way.compiler, *way.backend, str(first), "-o", str(new)])
+        complaints = ""
+        for step in steps:
+            if self._arguments.verbose:
+                sys.stderr.write(shlex.join(step) + "\n")
+            said, code = await _run(step)
+            complaints += said
+            if code:
+                return complaints, code
+        try:
+            await asyncio.to_thread(_put, new, self._output)
+        except OSError as error:
+            where = text.one_line(str(self._output))
+            raise CommandError(FAILED, f"cannot write {where}: {error.strerror}") from None
+        if self._arguments.verbose:
+            sys.stderr.write(f"compiled with {way.name}\n")
+        return complaints, 0
 
 
 def _read(source: Path) -> bytes:
@@ -89,7 +149,8 @@ async def _precompiled(client: Client, arguments: argparse.Namespace, profile: s
     if details.get("consumer") == "bcc":
         raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
     backend = tuple(details.get("backend_arguments", ()))
-    return _Way("a precompiled header", details["compiler"], tuple(flags), backend)
+    kept = bool(details["headers_kept"])
+    return _Way("a precompiled header", details["compiler"], tuple(flags), backend, kept)
 
 
 def _plain_of(way: _Way) -> _Way:
@@ -99,8 +160,8 @@ def _plain_of(way: _Way) -> _Way:
     )
 
 
-async def _without_pch(
-    client: Client, arguments: argparse.Namespace, profile: str, why: CommandError, directory: Path
+async def _plain(
+    client: Client, arguments: argparse.Namespace, profile: str, why: CommandError | None, directory: Path
 ) -> _Way:
     """Headers as they are, or where there are none, types."""
     if profile != _TYPES_PROFILE:
@@ -164,40 +225,6 @@ async def _output(*command: str) -> str:
     )
     output, _ = await child.communicate()
     return output.decode(errors="replace")
-
-
-async def _compile(
-    way: _Way, arguments: argparse.Namespace, source: Path, output: Path, directory: Path
-) -> int:
-    complaints, code = await _try(way, arguments, source, output, directory)
-    sys.stderr.write(complaints)
-    return FAILED if code else DONE
-
-
-async def _try(
-    way: _Way, arguments: argparse.Namespace, source: Path, output: Path, directory: Path
-) -> tuple[str, int]:
-    """Compile; the output appears whole or not at all."""
-    new = directory / "new.o"
-    first = directory / "first.bc" if way.backend else new
-    steps = [[way.compiler, *way.arguments, *arguments.flags, "-c", str(source), "-o", str(first)]]
-    if way.backend:
-        steps.append([way.compiler, *way.backend, str(first), "-o", str(new)])
-    complaints, code = "", 0
-    for step in steps:
-        if arguments.verbose:
-            sys.stderr.write(shlex.join(step) + "\n")
-        said, code = await _run(step)
-        complaints += said
-        if code:
-            return complaints, code
-    try:
-        await asyncio.to_thread(_put, new, output)
-    except OSError as error:
-        raise CommandError(FAILED, f"cannot write {text.one_line(str(output))}: {error.strerror}") from None
-    if arguments.verbose:
-        sys.stderr.write(f"compiled with {way.name}\n")
-    return complaints, 0
 
 
 def _put(new: Path, output: Path) -> None:

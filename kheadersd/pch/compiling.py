@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..apart.process import Finished, Run
     from ..cache.entry import Entry
-    from ..cache.pch import PchRecord
+    from ..cache.pch import Pch
     from .compiler import Compiler
     from .profile import Profile
     from .recipe import Recipe
@@ -87,34 +87,34 @@ async def compile_pch(
         raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
 
 
-async def compile_canary(run: Run, record: PchRecord, entry: Entry, seconds: float) -> None:
+async def compile_canary(run: Run, pch: Pch, entry: Entry, seconds: float) -> None:
     """Compile a program that includes all of a precompiled header.
 
     Raises:
         CompileFailed: it does not work.
         Timeout: it took too long.
     """
-    pch = entry.pchs[record.key].path
-    arguments = ("-include-pch", str(pch), *record.text, "-w", "-x", "c", "-c", "-o", "/dev/null", "-")
+    record = pch.record
+    arguments = ("-include-pch", str(pch.path), *record.text, "-w", "-x", "c", "-c", "-o", "/dev/null", "-")
     finished = await _run(run, record.compiler, arguments, entry, record.canary.encode(), seconds)
     if finished.status:
-        raise _failed(finished, f"{record.compiler} cannot compile a program with {pch}")
+        raise _failed(finished, f"{record.compiler} cannot compile a program with {pch.path}")
 
 
-async def find_needed(run: Run, record: PchRecord, entry: Entry, seconds: float) -> tuple[str, ...]:
+async def find_needed(run: Run, pch: Pch, entry: Entry, seconds: float) -> tuple[str, ...]:
     """The names in the tree without which a precompiled header is of no use.
 
     Raises:
         CompileFailed: the compiler does not tell.
         Timeout: it took too long.
     """
-    pch = entry.pchs[record.key].path
-    source = record.canary.encode()
+    record = pch.record
+    source = record.source.encode()
     told = await _run(run, record.compiler, dependencies_arguments(record.text), entry, source, seconds)
     if told.status:
         raise _failed(told, f"{record.compiler} does not tell what the headers of {entry.release} include")
     names = dependencies(told.output, entry.path)
-    arguments = again_arguments(record.text, pch)
+    arguments = again_arguments(record.text, pch.path)
     told = await _run(run, record.compiler, arguments, entry, again(names, entry.path), seconds)
     first = included_first(record.text, entry.path)
     return (*read_again(told.complaints, entry.path), *first, *directories(record.text, entry.path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..authority import Action
 from ..cache.entry import TYPES
 from ..cache.pch import Pch, PchRecord, PchStaging
-from ..errors import CompileFailed, InvalidArgs, KheadersError, NotAvailable, UnknownProfile
+from ..errors import InvalidArgs, KheadersError, NotAvailable, UnknownProfile
 from ..journal import Event
 from ..served import PchRequest, ServedPch
 from ..work import SharedWork, in_thread
@@ -74,7 +76,7 @@ class Precompiler:
         self._profiles: Mapping[str, Profile] | None = None
         self._work = SharedWork()
         self._answers: dict[PchRequest, ServedPch] = {}
-        self._looked: dict[str, float] = {}
+        self._looked: dict[tuple[str, str], float] = {}
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""
@@ -104,30 +106,40 @@ class Precompiler:
         if not self._holds(answer, request):
             del self._answers[request]
             return None
-        self._cache.touch(answer.entry)
+        answer.pch.last_used = time.time_ns() // 1000
+        used = answer.entry.last_used
+        if self._cache.touch(answer.entry) != used:
+            answer = self._answers[request] = dataclasses.replace(answer)  # with other details
         return answer
 
     def _holds(self, answer: ServedPch, request: PchRequest) -> bool:
         entry, pch = answer.entry, answer.pch
+        known = self._profiles.get(request.profile) if self._profiles is not None else None
         return (
-            entry in self._cache
+            known is answer.profile
+            and entry in self._cache
             and entry.pchs.get(pch.record.key) is pch
             and pch.intact()
             and entry.has_headers == request.keep_headers
             and self._is_current(entry)
             and self._cache.check(entry)
-            and self._is_the_same(answer.compiler)
+            and self._is_the_same(answer.compiler, answer.wanted)
             and (not answer.library or is_current(answer.library))
         )
 
-    def _is_the_same(self, compiler: Compiler) -> bool:
-        """Whether it is what it was, which to look at takes as long as all else of an answer."""
+    def _is_the_same(self, compiler: Compiler, wanted: str) -> bool:
+        """Whether that still leads to the compiler, and it is what it was.
+
+        To look at that takes as long as all else of an answer.
+        """
         now = time.monotonic()
-        if now - self._looked.get(compiler.digest, -_PAUSE) < _PAUSE:
+        if now - self._looked.get((compiler.digest, wanted), -_PAUSE) < _PAUSE:
             return True
-        if not self._compilers.current(compiler):
+        if self._compilers.leads_to(wanted) != compiler.path or not self._compilers.current(compiler):
             return False
-        self._looked[compiler.digest] = now
+        if len(self._looked) >= _MAX_ANSWERS:
+            self._looked.clear()
+        self._looked[compiler.digest, wanted] = now
         return True
 
     def _is_current(self, entry: Entry) -> bool:
@@ -147,20 +159,18 @@ class Precompiler:
             As `Provider.get` else.
         """
         profile = await self._profile(request)
-        if request.headers:
-            await caller.consent(Action.MANAGE)
+        uid = await caller.consent(Action.MANAGE) if request.headers else None
         wanted = request.compiler or await self._default_compiler(profile)
         compiler = await self._compilers.find(wanted)
         served = await self._there(request, profile, compiler)
         if served is None:
-            if not request.headers:
-                await caller.consent(Action.EXTRACT)
-            # By the compiler that it is now, whatever it was called.
-            key = dataclasses.replace(request, compiler=compiler.digest)
-            served = await self._work.share(key, lambda: self._make(request, profile, compiler, caller))
-        if len(self._answers) >= _MAX_ANSWERS:
-            self._answers.clear()
-        self._answers[request] = dataclasses.replace(served, fresh=False) if served.fresh else served
+            if uid is None:
+                uid = await caller.consent(Action.EXTRACT)
+            served = await self._made(request, profile, wanted, caller, uid)
+        if not request.headers:
+            if len(self._answers) >= _MAX_ANSWERS:
+                self._answers.clear()
+            self._answers[request] = dataclasses.replace(served, fresh=False, wanted=wanted)
         return served
 
     async def _profile(self, request: PchRequest) -> Profile:
@@ -182,6 +192,8 @@ class Precompiler:
 
     async def _there(self, request: PchRequest, profile: Profile, compiler: Compiler) -> ServedPch | None:
         """What is in the cache, if it is as it was asked for."""
+        if profile.base != TYPES:
+            await self._provider.look_again(request.release)
         entry = self._base(request, profile)
         if entry is None or entry.has_headers != request.keep_headers:
             return None
@@ -193,34 +205,47 @@ class Precompiler:
 
     # What has to be made
 
-    async def _make(
-        self, request: PchRequest, profile: Profile, compiler: Compiler, caller: Caller
+    async def _made(
+        self, request: PchRequest, profile: Profile, wanted: str, caller: Caller, uid: int
     ) -> ServedPch:
+        # Others' headers are not taken away at the word of somebody who may do no more than everybody.
+        at_once = uid in (0, os.getuid())
         for _ in range(_ATTEMPTS):
+            compiler = await self._compilers.find(wanted)
             try:
                 entry = await self._make_base(request, profile, caller)
-            except NotAvailable:
+            except KheadersError:
                 # Headers that had gone cannot be had again; what was made from them is still good.
                 if (served := await self._without_headers(request, profile, compiler)) is None:
                     raise
                 return served
-            made = await in_thread(recipe_for, profile, compiler, entry)
-            async with self._keeper.lock(entry.name):
-                if entry not in self._cache or not entry.has_headers:
-                    continue
-                pch = await self._shelf.confirmed(entry, made.key)
-                fresh = pch is None
-                if pch is None:
-                    pch = await self._compile(entry, profile, compiler, made)
-            if not request.keep_headers:
-                entry = await self._reducer.reduce(entry, self._seconds)
-                pch = await self._shelf.confirmed(entry, made.key)
-            if pch is not None and entry.pchs.get(made.key) is pch:
-                return _served(entry, pch, compiler, profile, made, fresh=fresh)
+            key = (entry.name, profile, compiler.digest, request.keep_headers, at_once)
+            make = functools.partial(self._make, entry, profile, compiler, request.keep_headers, at_once)
+            if (made := await self._work.share(key, make)) is not None:
+                return made
         raise KheadersError(
-            f"the headers of {request.release} were removed again and again while they were compiled; "
+            f"the headers of {request.release}, or the compiler, were changed again and again meanwhile; "
             "ask again"
         )
+
+    async def _make(
+        self, entry: Entry, profile: Profile, compiler: Compiler, keep_headers: bool, at_once: bool
+    ) -> ServedPch | None:
+        """Make one of an entry; None if that, or the compiler, is not what it was any more."""
+        made = await in_thread(recipe_for, profile, compiler, entry)
+        async with self._keeper.lock(entry.name):
+            if entry not in self._cache or not entry.has_headers:
+                return None
+            pch = await self._shelf.confirmed(entry, made.key)
+            fresh = pch is None
+            if pch is None and (pch := await self._compile(entry, profile, compiler, made)) is None:
+                return None
+        if not keep_headers:
+            entry = await self._reducer.reduce(entry, self._seconds, at_once=at_once)
+            pch = await self._shelf.confirmed(entry, made.key)
+        if pch is None or entry.pchs.get(made.key) is not pch:
+            return None
+        return _served(entry, pch, compiler, profile, made, fresh=fresh)
 
     async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
         if profile.base == TYPES:
@@ -230,6 +255,8 @@ class Precompiler:
     async def _without_headers(
         self, request: PchRequest, profile: Profile, compiler: Compiler
     ) -> ServedPch | None:
+        if profile.base != TYPES:
+            await self._provider.look_again(request.release)
         entry = self._base(request, profile)
         if entry is None:
             return None
@@ -237,8 +264,8 @@ class Precompiler:
         pch = await self._shelf.confirmed(entry, made.key)
         return None if pch is None else _served(entry, pch, compiler, profile, made, fresh=False)
 
-    async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch:
-        """Make one; the entry's lock is held."""
+    async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch | None:
+        """Make one; the entry's lock is held. None if it or the compiler was changed meanwhile."""
         started = time.monotonic()
 
         def keep(pch: Pch) -> None:
@@ -251,26 +278,23 @@ class Precompiler:
                 report("compile", 0.0)
                 staging = await in_thread(PchStaging, self._cache.directory, keep=stagings.append)
                 await compile_pch(self._run, made, compiler, entry, staging.file, self._seconds)
-                await self._check_unchanged(entry, compiler)
+                if not await self._is_unchanged(entry, compiler):
+                    return None
                 pch = await in_thread(_publish, staging, entry, profile, compiler, made, keep=keep)
         finally:
             for staging in stagings:
                 await in_thread(staging.close)
+        await self._shelf.retire_of(entry)
         await self._shelf.make_room(entry, self._config.max_pchs)
         return pch
 
-    async def _check_unchanged(self, entry: Entry, compiler: Compiler) -> None:
-        """Make sure that what was compiled is what the key says, and by what the key says.
-
-        Raises:
-            CompileFailed: the compiler or the headers were changed meanwhile.
-        """
-        if (await self._compilers.find(str(compiler.path))).digest != compiler.digest:
-            raise CompileFailed(f"{compiler.path} was replaced while it compiled; ask again")
-        if not self._cache.check(entry):
-            raise CompileFailed(
-                f"the headers in {entry.path} were changed while they were compiled; ask again"
-            )
+    async def _is_unchanged(self, entry: Entry, compiler: Compiler) -> bool:
+        """Whether what was compiled is what the key says, and by what the key says."""
+        try:
+            now = await self._compilers.find(str(compiler.path))
+        except (NotAvailable, InvalidArgs):
+            return False
+        return now.digest == compiler.digest and self._cache.check(entry)
 
     @property
     def _seconds(self) -> float:
@@ -280,15 +304,7 @@ class Precompiler:
 
     async def retire(self) -> None:
         """Remove what was made by compilers that have been upgraded or removed since."""
-        await self._shelf.retire(self._is_by_present_compiler)
-
-    async def _is_by_present_compiler(self, pch: Pch) -> bool:
-        try:
-            return (await self._compilers.find(pch.record.compiler)).digest == pch.record.compiler_digest
-        except (NotAvailable, InvalidArgs):
-            return False
-        except KheadersError:
-            return True  # that it does not answer now says nothing
+        await self._shelf.retire()
 
 
 def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch:
@@ -302,7 +318,9 @@ def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Comp
         compiler_digest=compiler.digest,
         text=made.text,
         backend=made.backend,
+        source=made.source.decode(),
         canary=canary(profile),
+        library=made.library,
         sha256=sha256,
         bytes=size,
         made_at=time.time_ns() // 1000,

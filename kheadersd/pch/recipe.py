@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .compiler import Compiler
     from .profile import Profile
 
-VERSION = 1
+VERSION = 2
 """Is in every key. To be raised when they have to be made again although the compiler is told the same."""
 
 LIBBPF = Path("/usr/include/bpf")
@@ -87,6 +87,9 @@ _ARCHITECTURES = {
         "aarch64-linux-gnu", "bpfel", ("__aarch64__", "__AARCH64EL__", "__ARM_64BIT_STATE")
     ),
 }
+
+# LLVM's release notes of Clang 16, "New Compiler Flags".
+_FIRST_WITH_CONFIGURATION = 16
 
 # In kbuild's order.
 _INCLUDES = (
@@ -170,7 +173,13 @@ def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: 
         return made
     _check_architecture(arch)
     source = umbrella(profile)
-    text = (*_target(profile, arch), *_paths(profile, compiler, tree, arch), *_QUIET, *profile.flags)
+    text = (
+        *_isolation(compiler),
+        *_target(profile, arch),
+        *_paths(profile, compiler, tree, arch),
+        *_QUIET,
+        *profile.flags,
+    )
     backend = _backend(profile, arch)
     build = precompile(text)
     key = key_of(profile, compiler, tree, digest, arch, (source, build, text, backend))
@@ -220,6 +229,14 @@ def key_of(
     }
     # JSON marks where each string ends, and escapes what is not ASCII.
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+def _isolation(compiler: Compiler) -> tuple[str, ...]:
+    """Without a configuration file, which only the caller's clang may see: in /etc/clang, or beside a link.
+
+    A macro from one that was missing when it was made goes unnoticed. Older clangs read none by themselves.
+    """
+    return ("--no-default-config",) if compiler.major >= _FIRST_WITH_CONFIGURATION else ()
 
 
 def _target(profile: Profile, arch: str) -> tuple[str, ...]:

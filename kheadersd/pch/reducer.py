@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from ..cache.disk import is_mounted
@@ -20,66 +21,82 @@ if TYPE_CHECKING:
     from ..cache.leases import Leases
     from ..journal import Journal
     from ..keeper import Keeper
+    from .shelf import Shelf
+
+
+# Seconds for which headers are taken to be in use by who was given them, lease or not.
+_IN_USE = 600.0
 
 
 class Reducer:
     """Takes the headers of entries away. Belongs to the event loop."""
 
-    def __init__(self, keeper: Keeper, leases: Leases, run: Run, journal: Journal) -> None:
+    def __init__(self, keeper: Keeper, leases: Leases, shelf: Shelf, run: Run, journal: Journal) -> None:
         self._keeper = keeper
         self._cache = keeper.cache
         self._leases = leases
+        self._shelf = shelf
         self._run = run
         self._journal = journal
         self._background = Background()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Finish what was begun."""
+        """Give up what was begun: what is not proven is put back."""
+        for task in self._tasks:
+            task.cancel()
         await self._background.settle()
 
-    async def reduce(self, entry: Entry, seconds: float) -> Entry:
+    async def reduce(self, entry: Entry, seconds: float, *, at_once: bool) -> Entry:
         """Leave of an entry what its precompiled headers need.
 
         It is seen to its end even if nobody waits for it any more.
 
         Args:
             seconds: that one run of a compiler may take.
+            at_once: also if somebody was given the headers in the last ten minutes.
 
         Returns:
-            The entry that has its name now: the same one if somebody holds a lease on it, or has it mounted.
+            The entry that has its name now: the same one if its headers are in use.
 
         Raises:
             CompileFailed: what would be left is not enough; the headers are still there.
         """
         done: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        self._background.start(self._reduce(entry, seconds, done))
+        task = self._background.start(self._reduce(entry, seconds, at_once, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return await done
 
-    async def _reduce(self, entry: Entry, seconds: float, done: asyncio.Future[Entry]) -> None:
+    async def _reduce(self, entry: Entry, seconds: float, at_once: bool, done: asyncio.Future[Entry]) -> None:
         try:
             async with self._keeper.lock(entry.name):
-                result = await self._reduce_locked(entry, seconds)
-        except Exception as error:
+                result = await self._reduce_locked(entry, seconds, at_once)
+        except KheadersError as error:
             if done.cancelled():
-                raise
-            done.set_exception(error)
+                self._journal.report_failure(error, release=entry.release, path=str(entry.path))
+            else:
+                done.set_exception(error)
+        except BaseException:
+            done.cancel()
+            raise
         else:
             if not done.cancelled():
                 done.set_result(result)
 
-    async def _reduce_locked(self, entry: Entry, seconds: float) -> Entry:
+    async def _reduce_locked(self, entry: Entry, seconds: float, at_once: bool) -> Entry:
         if entry not in self._cache or not entry.has_headers:
             return self._cache.named(entry.name) or entry
+        # What no compiler can use any more needs nothing.
+        await self._shelf.retire_of(entry)
         needed: set[str] = set()
         for pch in list(entry.pchs.values()):
-            record = pch.record
-            if record.needed is None:
-                names = await find_needed(self._run, record, entry, seconds)
-                record = dataclasses.replace(record, needed=names)
-                await in_thread(pch.rewrite, record)
-            needed.update(record.needed or ())
+            if pch.record.needed is None:
+                names = await find_needed(self._run, pch, entry, seconds)
+                await in_thread(pch.rewrite, dataclasses.replace(pch.record, needed=names))
+            needed.update(pch.record.needed or ())
         mounted = await in_thread(is_mounted, entry.path)
-        if self._leases.held(entry.name) or mounted:
+        if mounted or self._leases.held(entry.name) or (not at_once and _is_in_use(entry)):
             self._journal.report(
                 Event.HEADERS_REDUCED,
                 f"The headers of {entry.release} stay in {entry.path}: they are in use",
@@ -96,23 +113,36 @@ class Reducer:
             entry.reducing = False
 
     async def _replace(self, entry: Entry, needed: list[str], seconds: float) -> Entry:
-        published = await in_thread(reduce, self._cache, entry, needed)
-        self._cache.insert(published.entry)
+        made: list[Published] = []
         try:
+            await in_thread(reduce, self._cache, entry, needed, keep=made.append)
+            (published,) = made
+            published.entry.on_trial = True
+            self._cache.insert(published.entry)
             for pch in list(published.entry.pchs.values()):
-                await compile_canary(self._run, pch.record, published.entry, seconds)
-        except KheadersError as error:
-            await self._put_back(entry, published)
+                await compile_canary(self._run, pch, published.entry, seconds)
+        except BaseException as error:
+            for published in made:
+                await self._put_back(entry, published)
             if not isinstance(error, CompileFailed):
                 raise
             raise CompileFailed(
                 f"without its headers, what was precompiled for {entry.release} is of no use, so they were "
                 f"kept: {error.message}"
             ) from None
+        published.entry.on_trial = False
         self._keeper.reduced(published)
         return published.entry
 
     async def _put_back(self, entry: Entry, published: Published) -> None:
-        await in_thread(self._cache.take_back, published)
-        self._cache.insert(entry)
-        self._keeper.replaced(published)
+        """Let the entry be as it was, unless somebody removed it meanwhile."""
+        try:
+            if published.entry in self._cache or entry in self._cache:
+                await in_thread(self._cache.take_back, published)
+                self._cache.insert(entry)
+        finally:
+            self._keeper.replaced(published)
+
+
+def _is_in_use(entry: Entry) -> bool:
+    return bool(entry.given_at) and time.monotonic() - entry.given_at < _IN_USE

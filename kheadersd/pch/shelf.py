@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from ..cache.pch import discard
+from ..errors import InvalidArgs, KheadersError, NotAvailable
 from ..journal import Event
 from ..work import in_thread
+from .bcc import is_current
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.pch import Pch
-    from ..journal import Journal
     from ..keeper import Keeper
+    from .compiler import Compilers
 
 
 class Shelf:
     """All of them, below all entries. Belongs to the event loop."""
 
-    def __init__(self, keeper: Keeper, journal: Journal) -> None:
+    def __init__(self, keeper: Keeper, compilers: Compilers) -> None:
         self._keeper = keeper
-        self._journal = journal
+        self._compilers = compilers
 
     async def confirmed(self, entry: Entry, key: str) -> Pch | None:
         """The precompiled header of that key, known to be intact; None if there is none that is."""
@@ -32,9 +32,7 @@ class Shelf:
         pch.last_used = time.time_ns() // 1000
         if pch.intact() or await in_thread(pch.confirm):
             return pch
-        if entry.pchs.get(key) is pch:
-            self._tell(Event.PCH_DAMAGED, f"{pch.path} is not what the compiler wrote", entry, pch)
-            await self.drop(entry, pch, "it was damaged")
+        await self._keeper.found_pch_damaged(entry, pch)
         return None
 
     def added(self, entry: Entry, pch: Pch, seconds: float) -> None:
@@ -45,52 +43,45 @@ class Shelf:
         """
         record = pch.record
         entry.pchs[record.key] = pch
-        self._journal.report(
+        self._keeper.report_pch(
             Event.PCH_ADDED,
             f"Compiled {len(record.headers)} headers of {entry.release} for {record.profile} with "
             f"{record.compiler} {record.compiler_version} to {pch.path} in {seconds:.2f} s",
-            release=entry.release,
-            path=str(pch.path),
-            digest=entry.record.digest,
+            entry,
+            pch,
             bytes=record.bytes,
             duration_usec=int(seconds * 1e6),
-            profile=record.profile,
-            compiler=record.compiler,
         )
         self._keeper.tell_state()
+        self._keeper.grown()
 
     async def make_room(self, entry: Entry, most: int) -> None:
         """Let those go that were not used for the longest time, until there are at most so many."""
         by_use = sorted(entry.pchs.values(), key=lambda pch: pch.last_used)
         for pch in by_use[: max(0, len(by_use) - most)]:
-            await self.drop(entry, pch, f"an entry may have {most} (MaxPCHs=), and there are newer ones")
+            await self._keeper.drop_pch(
+                entry, pch, f"an entry may have {most} (MaxPCHs=), and there are newer ones"
+            )
 
-    async def retire(self, is_valid: Callable[[Pch], Awaitable[bool]]) -> None:
-        """Let those go that are not valid any more."""
+    async def retire(self) -> None:
+        """Let those go whose compiler was upgraded or removed since."""
         for entry in self._keeper.cache.entries():
-            for pch in list(entry.pchs.values()):
-                if not await is_valid(pch):
-                    await self.drop(
-                        entry, pch, f"{pch.record.compiler} is not what it was made with any more"
-                    )
+            await self.retire_of(entry)
 
-    async def drop(self, entry: Entry, pch: Pch, why: str) -> None:
-        """Remove one."""
-        if entry.pchs.get(pch.record.key) is not pch:
-            return
-        del entry.pchs[pch.record.key]
-        self._tell(Event.PCH_REMOVED, f"Removed {pch.path}: {why}", entry, pch)
-        self._keeper.tell_state()
-        for problem in await in_thread(discard, pch.path.parent):
-            self._keeper.failed(problem)
+    async def retire_of(self, entry: Entry) -> None:
+        """The same, of one entry."""
+        for pch in list(entry.pchs.values()):
+            if not await self._is_valid(pch):
+                what = f"{pch.record.compiler} is not what it was made with any more"
+                await self._keeper.drop_pch(entry, pch, what)
 
-    def _tell(self, event: Event, message: str, entry: Entry, pch: Pch) -> None:
-        self._journal.report(
-            event,
-            message,
-            release=entry.release,
-            path=str(pch.path),
-            digest=entry.record.digest,
-            profile=pch.record.profile,
-            compiler=pch.record.compiler,
-        )
+    async def _is_valid(self, pch: Pch) -> bool:
+        try:
+            compiler = await self._compilers.find(pch.record.compiler)
+        except (NotAvailable, InvalidArgs):
+            return False
+        except KheadersError:
+            return True  # that it does not answer now says nothing
+        if compiler.digest != pch.record.compiler_digest:
+            return False
+        return not pch.record.library or await in_thread(is_current, pch.record.library)

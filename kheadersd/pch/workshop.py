@@ -46,14 +46,15 @@ class Workshop:
         run = Bounded(compile_run(), _MOST_COMPILERS)
         self.types = TypesMaker(host, keeper, run, progress)
         self._compilers = Compilers(config.compiler_directories, run)
-        self._reducer = Reducer(keeper, leases, run, journal)
+        shelf = Shelf(keeper, self._compilers)
+        self._reducer = Reducer(keeper, leases, shelf, run, journal)
         self.precompiler = Precompiler(
             config,
             provider,
             self.types,
             keeper,
             self._compilers,
-            Shelf(keeper, journal),
+            shelf,
             self._reducer,
             run,
             journal,

@@ -1,105 +1,313 @@
-"""A tree that is served in place, as an archive: for what has to be made from headers that nobody changes."""
+"""A tree that is served in place, as an archive: for what has to be made from headers that nobody changes.
+
+The tree can be anybody's (a kernel that was built at home), while the daemon may read everything and what it
+copies can be read by everybody. Hence no link is followed to where the headers of a kernel are not, nothing
+is copied that its owner keeps from others, and every file is checked once it is open.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from typing import TYPE_CHECKING
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import Corrupt, KheadersError
+from ..errors import Corrupt
+from ..extraction.extract import Cancelled
 from ..headers import OF_BUILD, OF_SOURCE
 from . import Archive, Layer, Tree, whole
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from ..extraction.treewriter import Limits
+    from ..host import Host
+    from ..release import Release
 
 _PIECE = 1 << 17
+_BLOCK = 512
 _BETWEEN = " and "
-# In the same order whatever the file system, and the same bytes whenever and by whomever it was installed.
-_ALWAYS_THE_SAME = (
-    *("--create", "--file=-", "--format=gnu", "--sort=name", "--mtime=@0", "--numeric-owner"),
-    *("--owner=0", "--group=0", "--mode=u=rwX,go=rX", "--dereference", "--hard-dereference"),
-)
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_NAME_IN_HEADER = 100
 
 
 def origin(tree: Tree) -> str:
-    """What the journal calls a tree, and `stamp` can find it by."""
+    """What the journal calls a tree, and `is_gone` and `look` find it by."""
     return _BETWEEN.join(str(path) for path in dict.fromkeys((tree.source_tree, tree.build_tree)))
 
 
-def stamp(origin: str) -> str:
-    """The present identity of a tree, "" if it is not there; some 20 microseconds.
-
-    A package that is installed, upgraded or removed changes it. An editor's changes in single files need not.
-    """
+def is_gone(origin: str) -> bool:
+    """Whether a tree is not there any more, at a glance; some 8 microseconds."""
     source, _, build = origin.partition(_BETWEEN)
-    names = [*(f"{source}/{name}" for name in OF_SOURCE), *(f"{build or source}/{name}" for name in OF_BUILD)]
-    names += [f"{place}/include" for place in (source, build) if place]
     try:
-        found = [os.stat(name) for name in names]
+        for name in OF_SOURCE:
+            os.stat(f"{source}/{name}")
+        for name in OF_BUILD:
+            os.stat(f"{build or source}/{name}")
     except OSError:
-        return ""
-    return " ".join(f"{each.st_ino}:{each.st_ctime_ns}" for each in found)
+        return True
+    return False
 
 
-def snapshot(tree: Tree, cancelled: threading.Event) -> Archive:
-    """Read a tree once, to know what it is; blocking, some 0.3 s.
+def look(host: Host, release: Release, origin: str, limits: Limits, cancelled: threading.Event) -> str:
+    """The present identity of a tree: any change of what would be copied changes it. Blocking, some 0.1 s.
 
-    Only what belongs to the kernel's architecture is taken. Symlinks are followed: Debian's lead from one
-    package to another.
+    Returns:
+        The number of files and directories, and a digest over the name, inode, ctime and size of each. "" if
+        the tree is gone.
 
     Raises:
-        Corrupt: it cannot be read, or was changed meanwhile.
+        Corrupt: as `snapshot`.
+        extract.Cancelled: ``cancelled`` was set.
+    """
+    if is_gone(origin):
+        return ""
+    source, _, build = origin.partition(_BETWEEN)
+    walk = _Walk(host, release, Tree(Path(source), Path(build or source)), limits, cancelled)
+    stamp = _Stamp()
+    for place, parts in walk.layers():
+        for member in walk.members(place, parts):
+            stamp.add(member)
+    return stamp.text()
+
+
+def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled: threading.Event) -> Archive:
+    """Read a tree once, to know what it is; blocking, some 0.5 s.
+
+    Only what belongs to the kernel's architecture is taken. Symlinks are followed inside the two trees and,
+    since distributions' lead from one package to another, inside /usr/src and /lib/modules/<release>; those
+    that lead nowhere are left out. When the archive is extracted, everything is read again: if that is not
+    what was read here, the last piece raises Corrupt.
+
+    Raises:
+        Corrupt: it cannot be read, exceeds the limits or was changed meanwhile; a link leads somewhere else;
+            or something is kept from others by its mode.
+        extract.Cancelled: ``cancelled`` was set.
     """
     import hashlib
 
-    known = stamp(origin(tree))
-    layers = [
-        Layer(str(place), lambda place=place, parts=parts: _read(place, parts), whole)  # type: ignore[misc]
-        for place, parts in _layers(tree)
-    ]
-    digest = hashlib.sha256()
-    for layer in layers:
-        for piece in layer.chunks():
-            if cancelled.is_set():
-                break
+    name = origin(tree)
+    if name.count(_BETWEEN) != (tree.source_tree != tree.build_tree):
+        raise Corrupt(f"{name} cannot be copied: the path of a tree has {_BETWEEN!r} in it; rename it")
+    anew = functools.partial(_Walk, host, release, tree, limits, cancelled)
+    walk = anew()
+    stamp = _Stamp()
+    total = hashlib.sha256()
+    layers = []
+    size = 0
+    for place, parts in walk.layers():
+        digest, length = hashlib.sha256(), 0
+        for piece in _tar(walk, place, parts, stamp):
             digest.update(piece)
-    if not known or stamp(origin(tree)) != known:
-        raise Corrupt(f"{origin(tree)} was changed while it was read; ask again")
-    return Archive(digest.hexdigest(), layers, origin(tree), origin_stamp=known)
+            length += len(piece)
+            if size + length > limits.max_bytes:
+                raise Corrupt(f"{name} has more than {limits.max_bytes} bytes, the limit")
+        size += length
+        total.update(f"{digest.hexdigest()}\n".encode())
+        layers.append(_layer(anew, place, parts, digest.hexdigest(), length))
+    if look(host, release, name, limits, cancelled) != stamp.text():
+        raise _changed(name)
+    return Archive(total.hexdigest(), layers, name, origin_stamp=stamp.text())
 
 
-def _layers(tree: Tree) -> Iterator[tuple[Path, list[str]]]:
-    places = list(dict.fromkeys((tree.source_tree, tree.build_tree)))
-    architectures = {path.parent.parent.name for path in tree.build_tree.glob("arch/*/include/generated")}
-    for place in places:
-        parts = ["include", *(f"arch/{name}/include" for name in sorted(architectures))]
-        yield place, [part for part in parts if (place / part).is_dir()]
+def _layer(anew: Callable[[], _Walk], place: Path, parts: list[str], digest: str, length: int) -> Layer:
+    """The second reading, which has to give the same bytes."""
+
+    def chunks() -> Iterator[bytes]:
+        import hashlib
+
+        found = hashlib.sha256()
+        for piece in _tar(anew(), place, parts, _Stamp()):
+            found.update(piece)
+            yield piece
+        if found.hexdigest() != digest:
+            raise _changed(str(place))
+
+    return Layer(str(place), chunks, whole, length)
 
 
-def _read(place: Path, parts: list[str]) -> Iterator[bytes]:
-    import subprocess
+class _Member(NamedTuple):
+    """A file or a directory: its name in the tree, its real path, and what it was when it was found."""
 
-    command = ["tar", *_ALWAYS_THE_SAME, f"--directory={place}", "--", *parts]
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        )
-    except OSError as error:
-        raise KheadersError(f"cannot read {place}: tar: {error.strerror}") from error
-    assert child.stdout is not None
-    with child:
+    name: str
+    path: str
+    status: os.stat_result
+
+
+class _Stamp:
+    """Adds up what tells one state of a tree from another."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self._digest = hashlib.sha256()
+        self._count = 0
+
+    def add(self, member: _Member) -> None:
+        status = member.status
+        line = f"{member.name}\0{status.st_ino} {status.st_ctime_ns} {status.st_size}\n"
+        self._digest.update(os.fsencode(line))
+        self._count += 1
+
+    def text(self) -> str:
+        return f"{self._count}:{self._digest.hexdigest()}"
+
+
+class _Walk:
+    """Goes through what is copied of a tree, in the same order whatever the file system."""
+
+    def __init__(
+        self, host: Host, release: Release, tree: Tree, limits: Limits, cancelled: threading.Event
+    ) -> None:
+        self._host = host
+        self._tree = tree
+        self._limits = limits
+        self._cancelled = cancelled
+        self._found = 0
+        self._allowed = [tree.source_tree, tree.build_tree]
+        for path in (host.path("usr/src"), host.modules_directory(release)):
+            with contextlib.suppress(OSError, RuntimeError):
+                self._allowed.append(host.resolve(path))
+
+    def layers(self) -> Iterator[tuple[Path, list[str]]]:
+        """Each tree, and which parts of it are taken."""
+        generated = self._tree.build_tree.glob("arch/*/include/generated")
+        architectures = sorted({path.parent.parent.name for path in generated})
+        for place in dict.fromkeys((self._tree.source_tree, self._tree.build_tree)):
+            parts = ["include", *(f"arch/{name}/include" for name in architectures)]
+            yield place, [part for part in parts if (place / part).is_dir()]
+
+    def members(self, place: Path, parts: list[str]) -> Iterator[_Member]:
+        """What is in some parts of a tree, every directory before what is in it."""
+        for part in parts:
+            followed = self._follow(f"{place}/{part}")
+            if followed is not None:
+                yield from self._below(part, followed[0], (followed[0],))
+
+    def _below(self, name: str, path: str, above: tuple[str, ...]) -> Iterator[_Member]:
+        with _opened(path, os.O_DIRECTORY) as fd:
+            itself = _Member(name, path, os.fstat(fd))
+            with os.scandir(fd) as found:
+                entries = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in found)
+        yield self._checked(itself)
+        for base, known in entries:
+            child, status = f"{path}/{base}", known
+            if stat.S_ISLNK(status.st_mode):
+                followed = self._follow(child)
+                if followed is None:
+                    continue
+                child, status = followed
+            if not stat.S_ISDIR(status.st_mode):
+                yield self._checked(_Member(f"{name}/{base}", child, status))
+            elif child in above:
+                raise Corrupt(f"{path}/{base} cannot be copied: it leads in circles, to {child}")
+            else:
+                yield from self._below(f"{name}/{base}", child, (*above, child))
+
+    def _checked(self, member: _Member) -> _Member:
+        if self._cancelled.is_set():
+            raise Cancelled
+        self._found += 1
+        if self._found > self._limits.max_files:
+            raise Corrupt(f"{origin(self._tree)} has more than {self._limits.max_files} files, the limit")
+        if member.name.count("/") >= self._limits.max_depth:
+            raise Corrupt(f"{member.path} is more than {self._limits.max_depth} directories deep, the limit")
+        mode = member.status.st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise Corrupt(f"{member.path} cannot be copied: it is neither a file nor a directory")
+        everybody = 0o005 if stat.S_ISDIR(mode) else 0o004
+        if mode & everybody != everybody:
+            raise Corrupt(
+                f"{member.path} is not copied to where everybody may read it, as not everybody may now: make "
+                "it readable for all, or remove it"
+            )
+        return member
+
+    def _follow(self, path: str) -> tuple[str, os.stat_result] | None:
+        """Where a link really leads, None if nowhere."""
         try:
-            while piece := child.stdout.read(_PIECE):
-                yield piece
-            if child.wait():
-                raise Corrupt(
-                    f"{place} cannot be read: tar gave {child.returncode}; was it changed meanwhile?"
-                )
-        finally:
-            child.kill()
+            real = self._host.resolve(Path(path))
+            status = os.lstat(real)
+        except (OSError, RuntimeError):  # the latter is Python's for a loop, before 3.13
+            return None
+        if not any(real.is_relative_to(place) for place in self._allowed):
+            raise Corrupt(
+                f"{path} leads to {real}, where no headers of this kernel are: it is not followed, and the "
+                "tree cannot be copied without it"
+            )
+        return str(real), status
+
+
+@contextlib.contextmanager
+def _opened(path: str, flags: int = 0) -> Iterator[int]:
+    """Open what is really at a path: a directory above it can have been replaced by a link since.
+
+    Raises:
+        Corrupt: something of the sort was done, or it cannot be read.
+    """
+    try:
+        fd = os.open(path, _READ | flags)
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}; was it changed meanwhile?") from error
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}") != path:
+            raise _changed(path)
+        yield fd
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _changed(path: str) -> Corrupt:
+    return Corrupt(f"{path} was changed while it was read; ask again")
+
+
+def _tar(walk: _Walk, place: Path, parts: list[str], stamp: _Stamp) -> Iterator[bytes]:
+    """A layer: the same bytes whenever and by whomever the same files were installed."""
+    waiting = bytearray()
+    for member in walk.members(place, parts):
+        stamp.add(member)
+        is_file = stat.S_ISREG(member.status.st_mode)
+        waiting += _headers(member.name, member.status.st_size if is_file else 0, is_file=is_file)
+        for piece in _content(member) if is_file else ():
+            waiting += piece
+            if len(waiting) >= _PIECE:
+                yield bytes(waiting)
+                waiting.clear()
+        waiting += bytes(-member.status.st_size % _BLOCK if is_file else 0)
+    yield bytes(waiting) + bytes(2 * _BLOCK)
+
+
+def _content(member: _Member) -> Iterator[bytes]:
+    left = member.status.st_size
+    with _opened(member.path) as fd:
+        while left and (piece := os.read(fd, min(left, _PIECE))):
+            left -= len(piece)
+            yield piece
+        if left or _identity(os.fstat(fd)) != _identity(member.status):
+            raise _changed(member.path)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns
+
+
+def _headers(name: str, size: int, *, is_file: bool) -> bytes:
+    """What precedes a member: a ustar header (POSIX.1-2017, pax), with GNU's extension for a long name."""
+    encoded = os.fsencode(name)
+    before = b""
+    if len(encoded) > _MAX_NAME_IN_HEADER:
+        before = _header(b"././@LongLink", b"L", len(encoded)) + encoded + bytes(-len(encoded) % _BLOCK)
+    return before + _header(encoded[:_MAX_NAME_IN_HEADER], b"0" if is_file else b"5", size)
+
+
+def _header(name: bytes, kind: bytes, size: int) -> bytes:
+    owner = b"0000644\0" + 2 * b"0000000\0"
+    start = name.ljust(100, b"\0") + owner + b"%011o\0%011o\0" % (size, 0)
+    end = (kind + bytes(100) + b"ustar\00000").ljust(_BLOCK - 156, b"\0")
+    # The checksum is taken with its own field full of spaces.
+    return start + b"%06o\0 " % (sum(start) + 8 * ord(" ") + sum(end)) + end

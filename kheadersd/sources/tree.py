@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _MAX_REMEMBERED = 64
 # Nanoseconds; more than the 10 ms of a coarse kernel clock.
 _RESOLUTION = 100_000_000
+# For so many seconds after a walk through a tree no change is noticed.
+_FRESH = 2.0
+NOT_LOOKED_AT = "not looked at"
+"""No tree has this identity."""
 
 _Identity = tuple[int, int, int] | None
 
@@ -63,6 +67,7 @@ class TreeSource:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._looks: dict[str, _Look] = {}
+        self._stamps: dict[str, tuple[float, str]] = {}
 
     async def find(self, release: Release, report: Report) -> Tree:
         """Check the tree of ``release``.
@@ -95,8 +100,23 @@ class TreeSource:
         return True, look.found if isinstance(look.found, Tree) else None
 
     def stamp(self, origin: str) -> str:
-        """The present identity of a tree that an entry was made from, see `snapshot.stamp`."""
-        return snapshot.stamp(origin)
+        """The identity of a tree that an entry was made from, as `snapshot.look` found it just now.
+
+        `NOT_LOOKED_AT` if nobody has looked for 2 seconds: then `remember` what a thread finds.
+        """
+        if snapshot.is_gone(origin):
+            return ""
+        known = self._stamps.get(origin)
+        if known is None or time.monotonic() - known[0] > _FRESH:
+            return NOT_LOOKED_AT
+        return known[1]
+
+    def remember(self, origin: str, stamp: str) -> None:
+        """Let `stamp` say for a while what `snapshot.look` has found now."""
+        self._stamps.pop(origin, None)
+        self._stamps[origin] = time.monotonic(), stamp
+        if len(self._stamps) > _MAX_REMEMBERED:
+            del self._stamps[next(iter(self._stamps))]
 
 
 def _identity(path: str, *, follow: bool = True) -> _Identity:

@@ -44,7 +44,7 @@ class Bpftool:
         path: resolved; nobody but root can change what it leads to.
         version: such as "7.1.0"; of the kernel's tree or of libbpf's, as it was built.
         digest: sha256 of the file, 64 hex digits: another build may make another vmlinux.h.
-        stamps: of the file that was hashed, and of the links that lead to it.
+        stamps: of the file that was hashed, of what leads to it, and of where another one may appear.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Bpftool:
     stamps: Mapping[str, Stamp]
 
     def is_current(self) -> bool:
-        """Whether the file is still the one that was hashed; microseconds."""
+        """Whether it is still the one that was hashed, and nothing was put beside it; microseconds."""
         return unchanged(self.stamps)
 
 
@@ -94,7 +94,7 @@ def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path
                 continue
             seen.add(path)
             # Before it is read: a file that is replaced meanwhile is not taken for this one later.
-            stamps = stamps_of((path, *links))
+            stamps = stamps_of((path, *links, *map(_fixed, places)))
             usable.append((path, _digest(path), stamps))
         except (InvalidArgs, _Unusable) as error:
             complaints.append(str(error))
@@ -107,6 +107,14 @@ def _present(places: Sequence[str]) -> Iterator[Path]:
     """Of several versions, the one with the highest name first."""
     for place in places:
         yield from sorted(Path("/").glob(f"{place.lstrip('/')}/bpftool"), reverse=True)
+
+
+def _fixed(place: str) -> Path:
+    """The directory in front of what is a pattern."""
+    directory = Path(place)
+    while "*" in str(directory):
+        directory = directory.parent
+    return directory
 
 
 def _digest(path: Path) -> str:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..headers import leads_to_automount
 from ..sources import Nothing, Why
 from ..sources.archive import stamp_at
 from ..work import in_thread
+from . import OF_RUNNING
 from .blob import MAX_BTF, check
 from .image import read_image
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ..host import Host
     from ..release import Release
-
-OF_RUNNING = "sys/kernel/btf/vmlinux"
-"""What the running kernel shows of itself: its section .BTF, byte by byte."""
 
 IMAGES = (
     "boot/vmlinux-{}",
@@ -39,6 +39,8 @@ IMAGES = (
 )
 """Where images are, with the release for the braces. Those that need no decompressing come first,
 where libbpf looks for them, too (btf__load_vmlinux_btf); then what is booted."""
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +83,15 @@ async def find(host: Host, release: Release, scratch: Path) -> Btf:
     return await in_thread(_find, host, release, scratch, cancelled, cancelled=cancelled)
 
 
+async def check_exists(host: Host, release: Release) -> None:
+    """Check that there is a file which may have the BTF of ``release``; some microseconds for each place.
+
+    Raises:
+        Nothing: there is none, with the message that `find` has then.
+    """
+    await in_thread(_first, host, release, functools.partial(_check_exists, host, release))
+
+
 def stamp(host: Host, origin: str) -> str:
     """The present identity of an origin, "" if it is gone; microseconds.
 
@@ -97,15 +108,32 @@ def _stamp_of_running(host: Host) -> str:
 
 
 def _find(host: Host, release: Release, scratch: Path, cancelled: threading.Event) -> Btf:
+    def read(place: str, path: Path) -> Btf:
+        if place == OF_RUNNING:
+            return _of_running(host, release, path)
+        return _of_image(host, release, path, scratch, cancelled)
+
+    return _first(host, release, read)
+
+
+def _check_exists(host: Host, release: Release, place: str, path: Path) -> None:
+    if place != OF_RUNNING:
+        _real_path(host, path)
+        return
+    _check_runs(host, release, path)
+    if not host.exists(path):
+        raise Nothing(Why.MISSING, f"there is no {path}")
+
+
+def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
+    """What ``look`` makes of the first place where it finds something. Raises as `find`."""
     missing: list[str] = []
     reasons: list[Nothing] = []
     errors: list[KheadersError] = []
     for place in (OF_RUNNING, *IMAGES):
         path = host.path(place.format(release, release))
         try:
-            if place == OF_RUNNING:
-                return _of_running(host, release, path)
-            return _of_image(host, release, path, scratch, cancelled)
+            return look(place, path)
         except Nothing as nothing:
             if nothing.why == Why.MISSING:
                 missing.append(str(path))
@@ -121,14 +149,18 @@ def _find(host: Host, release: Release, scratch: Path, cancelled: threading.Even
 
 
 def _of_running(host: Host, release: Release, path: Path) -> Btf:
-    if release != host.running:
-        raise Nothing(Why.NOT_RUNNING, f"{path} is of kernel {host.running}, which runs")
+    _check_runs(host, release, path)
     try:
         data = _read(host.inside(path))
     except OSError as error:
         raise _unreadable(path, error) from error
     check(data, str(path))
     return Btf(data, _digest(data), str(path), _stamp_of_running(host), host.build_id)
+
+
+def _check_runs(host: Host, release: Release, path: Path) -> None:
+    if release != host.running:
+        raise Nothing(Why.NOT_RUNNING, f"{path} is of kernel {host.running}, which runs")
 
 
 def _read(path: Path) -> bytes:
@@ -143,13 +175,7 @@ def _read(path: Path) -> bytes:
 
 
 def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled: threading.Event) -> Btf:
-    try:
-        # Our own headers are there, of which looking would make us mount them, and no image.
-        if leads_to_automount(path.parent, host):
-            raise Nothing(Why.MISSING, f"there is no {path}")
-        real = host.resolve(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    real = _real_path(host, path)
     found = read_image(real, release, scratch, cancelled)
     if (
         release == host.running
@@ -158,6 +184,16 @@ def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled
     ):
         raise Nothing(Why.OTHER_RELEASE, f"{real} is of another build of {release} than the one that runs")
     return Btf(found.btf, _digest(found.btf), str(real), found.stamp, found.build_id)
+
+
+def _real_path(host: Host, path: Path) -> Path:
+    try:
+        # Our own headers are there, of which looking would make us mount them, and no image.
+        if leads_to_automount(path.parent, host):
+            raise Nothing(Why.MISSING, f"there is no {path}")
+        return host.resolve(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: OSError) -> Nothing:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..authority import Action
+from ..cache.disk import Vanished
 from ..cache.entry import TYPES, Record, entry_name
 from ..errors import NotAvailable
 from ..extraction.manifest import FILE_MODE, Manifest
@@ -65,6 +66,7 @@ class TypesMaker:
         self._run = run
         self._progress = progress
         self._work = SharedWork()
+        self._bpftool: Bpftool | None = None
 
     async def close(self) -> None:
         """Give up all work, and wait until it has cleaned up behind itself."""
@@ -84,6 +86,8 @@ class TypesMaker:
                 continue
             if self._cache.check(entry):
                 return entry
+            if entry.on_trial:
+                continue
             self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
         return None
 
@@ -111,8 +115,10 @@ class TypesMaker:
         started = time.monotonic()
         with self._progress.of(release, SOURCE) as report:
             report("find", 0.0)
-            bpftool = await find_bpftool(self._run)
             try:
+                # First: whoever makes up releases must not make us run bpftool.
+                await btf.check_exists(self._host, release)
+                bpftool = await self._find_bpftool()
                 found = await btf.find(self._host, release, self._cache.directory)
             except Nothing as nothing:
                 raise NotAvailable(f"there is no BTF for {release}: {nothing.message}") from None
@@ -120,11 +126,40 @@ class TypesMaker:
             digest = _digest(found, bpftool)
             name = entry_name(release, digest)
             async with self._keeper.lock(name):
-                known = self._cache.named(name)
-                if known is not None and self._is_good(known):
-                    self._cache.prefer(known)
+                if known := await self._confirm(name, found):
                     return known, False
                 return await self._write(release, digest, found, bpftool, started, uid), True
+
+    async def _find_bpftool(self) -> Bpftool:
+        if self._bpftool is None or not self._bpftool.is_current():
+            self._bpftool = await find_bpftool(self._run)
+        return self._bpftool
+
+    async def _confirm(self, name: str, found: Btf) -> Entry | None:
+        """The entry that was made from the very same BTF, if it is as it should be.
+
+        Where that was found now is noted, or `ready` would not know it the next time either.
+        """
+        entry = self._cache.named(name)
+        if entry is None or not self._is_good(entry):
+            return None
+        record = dataclasses.replace(
+            entry.record,
+            origin=found.origin,
+            origin_stamp=found.origin_stamp,
+            build_id=found.build_id,
+        )
+        if record != entry.record:
+            try:
+                await in_thread(self._cache.rewrite, entry, record)
+            except Vanished:
+                return None
+            # It may have been removed, or replaced, meanwhile.
+            if entry not in self._cache or not self._is_good(entry):
+                return None
+            entry.record = record
+        self._cache.prefer(entry)
+        return entry
 
     def _is_good(self, entry: Entry) -> bool:
         return entry.has_headers and entry.record.root == str(self._host.root) and self._cache.check(entry)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import KheadersError
 from ..journal import Event
 from ..sources import Nothing
+from ..types import OF_RUNNING, SOURCE
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Their headers came out of /lib/modules/<release>: once that is gone, so is their kernel.
-_FROM_MODULES = ("module", "module-file")
+# They came from what is installed with a kernel, or are copies of its installed headers: once it has no
+# modules in /lib/modules/<release>, it is gone.
+_INSTALLED = ("module", "module-file", "tree")
 
 
 class Ahead:
@@ -74,11 +76,14 @@ class Ahead:
         """Whether the entry's kernel was installed on this host, as far as we know.
 
         A package is downloaded for any kernel that somebody wants to look at, installed or not, and somebody
-        authorised it: it leaves by its age. Of a kernel that had its headers built in, or loaded by somebody
-        else, it must have been seen how its modules went.
+        authorised it: it leaves by its age. Of a kernel that showed its headers or types itself, because they
+        are built in or were loaded by somebody else, it must have been seen how its modules went.
         """
-        source = entry.record.source
-        return source in _FROM_MODULES or (source == "sysfs" and entry.release in self._removed)
+        record = entry.record
+        shown = record.source == "sysfs" or record.origin == str(self._host.path(OF_RUNNING))
+        if shown:
+            return entry.release in self._removed
+        return record.source in (*_INSTALLED, SOURCE)
 
     async def _extract(self, release: Release) -> None:
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from service.clients import eventually
 
 from kheadersd.apart import COMPILE_ENVIRONMENT, FILE_BYTES, MEMORY_BYTES, compile_run, fetch_run, limit_met
 from kheadersd.apart.confined import confined
@@ -132,6 +134,27 @@ async def test_nothing_is_left_of_those_who_leave(tmp_path: Path) -> None:
         await work
     await asyncio.sleep(0.1)
     assert mark not in " ".join(_command_lines())
+
+
+_HANGS = """
+import asyncio, sys
+from pathlib import Path
+from kheadersd.apart.confined import confined
+command = ["/bin/sh", "-c", f"trap '' TERM; setsid sleep {sys.argv[1]} & sleep {sys.argv[1]}"]
+asyncio.run(confined(command, environment={}, directory=Path("/"), seconds=60))
+"""
+
+
+async def test_nothing_is_left_when_we_are_killed() -> None:
+    mark = f"{time.time_ns()}"
+    directory = Path(__file__).parent.parent.parent
+    daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", _HANGS, mark, cwd=directory)
+    try:
+        await eventually(lambda: f"sleep {mark} " in _command_lines())
+    finally:
+        daemon.kill()
+        await daemon.wait()
+    await eventually(lambda: mark not in " ".join(_command_lines()))
 
 
 @is_root

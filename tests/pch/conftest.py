@@ -37,6 +37,8 @@ FILES = {
     "include/linux/kref.h": header("kref", "#include <linux/unguarded.h>\nstruct kref { int refcount; };"),
     "include/linux/unguarded.h": b"struct list_head;\n",
     "include/linux/fs.h": header("fs", "struct inode { unsigned long i_ino; };"),
+    "include/linux/bpf.h": header("bpf", "struct bpf_map { int id; };"),
+    "include/linux/sched.h": header("sched", "struct task_struct { int pid; };"),
     "include/linux/ptrace.h": header("ptrace", "struct pt_regs { unsigned long ip; };"),
     "arch/x86/include/generated/asm/rwonce.h": b"#include <asm-generic/rwonce.h>\n",
 }

@@ -241,6 +241,30 @@ def test_cc_where_nothing_can_be_precompiled(
     assert is_bpf(shell.directory / "reads.bpf.o")
 
 
+def test_cc_does_not_take_headers_for_kept(
+    bus: Bus, host: ServedHost, memory: Path, make_daemon: MakeDaemon, shell: Shell
+) -> None:
+    """They have gone, and cannot be had again."""
+    daemon = make_daemon(bus, root=host.root, cache=memory / "cache")
+    made = shell(
+        "pch", "bpf-core", "--header=linux/types.h", "--header=linux/fs.h", COMPILER, "--drop-headers"
+    )
+    assert made.returncode == 0, made.stderr
+    host.archive.unlink()
+    (shell.directory / "small.c").write_text("#include <linux/fs.h>\nstruct inode one;\n")
+    done = shell("cc", COMPILER, "small.c")
+    assert done.returncode == 3, done.stderr
+    assert "no headers: no source has headers" in done.stderr
+    assert daemon.leftovers() == []
+
+
+def test_cc_of_a_file_with_the_name_of_an_option(real_daemon: Daemon, shell: Shell) -> None:
+    (shell.directory / "reads.bpf.c").rename(shell.directory / "-include.c")
+    done = shell("cc", COMPILER, "./-include.c", "-o", "out.o")
+    assert done.returncode == 0, done.stderr
+    assert is_bpf(shell.directory / "out.o")
+
+
 def test_cc_where_there_are_no_headers(
     bus: Bus, host: ServedHost, memory: Path, make_daemon: MakeDaemon, shell: Shell
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +150,40 @@ def test_the_arguments() -> None:
     assert made.build[-3:] == ("-o", "-", "-")
     assert made.backend == ()
     assert not any("\n" in item or "\0" in item for item in (*made.build, *made.text))
+
+
+@pytest.mark.parametrize("consumer", ["clang-bpf", "clang-host"])
+def test_no_configuration_file_is_read(consumer: str) -> None:
+    """Only the caller's clang may see it. Clang before 16 reads none by itself, and refuses the flag."""
+    profile = dataclasses.replace(_PROFILE, consumer=consumer)
+    for major, told in ((15, False), (16, True), (19, True)):
+        made = Inputs(profile=profile, compiler=dataclasses.replace(_COMPILER, major=major)).recipe()
+        assert ("--no-default-config" in made.text) == told
+        assert ("--no-default-config" in made.build) == told
+        assert "--no-default-config" not in made.backend
+
+
+@pytest.mark.parametrize("name", ["clang-14", "clang-16", "clang-19"])
+def test_clang_takes_the_arguments(name: str, tmp_path: Path) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"there is no {name}")
+    found = Path(shutil.which(name) or "").resolve()
+    major = int(name.removeprefix("clang-"))
+    program, bitcode = tmp_path / "a.c", tmp_path / "a.bc"
+    program.touch()
+    bitcode.touch()
+    compiler = dataclasses.replace(_COMPILER, path=found, major=major, resource=tmp_path)
+    for consumer in ("clang-bpf", "clang-host"):
+        inputs = Inputs(profile=dataclasses.replace(_PROFILE, consumer=consumer), compiler=compiler)
+        made = inputs.recipe()
+        runs = [(*made.text, "-c", program), made.build]
+        if made.backend:
+            runs.append((*made.backend, bitcode))
+        for arguments in runs:
+            # It says what it would do, and reads nothing.
+            command = [name, "-###", "-Werror", *map(str, arguments)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert (done.returncode, "error:" in done.stderr) == (0, False), done.stderr
 
 
 def test_two_steps() -> None:

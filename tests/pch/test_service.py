@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from service.conftest import ServedHost
 from kheadersd.bus.library import Variant
 from pch.conftest import FILES, RELEASE
 from pch.making import COMPILERS, is_there
+from pch.with_bcc import can_be_tried
 
 pytestmark = [
     pytest.mark.slow,
@@ -226,6 +228,116 @@ async def test_leased_headers_stay(bus: Bus, daemon: Daemon) -> None:
     assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is False
 
 
+def test_nobody_takes_headers_from_others(bus: Bus, real_daemon: Daemon) -> None:
+    """Without a lease, too: whoever was given them has some minutes to work with them."""
+    asked = (
+        "GetPch",
+        "ssa{sv}",
+        "",
+        "bpf-core",
+        "2",
+        "compiler",
+        "s",
+        COMPILER,
+        "keep_headers",
+        "b",
+        "false",
+    )
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    assert bus.call(*asked, user="nobody")[2]["headers_kept"] is True
+    assert Path(path, "include/linux/fs.h").exists()
+    assert bus.call(*asked)[2]["headers_kept"] is False
+    # Nobody was given them since.
+    assert bus.call("Remove", "sa{sv}", "", "0")
+    assert bus.call(*asked, user="nobody")[2]["headers_kept"] is False
+
+
+def wrapped(directory: Path, script: str) -> list[str]:
+    """The compiler with a script in front of it; the daemon's arguments with which it is the only one."""
+    wrapper = directory / COMPILER
+    wrapper.write_text(f'#!/bin/sh\n{script}\nexec /usr/bin/{COMPILER} "$@"\n')
+    wrapper.chmod(0o755)
+    config = directory / "kheadersd.conf"
+    config.write_text(f"[Compile]\nDirectories={directory}\n")
+    return [f"--config={config}"]
+
+
+_IS_CANARY = 'case "$*" in *"-c -o /dev/null"*)'
+
+
+def test_headers_without_which_it_does_not_work_stay(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path
+) -> None:
+    """Here the compiler accepts nothing once they have gone."""
+    arguments = wrapped(roots_own, f'{_IS_CANARY} echo "x: error: no" >&2; exit 1 ;; esac')
+    daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=arguments)
+    answer = get_pch(bus, keep_headers=False)
+    assert isinstance(answer, Refused)
+    assert "is of no use, so they were kept" in answer.message
+    assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
+    path, details = bus.call("Lookup", "s", "")
+    assert details["headers_kept"] is True
+    assert Path(path, "include/linux/fs.h").exists()
+    assert get_pch(bus)[2]["fresh"] is False
+    assert daemon.leftovers() == []
+
+
+@pytest.mark.parametrize("how", ["remove", "kill", "stop"])
+def test_what_is_not_proven_is_not_handed_out(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path, how: str
+) -> None:
+    """The entry is removed, the daemon killed or stopped, while a program is compiled without the headers."""
+    flag = roots_own / "began"
+    flag.touch()
+    flag.chmod(0o666)
+    script = f"{_IS_CANARY} echo a >>{flag}; sleep 600 ;; esac"
+    daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=wrapped(roots_own, script))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_pch, bus, keep_headers=False)
+        wait_until(lambda: flag.read_text() != "")
+        assert "there are no headers" in bus.call("Lookup", "s", "").message
+        if how == "remove":
+            bus.call("Remove", "sa{sv}", "", "1", "force", "b", "true")
+            daemon.kill()
+        elif how == "stop":
+            assert daemon.stop() == 0
+        else:
+            daemon.kill()
+        asking.result()
+    daemon.start()
+    assert daemon.leftovers() == []
+    if how == "stop":
+        assert bus.call("Lookup", "s", "")[1]["headers_kept"] is True
+    else:
+        assert daemon.entries() == []
+    assert bus.call("GetHeaders", "sa{sv}", "", "0")[1]["headers_kept"] is True
+
+
+def test_every_profile_can_do_without_headers(bus: Bus, real_daemon: Daemon) -> None:
+    for profile in sorted(path.stem for path in (REPOSITORY / "kheadersd/data/profiles").glob("*.toml")):
+        if profile == "types" or (profile.startswith("bcc") and not can_be_tried()):
+            continue
+        count, compiler = ("1", ()) if profile.startswith("bcc") else ("2", ("compiler", "s", COMPILER))
+        options = (count, *compiler, "keep_headers", "b", "false")
+        answer = bus.call("GetPch", "ssa{sv}", "", profile, *options)
+        assert not isinstance(answer, Refused), (profile, answer)
+        assert answer[2]["headers_kept"] is False
+    assert space(answer[2]["source_tree"]) <= 1 << 20
+
+
+def test_what_a_removed_compiler_made_is_in_nobodys_way(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
+) -> None:
+    program, config = own_compiler
+    other = program.with_name("clang")
+    shutil.copy(program, other)
+    make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    path, _, _ = get_pch(bus)
+    program.unlink()
+    assert get_pch(bus, compiler="clang", keep_headers=False)[2]["headers_kept"] is False
+    assert not Path(path).exists()
+
+
 def test_mounted_headers_stay(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
     """As they are while somebody looks for them in /lib/modules."""
     path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
@@ -273,6 +385,22 @@ def test_from_installed_headers(
     other, _, details = get_pch(bus)
     assert details["fresh"] is True
     assert other != path
+    # The next daemon finds it again,
+    daemon.kill()
+    daemon.start()
+    again, _, details = get_pch(bus)
+    assert (again, details["fresh"]) == (other, False)
+    # and notices what was edited while nobody looked: any header, also in place and of the same size.
+    daemon.kill()
+    types = source / "include/linux/types.h"
+    types.write_text(types.read_text().replace("unsigned long", "unsigned char"))
+    daemon.start()
+    edited, _, details = get_pch(bus)
+    assert details["fresh"] is True
+    assert edited not in (path, other)
+    types.write_text(types.read_text().replace("unsigned char", "unsigned long"))
+    time.sleep(2.1)  # for so long what was found in a tree is believed
+    assert get_pch(bus)[0] != edited
 
 
 # Never a wrong one
@@ -367,6 +495,30 @@ def test_an_upgraded_compiler(
     assert daemon.leftovers() == []
 
 
+def test_a_name_that_leads_to_another_compiler(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path
+) -> None:
+    """As alternatives are switched: what both say of themselves may be the same."""
+    others = [name for name in COMPILERS if is_there(name)]
+    if len(others) < 2:
+        pytest.skip("there is only one compiler")
+    link = roots_own / "clang"
+    real = [Path("/usr/bin", name).resolve() for name in others]
+    link.symlink_to(real[0])
+    config = roots_own / "kheadersd.conf"
+    config.write_text(f"[Compile]\nDirectories={roots_own} {real[0].parent} {real[1].parent}\n")
+    make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    first = get_pch(bus, headers=(), compiler=str(link))
+    assert first[2]["compiler"] == str(real[0])
+    assert get_pch(bus, headers=(), compiler=str(link))[2]["fresh"] is False
+    link.unlink()
+    link.symlink_to(real[1])
+    time.sleep(0.2)  # the daemon looks ten times a second
+    second = get_pch(bus, headers=(), compiler=str(link))
+    assert second[2]["compiler"] == str(real[1])
+    assert second[0] != first[0]
+
+
 def test_a_compiler_upgraded_while_it_compiles(
     memory: Path, bus: Bus, root: Path, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
 ) -> None:
@@ -377,12 +529,13 @@ def test_a_compiler_upgraded_while_it_compiles(
         asking = pool.submit(get_pch, bus, "bpf-tracing", ())
         wait_until(lambda: any(daemon.cache.glob(".staging-*/headers.pch")))
         upgrade(program)
-        answer = asking.result()
-    assert isinstance(answer, Refused)
-    assert answer.message == f"{program} was replaced while it compiled; ask again"
+        path, _, details = asking.result()
+    # By the new one: that is what the key says.
+    assert details["fresh"] is True
     assert daemon.leftovers() == []
-    assert bus.call("ListEntries")[0][0]["pch_count"] == 0
-    assert get_pch(bus, "bpf-tracing", ())[2]["fresh"] is True
+    assert daemon.log.read_text().count("Compiled ") == 1
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 1
+    assert get_pch(bus, "bpf-tracing", ())[0] == path
 
 
 # Bounds and refusals
@@ -407,7 +560,7 @@ def test_a_compiler_upgraded_while_it_compiles(
         ("bpf-core", FEW, {"compiler": "clang -fplugin=/tmp/x.so"}, "names no compiler"),
         ("bpf-core", FEW, {"compiler": "../bin/clang"}, "names no compiler"),
         ("bpf-core", FEW, {"compiler": "/bin/sh"}, "is not used"),
-        ("bpf-core", FEW, {"compiler": f"/usr/../usr/bin/{COMPILER}"}, ""),
+        ("bpf-core", FEW, {"compiler": f"/usr/../usr/bin/{COMPILER}"}, "it is in none of"),
         ("bpf-core", FEW, {"compiler": "clang-99"}, "clang-99 is not installed"),
         ("bpf-core", FEW, {"nonsense": "x"}, "unknown option 'nonsense'"),
         ("bpf-core", FEW, {"keep_headers": "yes"}, "option 'keep_headers' is of type 'b'"),
@@ -417,11 +570,10 @@ def test_refusals(
     bus: Bus, daemon: Daemon, profile: str, headers: tuple[str, ...], options: dict[str, Any], why: str
 ) -> None:
     answer = get_pch(bus, profile, headers, **options)
-    if why:
-        assert isinstance(answer, Refused)
-        assert why in answer.message
-        assert "Traceback" not in daemon.log.read_text()
-        assert daemon.entries() == []
+    assert isinstance(answer, Refused)
+    assert why in answer.message
+    assert "Traceback" not in daemon.log.read_text()
+    assert daemon.entries() == []
     assert daemon.leftovers() == []
 
 
@@ -482,6 +634,31 @@ def test_a_full_disk(memory: Path, bus: Bus, host: ServedHost, make_daemon: Make
         assert daemon.stop() == 0
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_the_one_that_is_used_stays(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    config = tmp_path / "kheadersd.conf"
+    config.write_text("[Limits]\nMaxPCHs=2\n")
+    make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    used, _, _ = get_pch(bus, headers=("linux/types.h",))
+    get_pch(bus, headers=("linux/list.h",))
+    get_pch(bus, headers=("linux/types.h",))
+    get_pch(bus, headers=("linux/kref.h",))
+    assert Path(used).exists()
+
+
+def test_one_that_is_damaged_harms_no_other(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    good, _, _ = get_pch(bus, keep_headers=False)
+    bad, _, _ = get_pch(bus, headers=("linux/list.h",), keep_headers=False)
+    host.archive.unlink()
+    Path(bad).write_bytes(b"damage")
+    intact, problems = bus.call("Verify", "sa{sv}", "", "0")
+    assert not intact
+    assert "headers.pch: changed" in problems[0]
+    assert get_pch(bus, keep_headers=False)[0] == good
+    assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -15,6 +15,7 @@ from service.clients import eventually
 from sources.hosts import OTHER, RELEASE, make_host, make_module
 
 from kheadersd.authority import Action
+from kheadersd.cache.entry import HEADERS, TYPES
 from kheadersd.config import Config
 from kheadersd.host import Host
 from kheadersd.journal import Event, Journal
@@ -239,6 +240,32 @@ async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Ahead)
     entry.record = dataclasses.replace(entry.record, source="package")
     await ahead.follow(Change(frozenset({RELEASE}), NONE, NONE, frozenset({OTHER})))
     assert cached(state) == [(OTHER, "package")]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "origin", "kept"),
+    [
+        ("tree", HEADERS, "usr/src/linux-headers-x", False),
+        ("btf", TYPES, "boot/vmlinuz-x", False),
+        ("btf", TYPES, "sys/kernel/btf/vmlinux", True),
+    ],
+)
+async def test_what_was_made_of_what_was_installed_with_it(
+    host: Host, state: State, ahead: Ahead, source: str, kind: str, origin: str, kept: bool
+) -> None:
+    put_kernel(host, OTHER)
+    await get(state, OTHER, "module-file")
+    (entry,) = state.cache.entries()
+    record = dataclasses.replace(entry.record, source=source, kind=kind, origin=str(host.path(origin)))
+    entry.record = record
+    installed = frozenset({RELEASE, OTHER})
+    await ahead.follow(Change(installed, NONE, NONE, NONE))
+    assert cached(state) == [(OTHER, source)]
+    await ahead.follow(Change(frozenset({RELEASE}), NONE, NONE, NONE))
+    assert cached(state) == [(OTHER, source)] * kept
+    # The types that it showed of itself go when it was seen to go.
+    await ahead.follow(Change(frozenset({RELEASE}), NONE, NONE, frozenset({OTHER})))
+    assert cached(state) == []
 
 
 async def test_at_a_low_priority() -> None:
