@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .compiler import Compiler
     from .profile import Profile
 
-VERSION = 2
+VERSION = 3
 """Is in every key. To be raised when they have to be made again although the compiler is told the same."""
 
 LIBBPF = Path("/usr/include/bpf")
@@ -72,7 +72,8 @@ class _Architecture:
     Attributes:
         triple: of the host.
         bpf: of BPF with the same order of bytes.
-        macros: those of the host's compiler that its headers look at.
+        macros: those of the host's compiler that its headers look at. Address spaces, which newer kernels
+            have in pointers, are not BPF's.
     """
 
     triple: str
@@ -82,7 +83,11 @@ class _Architecture:
 
 # By the kernel's own names, those of the directories in arch/.
 _ARCHITECTURES = {
-    "x86": _Architecture("x86_64-linux-gnu", "bpfel", ("__x86_64__", "__x86_64", "__amd64__", "__amd64")),
+    "x86": _Architecture(
+        "x86_64-linux-gnu",
+        "bpfel",
+        ("__x86_64__", "__x86_64", "__amd64__", "__amd64", "__seg_fs=", "__seg_gs="),
+    ),
     "arm64": _Architecture(
         "aarch64-linux-gnu", "bpfel", ("__aarch64__", "__AARCH64EL__", "__ARM_64BIT_STATE")
     ),
