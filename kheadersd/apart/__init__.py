@@ -19,9 +19,6 @@ MEMORY_BYTES = 2 << 30
 FILE_BYTES = 256 << 20
 """How long a file may become that a compiler writes. As in kheaders-compile@.service."""
 
-COMPILE_SECONDS = 120.0
-"""How long one run of a compiler may take."""
-
 COMPILE_ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LC_ALL": "C",

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from .process import MAX_OUTPUT
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from .process import Finished, Run
+    from .process import Command, Finished, Run
 
 
 class Bounded:
@@ -26,25 +23,11 @@ class Bounded:
 
     async def __call__(
         self,
-        command: Sequence[str],
+        command: Command,
         *,
-        environment: Mapping[str, str],
-        directory: Path,
-        seconds: float,
         on_line: Callable[[str], None] | None = None,
-        stdin: bytes = b"",
         stdout: int | None = None,
-        most: int = MAX_OUTPUT,
     ) -> Finished:
         """As `process.run`."""
         async with self._turns:
-            return await self._run(
-                command,
-                environment=environment,
-                directory=directory,
-                seconds=seconds,
-                on_line=on_line,
-                stdin=stdin,
-                stdout=stdout,
-                most=most,
-            )
+            return await self._run(command, on_line=on_line, stdout=stdout)

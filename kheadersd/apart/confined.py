@@ -8,6 +8,7 @@ become somebody else: its children can read and write where that user can.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import os
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import Timeout
 from . import FILE_BYTES, MEMORY_BYTES
-from .process import MAX_OUTPUT, Finished, run
+from .process import Command, Finished, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 _NOBODY = 65534
 # Of all that the user nobody runs. The limit of another user would be that of his whole session.
@@ -42,15 +43,10 @@ _PROBE_SECONDS = 30.0
 
 
 async def confined(
-    command: Sequence[str],
+    command: Command,
     *,
-    environment: Mapping[str, str],
-    directory: Path,
-    seconds: float,
     on_line: Callable[[str], None] | None = None,
-    stdin: bytes = b"",
     stdout: int | None = None,
-    most: int = MAX_OUTPUT,
 ) -> Finished:
     """As `process.run`, with less that it can do.
 
@@ -58,35 +54,18 @@ async def confined(
     commands prlimit, unshare and setpriv of util-linux do it, of which each runs the next.
 
     Raises:
-        Timeout: it took longer than ``seconds``, and was killed.
+        Timeout: it took longer than it may, and was killed.
         FileNotFoundError: the program, or one of those commands, is not there.
         OSError: it could not be started.
     """
-    found = _find(command[0], environment)
-    namespaces = await _namespaces(directory)
+    found = _find(command.program, command.environment)
+    namespaces = await _namespaces(command.directory)
+    words = [_tool("setpriv"), _WITH_PARENT, "--", *_limits(command.seconds), *namespaces, *_identity()]
+    words += [*_SHELL, found, *command.words[1:]]
     try:
-        finished = await run(
-            [
-                _tool("setpriv"),
-                _WITH_PARENT,
-                "--",
-                *_limits(seconds),
-                *namespaces,
-                *_identity(),
-                *_SHELL,
-                found,
-                *command[1:],
-            ],
-            environment=environment,
-            directory=directory,
-            seconds=seconds,
-            on_line=on_line,
-            stdin=stdin,
-            stdout=stdout,
-            most=most,
-        )
+        finished = await run(dataclasses.replace(command, words=words), on_line=on_line, stdout=stdout)
     except Timeout:
-        raise Timeout(f"{command[0]} took longer than {seconds:.0f} s and was stopped") from None
+        raise Timeout(f"{command.program} took longer than {command.seconds:.0f} s and was stopped") from None
     return _by_signal(finished)
 
 
@@ -126,7 +105,7 @@ async def _namespaces(directory: Path) -> tuple[str, ...]:
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-current-user")
     unshare = (_tool("unshare"), *user, *_NAMESPACES, "--")
-    tried = await run([*unshare, "true"], environment={}, directory=directory, seconds=_PROBE_SECONDS)
+    tried = await run(Command([*unshare, "true"], {}, _PROBE_SECONDS, directory))
     return unshare if tried.status == 0 else ()
 
 

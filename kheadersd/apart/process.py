@@ -11,19 +11,44 @@ import contextlib
 import dataclasses
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 MAX_OUTPUT = 64 << 10
 """How many bytes of each output are kept unless more is asked for; what is beyond is read and dropped."""
 
 _READ_BYTES = 1 << 14
 _DRAIN_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and how much it may take.
+
+    Attributes:
+        words: the program, looked up in the environment's PATH, and its arguments.
+        environment: all of its environment.
+        seconds: how long it may take.
+        directory: where it runs.
+        stdin: what it can read; it need not.
+        most: how many bytes of each output are kept.
+    """
+
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    seconds: float
+    directory: Path = Path("/")
+    stdin: bytes = b""
+    most: int = MAX_OUTPUT
+
+    @property
+    def program(self) -> str:
+        return self.words[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,77 +65,61 @@ class Run(Protocol):
 
     async def __call__(
         self,
-        command: Sequence[str],
+        command: Command,
         *,
-        environment: Mapping[str, str],
-        directory: Path,
-        seconds: float,
         on_line: Callable[[str], None] | None = None,
-        stdin: bytes = b"",
         stdout: int | None = None,
-        most: int = MAX_OUTPUT,
     ) -> Finished: ...
 
 
 async def run(
-    command: Sequence[str],
+    command: Command,
     *,
-    environment: Mapping[str, str],
-    directory: Path,
-    seconds: float,
     on_line: Callable[[str], None] | None = None,
-    stdin: bytes = b"",
     stdout: int | None = None,
-    most: int = MAX_OUTPUT,
 ) -> Finished:
-    """Run ``command`` in ``directory`` and wait until it ends, and nobody holds its outputs any more.
+    """Run a command and wait until it ends, and nobody holds its outputs any more.
 
     Args:
-        command: the program, looked up in the environment's PATH, and its arguments.
-        environment: all of the child's environment.
-        directory: where it runs.
-        seconds: how long it may take.
         on_line: is given every line of standard output as it comes, instead of its being kept.
-        stdin: what it can read; it need not.
         stdout: a descriptor, which stays the caller's, that it writes to instead of being read.
-        most: how many bytes of each output are kept.
 
     Raises:
         Timeout: it took longer, and was killed.
         OSError: it could not be started.
     """
     child = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        *command.words,
+        stdin=asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
         stderr=asyncio.subprocess.PIPE,
-        env=environment,
-        cwd=directory,
+        env=command.environment,
+        cwd=command.directory,
         start_new_session=True,
     )
     finished = None
     try:
-        async with asyncio.timeout(seconds):
-            finished = await _collect(child, on_line, stdin, most)
+        async with asyncio.timeout(command.seconds):
+            finished = await _collect(child, command, on_line)
             return finished
     except TimeoutError:
-        raise Timeout(f"{command[0]} took longer than {seconds:.0f} s and was stopped") from None
+        raise Timeout(f"{command.program} took longer than {command.seconds:.0f} s and was stopped") from None
     finally:
         if finished is None:
             await _end(child)
 
 
 async def _collect(
-    child: asyncio.subprocess.Process, on_line: Callable[[str], None] | None, stdin: bytes, most: int
+    child: asyncio.subprocess.Process, command: Command, on_line: Callable[[str], None] | None
 ) -> Finished:
     assert child.stderr is not None
     async with asyncio.TaskGroup() as group:
-        if stdin:
-            group.create_task(_feed(child, stdin))
-        complaints = group.create_task(_keep(child.stderr, most))
+        if command.stdin:
+            group.create_task(_feed(child, command.stdin))
+        complaints = group.create_task(_keep(child.stderr, command.most))
         output = None
         if child.stdout is not None:
-            reading = _keep(child.stdout, most) if on_line is None else _lines(child.stdout, on_line)
+            reading = _keep(child.stdout, command.most) if on_line is None else _lines(child.stdout, on_line)
             output = group.create_task(reading)
     status = await child.wait()
     return Finished(status, output.result() if output is not None else "", complaints.result())

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KheadersError, Timeout
-from .process import MAX_OUTPUT, Finished, run
+from .process import Command, Finished, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 _MAX_LINE = 1 << 20  # of a request or an answer; the outputs are not in lines
 # The other end keeps to the time limit, and needs a moment to end what it killed.
@@ -48,45 +48,41 @@ class Unit:
 
     async def __call__(
         self,
-        command: Sequence[str],
+        command: Command,
         *,
-        environment: Mapping[str, str],
-        directory: Path,
-        seconds: float,
         on_line: Callable[[str], None] | None = None,
-        stdin: bytes = b"",
         stdout: int | None = None,
-        most: int = MAX_OUTPUT,
     ) -> Finished:
         """As `process.run`, and nothing of the command is left either when this ends, however it ends.
 
         Raises:
-            Timeout: it took longer than ``seconds``, and was killed.
+            Timeout: it took longer than it may, and was killed.
             KheadersError: it could not be started there.
         """
         request = {
-            "command": list(command),
-            "environment": dict(environment),
-            "directory": str(directory),
-            "seconds": seconds,
+            "words": list(command.words),
+            "environment": dict(command.environment),
+            "seconds": command.seconds,
+            "directory": str(command.directory),
+            "stdin": len(command.stdin),
+            "most": command.most,
             "streamed": on_line is not None,
-            "stdin": len(stdin),
-            "most": most,
         }
-        reader, writer = await self._connect(command[0], stdout)
+        reader, writer = await self._connect(command.program, stdout)
         try:
-            async with asyncio.timeout(seconds + _GRACE):
+            async with asyncio.timeout(command.seconds + _GRACE):
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
-                    writer.writelines((_encode(request), stdin))
+                    writer.writelines((_encode(request), command.stdin))
                     await writer.drain()
-                return await self._result(reader, command[0], on_line, most)
+                return await self._result(reader, command, on_line)
         except TimeoutError:
             raise Timeout(
-                f"{command[0]} took longer than {seconds:.0f} s, and {self.path.name}.socket did not stop it"
+                f"{command.program} took longer than {command.seconds:.0f} s, "
+                f"and {self.path.name}.socket did not stop it"
             ) from None
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise KheadersError(
-                f"{command[0]}, run by {self.path.name}.socket, gave no answer that makes sense: {error}"
+                f"{command.program}, run by {self.path.name}.socket, gave no answer that makes sense: {error}"
             ) from error
         finally:
             await _hang_up(reader, writer)
@@ -111,20 +107,16 @@ class Unit:
             raise
 
     async def _result(
-        self,
-        reader: asyncio.StreamReader,
-        program: str,
-        on_line: Callable[[str], None] | None,
-        most: int,
+        self, reader: asyncio.StreamReader, command: Command, on_line: Callable[[str], None] | None
     ) -> Finished:
         answer = await self._last_answer(reader, on_line)
         if "timeout" in answer:
             raise Timeout(str(answer["timeout"]))
         if "error" in answer:
-            raise KheadersError(f"cannot run {program}: {answer['error']}")
+            raise KheadersError(f"cannot run {command.program}: {answer['error']}")
         lengths = [int(answer[name]) for name in ("output", "complaints")]
         # In UTF-8, what was no text takes three bytes for one.
-        if not all(0 <= length <= 3 * most for length in lengths):
+        if not all(0 <= length <= 3 * command.most for length in lengths):
             raise ValueError("it is longer than was asked for")
         output, complaints = [(await reader.readexactly(length)).decode() for length in lengths]
         return Finished(int(answer["status"]), output, complaints)
@@ -165,11 +157,11 @@ async def _serve(connection: socket.socket, stdout: int | None) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_MAX_LINE)
     try:
         request = json.loads(await reader.readline())
-        stdin = await reader.readexactly(request["stdin"])
+        request["stdin"] = await reader.readexactly(request["stdin"])
     except asyncio.IncompleteReadError:  # it is not wanted any more
         writer.close()
         return
-    work = asyncio.create_task(_answer(request, stdin, stdout, writer))
+    work = asyncio.create_task(_answer(request, stdout, writer))
     hung_up = asyncio.create_task(reader.read())
     try:
         await asyncio.wait((work, hung_up), return_when=asyncio.FIRST_COMPLETED)
@@ -184,24 +176,15 @@ async def _serve(connection: socket.socket, stdout: int | None) -> None:
         work.result()
 
 
-async def _answer(
-    request: dict[str, Any], stdin: bytes, stdout: int | None, writer: asyncio.StreamWriter
-) -> None:
+async def _answer(request: dict[str, Any], stdout: int | None, writer: asyncio.StreamWriter) -> None:
     def on_line(line: str) -> None:
         writer.write(_encode({"line": line}))
 
     outputs: tuple[bytes, ...] = ()
     try:
-        finished = await run(
-            request["command"],
-            environment=request["environment"],
-            directory=Path(request["directory"]),
-            seconds=request["seconds"],
-            on_line=on_line if request["streamed"] else None,
-            stdin=stdin,
-            stdout=stdout,
-            most=request["most"],
-        )
+        streamed = request.pop("streamed")
+        command = Command(**{**request, "directory": Path(request["directory"])})
+        finished = await run(command, on_line=on_line if streamed else None, stdout=stdout)
     except Timeout as error:
         answer: dict[str, Any] = {"timeout": error.message}
     except OSError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
+from ..apart.process import Command
 from ..errors import InvalidArgs, NotAvailable
 from ..trusted import Contents, Stamp, stamps_of, unchanged
 from ..work import SharedWork, in_thread
@@ -229,18 +230,16 @@ class Compilers:
         finished = await self._query([str(loader), "--list", str(program)])
         return {loader, *(checked(Path(file)) for file in _LIBRARY.findall(finished.output))}
 
-    async def _query(self, command: Sequence[str]) -> Finished:
+    async def _query(self, words: Sequence[str]) -> Finished:
         """Raises: NotAvailable, Timeout."""
         try:
-            finished = await self._run(
-                command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=self._ask_seconds
-            )
+            finished = await self._run(Command(words, COMPILE_ENVIRONMENT, self._ask_seconds))
         except OSError as error:
-            raise NotAvailable(f"cannot run {command[0]}: {error.strerror}") from error
+            raise NotAvailable(f"cannot run {words[0]}: {error.strerror}") from error
         if finished.status:
             last = finished.complaints.strip().rpartition("\n")[2][:200]
             why = limit_met(finished) or last or f"it ended with status {finished.status}"
-            raise NotAvailable(f"the compiler does not work: {' '.join(command)}: {why}")
+            raise NotAvailable(f"the compiler does not work: {' '.join(words)}: {why}")
         return finished
 
 

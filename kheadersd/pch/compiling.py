@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
+from ..apart.process import Command
 from ..cache.entry import HEADERS
 from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace
 from ..headers import Unusable, architecture
@@ -130,15 +130,8 @@ async def _run(
     stdout: int | None = None,
 ) -> Finished:
     try:
-        return await run(
-            [program, *arguments],
-            environment=COMPILE_ENVIRONMENT,
-            directory=Path("/"),
-            seconds=seconds,
-            stdin=stdin,
-            stdout=stdout,
-            most=_MOST,
-        )
+        command = Command([program, *arguments], COMPILE_ENVIRONMENT, seconds, stdin=stdin, most=_MOST)
+        return await run(command, stdout=stdout)
     except OSError as error:
         raise KheadersError(
             f"cannot run {program} for {entry.release}: {error.strerror}; was it removed?"

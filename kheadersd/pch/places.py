@@ -16,9 +16,6 @@ from ..trusted import Stamp, stamps_of, trusted_path, unchanged
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_DIRECTORIES = (Path("/usr/bin"), Path("/usr/lib/llvm-*/bin"), Path("/usr/local/bin"))
-"""In the order in which a name is looked for."""
-
 _NAME = re.compile(r"clang(?:-([0-9]{1,2}))?")
 _LONGEST_PATH = 4095  # PATH_MAX without its end
 _MOST_KNOWN = 64

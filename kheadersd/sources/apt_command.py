@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import fetch_run
-from ..apart.process import Finished, Run, run
+from ..apart.process import Command, Finished, Run, run
 from ..errors import KheadersError
 from . import Nothing, Why
 from .apt_output import fraction_done
@@ -195,13 +195,8 @@ class AptCommands:
             environment["TMPDIR"] = str(temporary)
             run_it = fetch_run()
         try:
-            return await run_it(
-                [command[0], *arguments, *command[1:]],
-                environment=environment,
-                directory=directory,
-                seconds=seconds,
-                on_line=on_line,
-            )
+            words = [command[0], *arguments, *command[1:]]
+            return await run_it(Command(words, environment, seconds, directory), on_line=on_line)
         except OSError as error:
             raise KheadersError(f"cannot run {command[0]} in {directory}: {error.strerror}") from error
 

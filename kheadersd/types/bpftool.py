@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT
+from ..apart.process import Command
 from ..errors import InvalidArgs, NotAvailable
 from ..trusted import Stamp, stamps_of, trusted_path, unchanged
 from ..work import in_thread
@@ -71,8 +72,7 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
     """
     complaints: list[str] = []
     for path, digest, stamps in await in_thread(_candidates, places, complaints):
-        command = [str(path), "version"]
-        finished = await run(command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=_SECONDS)
+        finished = await run(Command([str(path), "version"], COMPILE_ENVIRONMENT, _SECONDS))
         if finished.status == 0 and (version := _VERSION.search(finished.output)):
             return Bpftool(path, version[1], digest, stamps)
         complaints.append(f"{path} does not say its version (status {finished.status})")

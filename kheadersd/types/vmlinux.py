@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
+from ..apart.process import Command
 from ..errors import CompileFailed
 from ..work import in_thread
 
@@ -79,14 +80,8 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
         KheadersError: ``run`` cannot run anything.
     """
     dump = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
-    finished = await run(
-        [_interpreter(), "-I", "-S", "-c", _FROM_A_PIPE, *dump],
-        environment=COMPILE_ENVIRONMENT,
-        directory=Path("/"),
-        seconds=SECONDS,
-        stdin=btf.data,
-        stdout=out,
-    )
+    words = [_interpreter(), "-I", "-S", "-c", _FROM_A_PIPE, *dump]
+    finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data), stdout=out)
     if finished.status != 0:
         lines = "; ".join(finished.complaints.splitlines()[:_FIRST_LINES])
         said = limit_met(finished) or lines or f"it ended with status {finished.status}"

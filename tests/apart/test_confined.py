@@ -8,24 +8,23 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from service.clients import eventually
 
 from kheadersd.apart import COMPILE_ENVIRONMENT, FILE_BYTES, MEMORY_BYTES, compile_run, fetch_run, limit_met
 from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Finished, run
+from kheadersd.apart.process import Command, Finished, run
 from kheadersd.errors import Timeout
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's children become somebody else")
 
 
-async def shell(script: str, seconds: float = 20, **more: Any) -> Finished:
-    command = ["/bin/sh", "-c", script]
-    return await confined(
-        command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=seconds, **more
-    )
+async def shell(
+    script: str, seconds: float = 20, *, stdin: bytes = b"", stdout: int | None = None
+) -> Finished:
+    words = ["/bin/sh", "-c", script]
+    return await confined(Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin), stdout=stdout)
 
 
 def status(output: str) -> Mapping[str, str]:
@@ -39,8 +38,8 @@ async def test_outputs_and_status() -> None:
 
 
 async def test_arguments_come_as_they_are() -> None:
-    command = ["printf", "%s|", "--", "$HOME", "a b", "", "*"]
-    done = await confined(command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=20)
+    words = ["printf", "%s|", "--", "$HOME", "a b", "", "*"]
+    done = await confined(Command(words, COMPILE_ENVIRONMENT, 20))
     assert done == Finished(0, "--|$HOME|a b||*|", "")
 
 
@@ -85,10 +84,8 @@ async def test_too_much_memory() -> None:
 async def test_a_compiler_that_gets_no_more_memory_says_so() -> None:
     lines = ["#define L0 " + "1," * 16, *(f"#define L{i} " + f"L{i - 1} " * 16 for i in range(1, 9))]
     source = "\n".join([*lines, "int a[] = { L8 };"]).encode()
-    command = ["clang", "-x", "c", "-", "-fsyntax-only"]
-    done = await confined(
-        command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=120, stdin=source
-    )
+    words = ["clang", "-x", "c", "-", "-fsyntax-only"]
+    done = await confined(Command(words, COMPILE_ENVIRONMENT, 120, stdin=source))
     assert done.status != 0
     assert limit_met(done) == "it needs more than 2048 MiB of memory"
 
@@ -138,10 +135,10 @@ async def test_nothing_is_left_of_those_who_leave(tmp_path: Path) -> None:
 
 _HANGS = """
 import asyncio, sys
-from pathlib import Path
 from kheadersd.apart.confined import confined
-command = ["/bin/sh", "-c", f"trap '' TERM; setsid sleep {sys.argv[1]} & sleep {sys.argv[1]}"]
-asyncio.run(confined(command, environment={}, directory=Path("/"), seconds=60))
+from kheadersd.apart.process import Command
+words = ["/bin/sh", "-c", f"trap '' TERM; setsid sleep {sys.argv[1]} & sleep {sys.argv[1]}"]
+asyncio.run(confined(Command(words, {}, 60)))
 """
 
 
@@ -170,7 +167,7 @@ async def test_many_children_end_with_the_time() -> None:
 async def test_a_program_that_is_not_there() -> None:
     for program in ("nonexistent-program", "/nonexistent/x", "/etc/passwd"):
         with pytest.raises(FileNotFoundError):
-            await confined([program], environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=5)
+            await confined(Command([program], COMPILE_ENVIRONMENT, 5))
 
 
 def test_what_is_chosen(tmp_path: Path) -> None:

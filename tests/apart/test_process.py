@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheadersd.apart.process import MAX_OUTPUT, Finished, run
+from kheadersd.apart.process import MAX_OUTPUT, Command, Finished, run
 from kheadersd.errors import Timeout
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 async def shell(
     script: str, directory: Path, seconds: float = 20, on_line: Callable[[str], None] | None = None
 ) -> Finished:
-    command = ["sh", "-c", script]
-    return await run(command, environment=_ENVIRONMENT, directory=directory, seconds=seconds, on_line=on_line)
+    return await run(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
 
 
 async def test_outputs_and_status(tmp_path: Path) -> None:
@@ -34,29 +33,29 @@ async def test_output_is_bounded(tmp_path: Path) -> None:
     assert (done.status, len(done.output), len(done.complaints)) == (0, MAX_OUTPUT, MAX_OUTPUT)
 
 
-async def test_more_output_if_wanted(tmp_path: Path) -> None:
-    command = ["sh", "-c", "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"]
-    done = await run(command, environment=_ENVIRONMENT, directory=tmp_path, seconds=20, most=200_000)
+async def test_more_output_if_wanted() -> None:
+    words = ["sh", "-c", "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"]
+    done = await run(Command(words, _ENVIRONMENT, 20, most=200_000))
     assert (len(done.output), len(done.complaints)) == (200_000, 200_000)
 
 
-async def test_what_it_reads(tmp_path: Path) -> None:
+async def test_what_it_reads() -> None:
     text = b"0123456789" * 100_000
-    done = await run(["wc", "-c"], environment={}, directory=tmp_path, seconds=20, stdin=text)
+    done = await run(Command(["wc", "-c"], {}, 20, stdin=text))
     assert done == Finished(0, "1000000\n", "")
 
 
-async def test_it_need_not_read(tmp_path: Path) -> None:
+async def test_it_need_not_read() -> None:
     text = b"0123456789" * 100_000
-    done = await run(["true"], environment={}, directory=tmp_path, seconds=20, stdin=text)
+    done = await run(Command(["true"], {}, 20, stdin=text))
     assert done == Finished(0, "", "")
     with pytest.raises(Timeout):
-        await run(["sleep", "100"], environment={}, directory=tmp_path, seconds=0.2, stdin=text)
+        await run(Command(["sleep", "100"], {}, 0.2, stdin=text))
 
 
 async def test_output_to_a_descriptor(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
-        done = await run(["echo", "a"], environment={}, directory=tmp_path, seconds=20, stdout=file.fileno())
+        done = await run(Command(["echo", "a"], {}, 20), stdout=file.fileno())
     assert done == Finished(0, "", "")
     assert (tmp_path / "out").read_bytes() == b"a\n"
 
@@ -93,13 +92,12 @@ async def test_a_cancelled_caller_leaves_no_child(tmp_path: Path) -> None:
         await task
 
 
-async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_program_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
-        await run(["/nonexistent/x"], environment={}, directory=tmp_path, seconds=1)
+        await run(Command(["/nonexistent/x"], {}, 1))
 
 
 async def test_only_the_environment_that_was_given(tmp_path: Path) -> None:
-    command = ["/usr/bin/env"]
-    done = await run(command, environment={"A": "b"}, directory=tmp_path, seconds=20)
+    done = await run(Command(["/usr/bin/env"], {"A": "b"}, 20))
     assert done == Finished(0, "A=b\n", "")
     assert "input" not in (await shell("read line && echo input", tmp_path)).output

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from running import REPOSITORY
 
-from kheadersd.apart.process import MAX_OUTPUT, Finished
+from kheadersd.apart.process import MAX_OUTPUT, Command, Finished
 from kheadersd.apart.unit import Unit
 from kheadersd.errors import KheadersError, Timeout
 
@@ -54,13 +54,7 @@ def shell(
     on_line: Callable[[str], None] | None = None,
 ) -> asyncio.Task[Finished]:
     return asyncio.create_task(
-        Unit(path)(
-            ["sh", "-c", script],
-            environment=_ENVIRONMENT,
-            directory=directory,
-            seconds=seconds,
-            on_line=on_line,
-        )
+        Unit(path)(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
     )
 
 
@@ -77,29 +71,19 @@ async def test_the_largest_outputs(listening: Path, tmp_path: Path) -> None:
 async def test_what_it_reads_and_where_it_writes(listening: Path, tmp_path: Path) -> None:
     text = b"\0\xff\n" * 1_000_000
     with (tmp_path / "out").open("wb") as file:
-        done = await Unit(listening)(
-            ["sh", "-c", "cat; echo done >&2"],
-            environment=_ENVIRONMENT,
-            directory=tmp_path,
-            seconds=20,
-            stdin=text,
-            stdout=file.fileno(),
-        )
+        command = Command(["sh", "-c", "cat; echo done >&2"], _ENVIRONMENT, 20, stdin=text)
+        done = await Unit(listening)(command, stdout=file.fileno())
     assert done == Finished(0, "", "done\n")
     assert (tmp_path / "out").read_bytes() == text
 
 
-async def test_bytes_that_are_no_text(listening: Path, tmp_path: Path) -> None:
-    done = await Unit(listening)(
-        ["cat"], environment={}, directory=tmp_path, seconds=20, stdin=b"\xff" * 3_000_000, most=2_000_000
-    )
+async def test_bytes_that_are_no_text(listening: Path) -> None:
+    done = await Unit(listening)(Command(["cat"], {}, 20, stdin=b"\xff" * 3_000_000, most=2_000_000))
     assert done == Finished(0, "\N{REPLACEMENT CHARACTER}" * 2_000_000, "")
 
 
-async def test_what_is_not_read_does_not_matter(listening: Path, tmp_path: Path) -> None:
-    done = await Unit(listening)(
-        ["echo", "a"], environment={}, directory=tmp_path, seconds=20, stdin=b"x" * 3_000_000
-    )
+async def test_what_is_not_read_does_not_matter(listening: Path) -> None:
+    done = await Unit(listening)(Command(["echo", "a"], {}, 20, stdin=b"x" * 3_000_000))
     assert done == Finished(0, "a\n", "")
 
 
@@ -137,9 +121,9 @@ async def test_a_cancelled_caller_leaves_no_child(listening: Path, tmp_path: Pat
         os.kill(pid, 0)
 
 
-async def test_a_program_that_is_not_there(listening: Path, tmp_path: Path) -> None:
+async def test_a_program_that_is_not_there(listening: Path) -> None:
     with pytest.raises(KheadersError, match="cannot run /nonexistent/x: No such file"):
-        await Unit(listening)(["/nonexistent/x"], environment={}, directory=tmp_path, seconds=5)
+        await Unit(listening)(Command(["/nonexistent/x"], {}, 5))
 
 
 @pytest.mark.parametrize(

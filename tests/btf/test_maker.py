@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from btf.made_up import RELEASE, make_bzimage, make_kernel
 from btf.test_btf import make_host, put
 from btf.test_vmlinux import END, GUARD, PUSH, TASK
-from kheadersd.apart.process import Finished
+from kheadersd.apart.process import Command, Finished
 from kheadersd.authority import Action
 from kheadersd.cache.entry import Record
 from kheadersd.config import Config
@@ -42,8 +42,8 @@ class Tool:
         self.versions = 0
         self.dumps = 0
 
-    async def __call__(self, command: Sequence[str], *, stdout: int | None = None, **_: object) -> Finished:
-        if command[1:] == ["version"]:
+    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+        if command.words[1:] == ["version"]:
             self.versions += 1
             return Finished(0, "bpftool v7.1.0\n", "")
         assert stdout is not None

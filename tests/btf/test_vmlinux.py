@@ -14,7 +14,7 @@ import pytest
 from btf.made_up import make_btf, make_btf_of
 from btf.real_image import real_image
 from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Finished
+from kheadersd.apart.process import Command, Finished
 from kheadersd.errors import CompileFailed, NotAvailable
 from kheadersd.host import Host
 from kheadersd.release import Release
@@ -40,14 +40,8 @@ class Canned:
         self._written = written
         self._finished = Finished(status, output, complaints)
 
-    async def __call__(
-        self,
-        command: Sequence[str],
-        *,
-        stdout: int | None = None,
-        **_: object,
-    ) -> Finished:
-        self.commands.append(command)
+    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+        self.commands.append(command.words)
         if stdout is not None:
             os.write(stdout, self._written)
         return self._finished

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from kheadersd.apart.confined import confined
+from kheadersd.config import Config
 from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
 from kheadersd.pch.compiler import Compiler, Compilers
-from kheadersd.pch.places import DEFAULT_DIRECTORIES
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
 
@@ -88,7 +88,7 @@ async def digest(found: Compilers, wanted: str) -> str:
 
 
 async def test_the_distributions() -> None:
-    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    system = Compilers(Config().compiler_directories, confined)
     newest = await system.find("")
     assert newest.name == f"clang-{newest.major}"
     assert newest.version.startswith(f"{newest.major}.")
@@ -104,18 +104,18 @@ async def test_the_distributions() -> None:
 
 async def test_several_side_by_side() -> None:
     names = [name for name in ("clang-14", "clang-16", "clang-19") if shutil.which(name)]
-    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    system = Compilers(Config().compiler_directories, confined)
     found = await asyncio.gather(*(system.find(name) for name in names))
     assert [one.name for one in found] == names
     assert len({one.digest for one in found}) == len({one.path for one in found}) == len(names)
     assert await system.find("") == found[-1]
     # Another one, and the same answers.
-    again = Compilers(DEFAULT_DIRECTORIES, confined)
+    again = Compilers(Config().compiler_directories, confined)
     assert [await again.find(name) for name in names] == found
 
 
 async def test_what_is_known_costs_little() -> None:
-    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    system = Compilers(Config().compiler_directories, confined)
     await system.find("")
     best = 1.0
     for _ in range(20):
@@ -138,7 +138,7 @@ async def test_what_is_known_costs_little() -> None:
 )
 async def test_what_is_no_name(wanted: str) -> None:
     with pytest.raises(InvalidArgs):
-        await Compilers(DEFAULT_DIRECTORIES, confined).find(wanted)
+        await Compilers(Config().compiler_directories, confined).find(wanted)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_what_is_no_name(wanted: str) -> None:
 )
 async def test_what_is_no_compilers_path(wanted: str, why: str) -> None:
     with pytest.raises(InvalidArgs, match=why):
-        await Compilers(DEFAULT_DIRECTORIES, confined).find(wanted)
+        await Compilers(Config().compiler_directories, confined).find(wanted)
 
 
 async def test_what_is_not_there(root: Path) -> None:
@@ -293,7 +293,7 @@ async def test_where_a_name_leads_now(root: Path) -> None:
 
 
 async def test_where_the_distributions_lead_costs_little() -> None:
-    system = Compilers(DEFAULT_DIRECTORIES, confined)
+    system = Compilers(Config().compiler_directories, confined)
     newest = await system.find("")
     best = 1.0
     for _ in range(50):

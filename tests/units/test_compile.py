@@ -21,19 +21,19 @@ pytestmark = pytest.mark.slow
 # Run as the daemon's user: one command, as the daemon has it run.
 _CALL = """
 import asyncio, dataclasses, json, os, sys
-from pathlib import Path
 sys.path.insert(0, "/usr/lib/kheadersd")
 from kheadersd.apart import COMPILE_ENVIRONMENT, compile_run, limit_met
+from kheadersd.apart.process import Command
 from kheadersd.apart.unit import Unit
 from kheadersd.errors import KheadersError
 
-async def main(command, stdin, out, seconds):
+async def main(words, stdin, out, seconds):
     run = compile_run()
     assert isinstance(run, Unit), run
     stdout = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out else None
     try:
-        done = await run(command, environment=COMPILE_ENVIRONMENT, directory=Path("/"), seconds=seconds,
-            stdin=stdin.encode(), stdout=stdout)
+        command = Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode())
+        done = await run(command, stdout=stdout)
     except KheadersError as error:
         return {"error": error.message}
     return {**dataclasses.asdict(done), "limit": limit_met(done)}
