@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from kheaders.make import RealHeaders
 
-from .figures import Figures
+from .figures import Figures, figures_of, table
 from .guest import Guest
 from .image import Image
 from .image import image as make_image
@@ -17,7 +17,6 @@ from .snapshot import Snapshot, guest_from
 from .snapshot import booted as make_booted
 
 _HERE = Path(__file__).parent
-_FIGURES = Figures()
 _TIME_LIMIT = 1800
 """Seconds for a test, and the fixtures that it is the first to need."""
 
@@ -61,9 +60,11 @@ def _last_words(guest: Guest) -> Iterator[tuple[str, str]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _FIGURES.all:
+    ended = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    found = [figure for report in ended for figure in figures_of(report.user_properties)]
+    if found:
         terminalreporter.section("measured in the guest")
-        for line in _FIGURES.table():
+        for line in table(found):
             terminalreporter.line(line)
 
 
@@ -75,10 +76,10 @@ def ended_in_an_orderly_way() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="session")
-def figures() -> Figures:
-    """What was measured; printed in the end."""
-    return _FIGURES
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Figures:
+    """Where a test notes what it measures; printed in the end."""
+    return Figures(record_property)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+_PROPERTY = "figure"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,21 +19,27 @@ class Figure:
 
 
 class Figures:
-    """Collects them."""
+    """Notes what one test measures, in its report: tests may run in several processes."""
 
-    def __init__(self) -> None:
-        self.all: list[Figure] = []
+    def __init__(self, record_property: Callable[[str, object], None]) -> None:
+        self._record = record_property
 
     def add(self, name: str, value: float, unit: str = "", *, aim: float | None = None) -> None:
         """Note one. No test fails because of it: a machine may be slow, or busy with other things."""
-        self.all.append(Figure(name, value, unit, aim))
+        self._record(_PROPERTY, dataclasses.astuple(Figure(name, value, unit, aim)))
 
-    def table(self) -> list[str]:
-        width = max((len(figure.name) for figure in self.all), default=0)
-        return [
-            f"{figure.name:{width}}  {figure.value:10.3f} {figure.unit:4}{_judged(figure)}"
-            for figure in self.all
-        ]
+
+def figures_of(properties: Iterable[tuple[str, object]]) -> list[Figure]:
+    """What was noted in a report's properties."""
+    return [Figure(*value) for name, value in properties if name == _PROPERTY and isinstance(value, tuple)]
+
+
+def table(figures: Sequence[Figure]) -> list[str]:
+    """The lines to print."""
+    width = max((len(figure.name) for figure in figures), default=0)
+    return [
+        f"{figure.name:{width}}  {figure.value:10.3f} {figure.unit:4}{_judged(figure)}" for figure in figures
+    ]
 
 
 def _judged(figure: Figure) -> str:
