@@ -149,6 +149,12 @@ class Background:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def close(self) -> None:
+        """Cancel everything, and wait until it has cleaned up behind itself."""
+        for task in self._tasks:
+            task.cancel()
+        await self.settle()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):

@@ -39,13 +39,10 @@ class Reducer:
         self._run = run
         self._journal = journal
         self._background = Background()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Give up what was begun: what is not proven is put back."""
-        for task in self._tasks:
-            task.cancel()
-        await self._background.settle()
+        await self._background.close()
 
     async def reduce(self, entry: Entry, seconds: float, *, at_once: bool) -> Entry:
         """Leave of an entry what its precompiled headers need.
@@ -63,9 +60,7 @@ class Reducer:
             CompileFailed: what would be left is not enough; the headers are still there.
         """
         done: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        task = self._background.start(self._reduce(entry, seconds, at_once, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._reduce(entry, seconds, at_once, done))
         return await done
 
     async def _reduce(self, entry: Entry, seconds: float, at_once: bool, done: asyncio.Future[Entry]) -> None:

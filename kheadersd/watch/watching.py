@@ -33,20 +33,17 @@ class Watching:
         self._kernels = Kernels(host, self._kernels_changed, self._kernels_limited)
         self._happened = asyncio.Event()
         self._background = Background()
-        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin, in the background; nothing has to wait for it."""
-        self._tasks.append(self._background.start(self._kernels.run()))
+        self._background.start(self._kernels.run())
         # The kernel's events are about this machine, not about an image.
         if self._host.is_live:
-            self._tasks.append(self._background.start(self._follow_module()))
+            self._background.start(self._follow_module())
 
     async def close(self) -> None:
         """End everything, also an extraction that is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await self._background.settle()
+        await self._background.close()
         self._uevents.close()
 
     def _module_event(self) -> None:
