@@ -162,6 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(env)
     _add_sources(env)
     env.add_argument("--shell", choices=SHELLS, default="sh", help="whose syntax (systemd: EnvironmentFile=)")
+    env.add_argument(
+        "--unless-dropped",
+        action="store_true",
+        help="nothing where the headers were dropped, by 'pch --drop-headers', instead of making them again",
+    )
     _add_compiling(command, output)
     verify = command("verify", "Compare cached headers, all without RELEASE, with what was extracted", output)
     verify.add_argument("release", nargs="?", metavar="RELEASE")

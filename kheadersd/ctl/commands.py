@@ -88,14 +88,28 @@ async def get(client: Client, arguments: argparse.Namespace) -> int:
 
 
 async def env(client: Client, arguments: argparse.Namespace) -> int:
-    _, details = await _headers(client, arguments)
-    environment = details.get("environment", {})
+    environment: dict[str, str] = {}
+    if not (arguments.unless_dropped and await _were_dropped(client, arguments.release)):
+        _, details = await _headers(client, arguments)
+        environment = details.get("environment", {})
     if arguments.json:
         text.put_json(environment)
     else:
         for name, value in environment.items():
             text.put(text.assignment(arguments.shell, name, value))
     return DONE
+
+
+async def _were_dropped(client: Client, release: str) -> bool:
+    """Whether all that is there of a release is what was precompiled, because somebody wanted it so."""
+    release = release or (await client.properties())["RunningRelease"]
+    entries = plain((await client.call("ListEntries")).values[0])
+    kept = [
+        entry.get("headers_kept", True)
+        for entry in entries
+        if (entry.get("release"), entry.get("kind", "headers")) == (release, "headers")
+    ]
+    return bool(kept) and not any(kept)
 
 
 async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepared:

@@ -134,6 +134,19 @@ def test_pch_without_headers(real_daemon: Daemon, shell: Shell) -> None:
     assert shell("cc", COMPILER, "--profile=bpf-core", "reads.bpf.c").returncode == 0
 
 
+def test_what_was_dropped_stays_away_at_boot(real_daemon: Daemon, shell: Shell) -> None:
+    at_boot = ("env", "--shell=systemd", "--unless-dropped")
+    assert shell(*at_boot).stdout.startswith("BCC_KERNEL_SOURCE=")
+    assert shell("pch", "bpf-core", COMPILER, "--drop-headers").returncode == 0
+    done = shell(*at_boot)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert shell(*at_boot, "--json").stdout == "{}\n"
+    assert shell("list").stdout.split("\t")[1] == "1pch"
+    # Whoever wants them has them made again.
+    assert "BCC_KERNEL_SOURCE=" in shell("env").stdout
+    assert shell("list").stdout.split("\t")[1] == "headers+1pch"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -135,6 +135,10 @@ def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) 
     inode = int(workplace.check("stat -c %i /etc/hostname"))
     workplace.check("for n in 1 2 3; do cat /etc/hostname >/dev/null; done")
     assert _counted(workplace, "reads")[inode] >= 3
+    # What happens after the next boot does not bring them back.
+    workplace.check("systemctl start kheaders-boot.service")
+    workplace.wait_for('[ "$(systemctl show -P ActiveState kheaders-boot.service)" = inactive ]')
+    workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
 
 
 def test_types_of_the_running_kernel(workplace: Guest) -> None:
