@@ -68,8 +68,14 @@ def compiler_name() -> str:
     return f"clang-{LIBRARIES.installed().llvm}"
 
 
+def is_known(digest: str) -> bool:
+    """Whether libbcc has this digest and was not touched since it was read; some microseconds."""
+    library = LIBRARIES.known()
+    return library is not None and library.digest == digest
+
+
 def is_current(digest: str) -> bool:
-    """Whether libbcc is still the one with this digest; some microseconds if it is."""
+    """Whether libbcc has this digest. Blocking, for 10 ms at most."""
     try:
         return LIBRARIES.installed().digest == digest
     except KheadersError:

@@ -83,6 +83,11 @@ class Libraries:
                 self._known = self._find()
             return self._known[1]
 
+    def known(self) -> Libbcc | None:
+        """The one that was found, if it is there unchanged; some microseconds, never more."""
+        known = self._known
+        return known[1] if known is not None and unchanged(known[0]) else None
+
     def _find(self) -> tuple[dict[str, Stamp], Libbcc]:
         for place in self._places:
             try:

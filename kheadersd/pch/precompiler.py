@@ -17,7 +17,7 @@ from ..journal import Event
 from ..served import PchRequest, ServedPch
 from ..work import SharedWork, in_thread
 from . import profile as profiles
-from .bcc import compiler_name, is_current
+from .bcc import compiler_name, is_known
 from .compiling import compile_pch, recipe_for
 from .profile import BCC
 from .reduction import canary
@@ -124,7 +124,7 @@ class Precompiler:
             and self._is_current(entry)
             and self._cache.check(entry)
             and self._is_the_same(answer.compiler, answer.wanted)
-            and (not answer.library or is_current(answer.library))
+            and (not answer.library or is_known(answer.library))
         )
 
     def _is_the_same(self, compiler: Compiler, wanted: str) -> bool:

@@ -184,6 +184,20 @@ def test_without_libbcc(roots_own: Path) -> None:
         libraries.installed()
 
 
+def test_what_is_known_is_never_read_again(copied: Path) -> None:
+    libraries = Libraries([copied])
+    assert libraries.known() is None
+    found = libraries.installed()
+    assert libraries.known() is found
+    contents = copied.read_bytes()
+    copied.resolve().unlink()
+    assert libraries.known() is None
+    (copied.parent / found.path.name).write_bytes(contents)
+    assert libraries.known() is None
+    assert libraries.installed() == found
+    assert libraries.known() is not None
+
+
 def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_path: Path) -> None:
     (roots_own / "libbcc.so.0.99.0").write_bytes(LIBRARIES.installed().path.read_bytes())
     (roots_own / "libbcc.so.0").symlink_to("libbcc.so.0.99.0")
