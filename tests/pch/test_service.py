@@ -649,6 +649,25 @@ def test_the_one_that_is_used_stays(
     assert Path(used).exists()
 
 
+def test_a_small_cache_keeps_those_of_the_last_hour(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    config = tmp_path / "kheadersd.conf"
+    config.write_text("[Cache]\nMaxSize=1K\n")
+    daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
+    old, recent = (Path(get_pch(bus, headers=(name,))[0]) for name in ("linux/types.h", "linux/list.h"))
+    assert bus.call("Prune", "a{sv}", "0") == [[], 0]
+    assert daemon.stop() == 0
+    record = old.parent / "record.json"
+    known = json.loads(record.read_text())
+    record.write_text(json.dumps({**known, "made_at": known["made_at"] - 2 * 3600 * 10**6}))
+    daemon.start()
+    assert bus.call("Prune", "a{sv}", "0")[0] == []
+    assert (old.exists(), recent.exists()) == (False, True)
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 1
+    assert daemon.leftovers() == []
+
+
 def test_one_that_is_damaged_harms_no_other(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
     good, _, _ = get_pch(bus, keep_headers=False)
     bad, _, _ = get_pch(bus, headers=("linux/list.h",), keep_headers=False)
