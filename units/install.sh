@@ -17,9 +17,9 @@ list=$library/installed
 cache=/var/cache/kheaders
 user=kheadersd
 
-starts="run-kheaders-build.automount kheaders-link.service kheaders-dkms.path kheaders-boot.timer kheaders-prune.timer"
-all="run-kheaders-build.automount run-kheaders-build.mount kheaders-boot.timer kheaders-prune.timer
-    kheaders-dkms.path kheaders-dkms.service kheaders-boot.service kheaders-prune.service
+starts="run-kheaders-build.automount kheaders-link.timer kheaders-dkms.path kheaders-boot.timer kheaders-prune.timer"
+all="run-kheaders-build.automount run-kheaders-build.mount kheaders-link.timer kheaders-boot.timer
+    kheaders-prune.timer kheaders-dkms.path kheaders-dkms.service kheaders-boot.service kheaders-prune.service
     kheaders-provide.service kheaders-link.service kheadersd.service kheaders-fetch.socket kheaders-compile.socket
     kheaders-module.service"
 
@@ -203,6 +203,8 @@ start() {
             systemctl start "$unit"
         fi
     done
+    # Whoever has just installed us may look for headers at once.
+    ! systemctl --quiet is-active kheaders-link.timer || systemctl start kheaders-link.service
 }
 
 # Uninstalling
