@@ -18,6 +18,8 @@ from .service import TREE
 if TYPE_CHECKING:
     from .conftest import Bus, Service
 
+pytestmark = pytest.mark.slow
+
 MEBIBYTE = 1 << 20
 GET_HEADERS = HERE._replace(member="GetHeaders", signature="s")
 SLOW = HERE._replace(member="Slow", signature="u")

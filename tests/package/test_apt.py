@@ -36,7 +36,10 @@ OWN = f"linux-headers-{RELEASE}"
 COMMON = "linux-headers-6.1.0-56-common"
 UNPRIVILEGED = 65534
 
-pytestmark = pytest.mark.skipif(ARCHITECTURE != "amd64", reason="the packages are made for amd64")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ARCHITECTURE != "amd64", reason="the packages are made for amd64"),
+]
 
 
 def silent(stage: str, fraction: float) -> None:

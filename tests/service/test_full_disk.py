@@ -14,7 +14,10 @@ from running import Bus, Daemon, MakeDaemon, Refused
 from service.clients import big_kheaders
 from service.conftest import RELEASE, ServedHost
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root"),
+]
 
 NO_SPACE = "org.kheaders.Provide.Error.NoSpace"
 

@@ -39,7 +39,10 @@ from service.callers import (
 )
 from service.conftest import RELEASE, ServedHost
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be tried out by root")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be tried out by root"),
+]
 
 INVALID = error("InvalidArgs")
 LIMITS = error("LimitsExceeded")

@@ -16,6 +16,8 @@ from kheadersd.bus import Variant
 from service.callers import HEADERS, NO_OPTIONS, acquire, client, error
 from service.conftest import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 PROPERTIES = "org.freedesktop.DBus.Properties"
 
 

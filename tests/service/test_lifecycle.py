@@ -29,6 +29,8 @@ from service.clients import (
 )
 from service.conftest import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 Stage = Callable[[Daemon], object]
 
 STAGES: dict[str, Stage] = {

@@ -32,6 +32,7 @@ from service.callers import (
 from service.conftest import RELEASE, ServedHost
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be tried out by root"),
     pytest.mark.skipif(not POLKITD.exists(), reason="polkitd is not installed"),
 ]

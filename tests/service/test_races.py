@@ -18,6 +18,8 @@ from kheadersd.errors import FREEDESKTOP_ERRORS, PROVIDE_ERRORS
 from service.callers import HEADERS, NO_OPTIONS, client
 from service.conftest import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 40
 GET_HEADERS = HERE._replace(member="GetHeaders", signature=HEADERS)
 ANY = encode(HEADERS, ["", NO_OPTIONS])

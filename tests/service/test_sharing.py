@@ -32,6 +32,8 @@ from service.clients import (
 )
 from service.conftest import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 OTHER = "5.10.0-1-test"
 
 
