@@ -329,17 +329,26 @@ class Keeper:
             NotCached: there is no entry.
         """
         entries = [entry for kind in (HEADERS, TYPES) if (entry := self.cache.find(release, kind))]
-        if not entries:
+        looked_at = [
+            problems for entry in entries if (problems := await self._verify(entry.name)) is not None
+        ]
+        if not looked_at:
             raise NotCached(f"nothing is cached for {release}, so there is nothing to verify")
-        return [problem for entry in entries for problem in await self._verify(entry)]
+        return [problem for problems in looked_at for problem in problems]
 
-    async def _verify(self, entry: Entry) -> list[str]:
-        return await self._work.share(("verify", entry.name), lambda: self._verify_alone(entry))
+    async def _verify(self, name: str) -> list[str] | None:
+        return await self._work.share(("verify", name), lambda: self._verify_alone(name))
 
-    async def _verify_alone(self, entry: Entry) -> list[str]:
-        async with self.lock(entry.name):
+    async def _verify_alone(self, name: str) -> list[str] | None:
+        """The problems of the entry of that name; None if there is none any more."""
+        async with self.lock(name):
+            # Only now: it may have been made anew until the lock was free.
+            if (entry := self.cache.named(name)) is None:
+                return None
             problems = await in_thread(self.cache.verify, entry)
-            if problems and entry in self.cache:
+            if entry not in self.cache:
+                return None
+            if problems:
                 self.found_damaged(entry, problems[0])
             for pch in list(entry.pchs.values()):
                 if problem := await in_thread(pch.problem):

@@ -53,15 +53,15 @@ class Maker:
             uid: of who asked for it.
 
         Returns:
-            The entry, and whether it was made now.
+            The entry, and whether it was made now. If nobody waits for it (``request.ahead``), an entry whose
+            headers have gone will do.
 
         Raises:
             As `make_entry`.
         """
-        name = entry_name(request.release, archive.digest)
         # A refresh and an ordinary request for one archive are different work with the same result.
-        async with self._keeper.lock(name):
-            if not request.refresh and (entry := await self._confirm(name, source, archive)):
+        async with self._keeper.lock(entry_name(request.release, archive.digest)):
+            if not request.refresh and (entry := await self._confirm(request, source, archive)):
                 return entry, False
             return await self._make(request, source, archive, uid, limits, report), True
 
@@ -91,10 +91,13 @@ class Maker:
                     raise
         raise AssertionError("unreachable")
 
-    async def _confirm(self, name: str, source: str, archive: Archive) -> Entry | None:
+    async def _confirm(self, request: Request, source: str, archive: Archive) -> Entry | None:
         """The entry that was made from the very same archive, if it is as it should be."""
-        entry = self._cache.named(name)
-        if entry is None or not entry.has_headers or not self._cache.check(entry):
+        entry = self._cache.named(entry_name(request.release, archive.digest))
+        if entry is None or not self._cache.check(entry):
+            return None
+        # Headers that somebody let go meanwhile come back only if somebody asks for them.
+        if not entry.has_headers and not request.ahead:
             return None
         record = dataclasses.replace(
             entry.record,

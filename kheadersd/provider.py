@@ -383,7 +383,7 @@ class Provider:
         if isinstance(offer, Tree):
             return self._in_place(phase.release, offer)
         limits = self._limits
-        key = ("extract", phase.release, offer.digest, phase.refresh)
+        key = ("extract", phase.release, offer.digest, phase.refresh, phase.ahead)
         try:
             entry, fresh = await self._work.share(
                 key, lambda: self._maker.entry(phase, name, offer, uid, limits, report)

@@ -12,16 +12,21 @@ from pathlib import Path
 import pytest
 from archives import make_kheaders
 from service.clients import eventually
-from sources.hosts import OTHER, RELEASE, make_host, make_module
+from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 from kheadersd.authority import Action
-from kheadersd.cache.entry import HEADERS, TYPES
+from kheadersd.cache.entry import HEADERS, TYPES, Entry
+from kheadersd.cache.reduced import reduce
 from kheadersd.config import Config
+from kheadersd.errors import NotCached
+from kheadersd.extraction.treewriter import Limits
 from kheadersd.host import Host
 from kheadersd.journal import Event, Journal
+from kheadersd.maker import Maker
 from kheadersd.module import NoLoader
 from kheadersd.release import Release
 from kheadersd.served import Request
+from kheadersd.sources.module_file import ModuleFileSource
 from kheadersd.state import State
 from kheadersd.watch.ahead import Ahead
 from kheadersd.watch.kernels import Change
@@ -29,6 +34,7 @@ from kheadersd.work import in_idle_thread
 from watch.test_kernels import install
 
 NONE: frozenset[Release] = frozenset()
+LIMITS = Limits()
 
 
 class Nobody:
@@ -107,6 +113,13 @@ class Root:
         return 0
 
 
+def take_headers_away(state: State, entry: Entry) -> Entry:
+    published = reduce(state.cache, entry, ["include/linux/more.h"])
+    state.cache.insert(published.entry)
+    state.keeper.reduced(published)
+    return published.entry
+
+
 def say_sysfs(host: Host) -> None:
     host.path("sys/kernel/kheaders.tar.xz").write_bytes(make_kheaders(RELEASE, {"include/x.h": b"sysfs"}))
 
@@ -148,6 +161,38 @@ async def test_what_is_there_from_elsewhere_is_enough(
     put_kernel(host, RELEASE)
     await ahead.follow(new(RELEASE))
     assert cached(state) == [(RELEASE, "sysfs")]
+
+
+async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, state: State) -> None:
+    put_kernel(host, OTHER)
+    archive = await ModuleFileSource(host).find(OTHER, ignore)
+
+    async def make(*, ahead: bool) -> tuple[Entry, bool]:
+        request = Request(OTHER, ("module-file",), ahead=ahead)
+        return await Maker(state.keeper, host).entry(request, "module-file", archive, None, LIMITS, ignore)
+
+    entry, _ = await make(ahead=True)
+    reduced = take_headers_away(state, entry)
+    assert await make(ahead=True) == (reduced, False)
+    again, fresh = await make(ahead=False)
+    assert (again.has_headers, fresh) == (True, True)
+
+
+async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, state: State) -> None:
+    put_kernel(host, OTHER)
+    await get(state, OTHER, "module-file")
+    (entry,) = state.cache.entries()
+    async with state.keeper.lock(entry.name):
+        verifying = asyncio.create_task(state.keeper.verify(OTHER))
+        await asyncio.sleep(0.05)
+        take_headers_away(state, entry)
+    assert await verifying == []
+    async with state.keeper.lock(entry.name):
+        verifying = asyncio.create_task(state.keeper.verify(OTHER))
+        await asyncio.sleep(0.05)
+        await state.keeper.remove(OTHER, force=False)
+    with pytest.raises(NotCached):
+        await verifying
 
 
 async def test_without_a_module(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
