@@ -9,25 +9,21 @@ Needs root and the packages mmdebstrap, e2fsprogs, cpio, kmod.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from kheaders.make import RealHeaders
 
-from . import store
+from . import building, store
+from .building import INSIDE, Bootable, CannotBuild, download, make_initrd, run
 
 USER = "somebody"
 """An ordinary user of the guest."""
 
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
-_INSIDE = Path(__file__).parent / "inside"
 _DISK_SIZE = "4G"  # sparse
-_TIME_LIMIT = 1200.0  # seconds for each program that is run
 
 _PACKAGES = (
     # A usual small machine ...
@@ -40,9 +36,6 @@ _PACKAGES = (
     *("clang", "bpftool", "libbpf-dev"),
 )
 
-# What the initrd needs to find the disk, and the port of the agent.
-_INITRD_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "ext4")
-
 # Emulation makes these expensive, and they have nothing to look after here.
 _MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
@@ -54,33 +47,13 @@ _MASKED = (
 )
 
 
-class CannotBuild(Exception):
-    """A program or a package that is needed is not there; the message says which."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Image:
-    """What a guest boots from; never written to.
-
-    Attributes:
-        release: of its kernel.
-    """
-
-    directory: Path
-    release: str
+class Image(Bootable):
+    """What a guest boots from; never written to."""
 
     @property
     def disk(self) -> Path:
         """A raw ext4 file system with a journal."""
         return self.directory / "root.ext4"
-
-    @property
-    def kernel(self) -> Path:
-        return self.directory / "vmlinuz"
-
-    @property
-    def initrd(self) -> Path:
-        return self.directory / "initrd"
 
     @property
     def key(self) -> str:
@@ -98,8 +71,9 @@ def image(headers: RealHeaders) -> Image:
         CannotBuild: something that is needed is missing, or a step failed.
     """
     packages = sorted({*_PACKAGES, *_daemon_packages()})
+    sources = (Path(__file__), Path(building.__file__))
     key = store.key_of(
-        " ".join(packages), headers.release, headers.module, Path(__file__), *store.files_below(_INSIDE)
+        " ".join(packages), headers.release, headers.module, *sources, *store.files_below(INSIDE)
     )
     made = store.kept("image", key, lambda directory: _build(directory, packages, headers))
     return Image(made, headers.release)
@@ -117,7 +91,7 @@ def _build(result: Path, packages: Sequence[str], headers: RealHeaders) -> None:
     root = result / "root"
     sources = _sources()
     suite = sources[0].split()[-2]
-    _run(
+    run(
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
@@ -130,7 +104,7 @@ def _build(result: Path, packages: Sequence[str], headers: RealHeaders) -> None:
     _install_kernel(result, root, headers)
     _configure(root)
     make_initrd(result, root, headers.release)
-    _run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, result / "root.ext4", _DISK_SIZE)
+    run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, result / "root.ext4", _DISK_SIZE)
     shutil.rmtree(root)
 
 
@@ -138,7 +112,7 @@ def _sources() -> list[str]:
     """The lines of sources.list for what apt has of Debian on this machine, the release itself first."""
     wanted = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
     suites: dict[tuple[str, str], list[str]] = {}
-    for line in _run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
+    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
         origin, uri, release, component = line.split("|")
         if origin == "Debian" and "backports" not in release:
             suites.setdefault((uri, release), []).append(component)
@@ -160,17 +134,17 @@ def _install_kernel(result: Path, root: Path, headers: RealHeaders) -> None:
             f"{error}. If the distribution no longer has this kernel, remove {headers.module.parent}: "
             "it is made again then, for the newest one"
         ) from None
-    _run("dpkg-deb", "-x", package, unpacked)
+    run("dpkg-deb", "-x", package, unpacked)
     package.unlink()
     shutil.copy(unpacked / f"boot/vmlinuz-{release}", result / "vmlinuz")
-    _run("cp", "-a", f"{unpacked}/boot/.", root / "boot")
+    run("cp", "-a", f"{unpacked}/boot/.", root / "boot")
     modules = root / "usr/lib/modules" / release
     modules.parent.mkdir(parents=True, exist_ok=True)
-    _run("cp", "-a", next(unpacked.glob(f"**/lib/modules/{release}")), modules)
+    run("cp", "-a", next(unpacked.glob(f"**/lib/modules/{release}")), modules)
     place = modules / "kernel/kernel/kheaders.ko"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(headers.module, place)
-    _run("depmod", "-b", root, release)
+    run("depmod", "-b", root, release)
     shutil.rmtree(unpacked)
 
 
@@ -187,89 +161,10 @@ def _configure(root: Path) -> None:
     limits = root / "etc/systemd/system.conf.d/emulated.conf"
     limits.parent.mkdir()
     limits.write_text("# An emulated machine is slow.\n[Manager]\nDefaultTimeoutStartSec=300\n")
-    shutil.copy(_INSIDE / "agent.py", root / "usr/local/sbin/test-agent")
+    shutil.copy(INSIDE / "agent.py", root / "usr/local/sbin/test-agent")
     (root / "usr/local/sbin/test-agent").chmod(0o755)
-    shutil.copy(_INSIDE / "agent.service", root / "etc/systemd/system/test-agent.service")
-    _run("chroot", root, "useradd", "--create-home", USER)
-    _run("chroot", root, "passwd", "-d", "root")
-    _run("chroot", root, "systemctl", "--quiet", "enable", "test-agent.service")
-    _run("chroot", root, "systemctl", "--quiet", "mask", *_MASKED)
-
-
-def make_initrd(result: Path, root: Path, release: str) -> None:
-    """Put an initrd with a kernel's modules, which are installed below ``root``, into a directory."""
-    tree = result / "initrd.tree"
-    for part in ("bin", "proc", "sys", "dev", "root", "lib/modules"):
-        (tree / part).mkdir(parents=True)
-    package = download("busybox-static", result)
-    _run("dpkg-deb", "-x", package, result / "busybox")
-    shutil.copy(result / "busybox/bin/busybox", tree / "bin")
-    shutil.copy(_INSIDE / "init", tree)
-    (tree / "init").chmod(0o755)
-    names = []
-    for file in _needed_modules(root, release):
-        _put_plain(file, tree / "lib/modules")
-        names.append(re.sub(r"\.(xz|zst|gz)$", "", file.name))
-    (tree / "modules").write_text("".join(f"{name}\n" for name in names))
-    _run("sh", "-ec", f"find . | cpio -o -H newc --quiet | gzip -1 >{result}/initrd", cwd=tree)
-    shutil.rmtree(tree)
-    shutil.rmtree(result / "busybox")
-    package.unlink()
-
-
-def _needed_modules(root: Path, release: str) -> list[Path]:
-    """The files of the modules that the initrd loads, each after those it depends on."""
-    files: dict[Path, None] = {}
-    for name in _INITRD_MODULES:
-        shown = subprocess.run(
-            ["modprobe", "-d", root, "-S", release, "--show-depends", name],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        for line in shown.splitlines():
-            if line.startswith("insmod "):  # the others are built in
-                files[Path(line.split()[1])] = None
-    return list(files)
-
-
-def _put_plain(file: Path, directory: Path) -> None:
-    shutil.copy(file, directory)
-    copied = directory / file.name
-    if file.suffix in (".xz", ".zst"):
-        _run("xz" if file.suffix == ".xz" else "zstd", "-q", "-d", copied)
-        copied.unlink(missing_ok=True)
-
-
-def download(package: str, directory: Path) -> Path:
-    """The package as a file in a directory.
-
-    Raises:
-        CannotBuild: apt does not have it.
-    """
-    _run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, cwd=directory)
-    return next(directory.glob(f"{package}_*.deb"))
-
-
-def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program in the C locale and return what it printed."""
-    words = " ".join(str(word) for word in command)
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIME_LIMIT,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise CannotBuild(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"'{words}' did not end within {_TIME_LIMIT:g} seconds") from error
-    if done.returncode != 0:
-        raise CannotBuild(f"'{words}' failed with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+    shutil.copy(INSIDE / "agent.service", root / "etc/systemd/system/test-agent.service")
+    run("chroot", root, "useradd", "--create-home", USER)
+    run("chroot", root, "passwd", "-d", "root")
+    run("chroot", root, "systemctl", "--quiet", "enable", "test-agent.service")
+    run("chroot", root, "systemctl", "--quiet", "mask", *_MASKED)

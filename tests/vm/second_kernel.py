@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from kheaders.make import make_real_headers_of
 
-from . import store
-from .image import download, make_initrd
+from . import building, store
+from .building import Bootable, download, make_initrd, run
 
-_TIME_LIMIT = 300.0  # seconds for each program that is run
 _SHIPPED = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # the others are depmod's
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class KernelPackage:
+class KernelPackage(Bootable):
     """A package, the kernel release that it has, and what it takes to boot that."""
-
-    directory: Path
-    release: str
 
     @property
     def file(self) -> Path:
         return self.directory / f"{self.name}.deb"
-
-    @property
-    def kernel(self) -> Path:
-        return self.directory / "vmlinuz"
-
-    @property
-    def initrd(self) -> Path:
-        return self.directory / "initrd"
 
     @property
     def name(self) -> str:
@@ -48,7 +33,7 @@ def second_kernel(running: str) -> KernelPackage:
     and without what it would want besides: an emulated machine unpacks slowly. Two minutes, the first time.
     """
     release = _release_before(running)
-    key = store.key_of(release, Path(__file__))
+    key = store.key_of(release, Path(__file__), Path(building.__file__))
     directory = store.kept("second-kernel", key, lambda directory: _make(release, directory))
     return KernelPackage(directory, release)
 
@@ -57,7 +42,7 @@ def _release_before(running: str) -> str:
     """The newest other one whose headers package apt knows."""
     base, flavour = running.split("-", 1)[0], running.split("-", 2)[2]
     pattern = rf"^linux-headers-{re.escape(base)}-[0-9]+-{re.escape(flavour)}$"
-    listing = _run("apt-cache", "search", "--names-only", pattern)
+    listing = run("apt-cache", "search", "--names-only", pattern)
     names = [line.split()[0].removeprefix("linux-headers-") for line in listing.splitlines()]
     return max((name for name in names if name != running), key=lambda name: int(name.split("-")[1]))
 
@@ -66,9 +51,9 @@ def _make(release: str, directory: Path) -> None:
     headers = make_real_headers_of(release, directory)
     name = f"linux-image-{release}"
     tree = directory / "tree"
-    _run("dpkg-deb", "-R", download(name, directory), tree)
+    run("dpkg-deb", "-R", download(name, directory), tree)
     modules = next(tree.glob(f"**/lib/modules/{release}"))
-    _run("depmod", "-b", tree, release)
+    run("depmod", "-b", tree, release)
     make_initrd(directory, tree, release)
     shutil.copy(tree / f"boot/vmlinuz-{release}", directory / "vmlinuz")
     for file in modules.glob("modules.*"):
@@ -88,13 +73,7 @@ def _make(release: str, directory: Path) -> None:
     wanted = r"^(Depends|Recommends|Suggests|Breaks):.*\n"
     control.write_text(re.sub(wanted, "", control.read_text(), flags=re.MULTILINE))
     (tree / "DEBIAN/md5sums").unlink()
-    _run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, directory / f"{name}.deb")
+    run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, directory / f"{name}.deb")
     for left in directory.iterdir():
         if left.name not in (f"{name}.deb", "vmlinuz", "initrd"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
