@@ -12,6 +12,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from .apart.process import start
 from .errors import KheadersError, LimitsExceeded
 from .work import Background
 
@@ -95,14 +96,13 @@ async def _run_tar(tree: Tree) -> tuple[int, asyncio.subprocess.Process]:
         arguments += [f"--directory={place}", *parts]
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        child = await asyncio.create_subprocess_exec(
+        child = await start(
             "tar",
             *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=writer,
             stderr=asyncio.subprocess.DEVNULL,
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            start_new_session=True,
         )
     except BaseException as error:
         os.close(reader)

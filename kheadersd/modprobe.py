@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from .errors import ModuleFailed, Timeout
+from .apart.process import Command, run
+from .errors import ModuleFailed
 from .module import ARCHIVE, LOADED, TIME_LIMIT
 from .work import in_thread
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 _NAME = "kheaders"
 _MAX_SHOWN = 500
-# A child that was killed and does not go away hangs in the kernel; nothing we do ends it.
-_LAST_WORDS = 5.0
 
 # What kmod prints for the kernel's refusals, and what can be done.
 _REFUSALS = (
@@ -122,26 +119,12 @@ class ModprobeLoader:
         program = self._modprobe or shutil.which("modprobe", path=search)
         if program is None:
             raise ModuleFailed("kheaders cannot be loaded: there is no modprobe; it is in the package kmod")
+        command = Command((program, *arguments), {**os.environ, "LC_ALL": "C"}, self._time_limit)
         try:
-            child = await asyncio.create_subprocess_exec(
-                program,
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, "LC_ALL": "C"},
-            )
+            done = await run(command)
         except OSError as error:
             raise ModuleFailed(f"kheaders cannot be loaded: {program}: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(self._time_limit):
-                _, said = await child.communicate()
-        except TimeoutError:
-            words = " ".join((program, *arguments))
-            raise Timeout(f"'{words}' did not end within {self._time_limit:g} seconds") from None
-        finally:
-            await _end(child)
-        return child.returncode or 0, said.decode(errors="replace").strip()[:_MAX_SHOWN]
+        return done.status, done.complaints.strip()[:_MAX_SHOWN]
 
     def _explain(self, code: int, said: str) -> str:
         if code == 0:
@@ -169,12 +152,3 @@ class ModprobeLoader:
             return self._host.path(name).read_text(encoding="ascii").strip()
         except OSError:
             return ""
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await child.wait()

@@ -95,22 +95,40 @@ async def in_thread(
     """
     future = asyncio.get_running_loop().run_in_executor(executor, function, *args)
     try:
-        result = await asyncio.shield(future)
+        return await to_the_end(future, cancelled=cancelled, keep=keep)
+    finally:
+        del future  # as above
+
+
+async def to_the_end(
+    work: asyncio.Future[T],
+    *,
+    cancelled: threading.Event | None = None,
+    keep: Callable[[T], None] | None = None,
+) -> T:
+    """Wait for what must not be left half-way. A cancellation of the caller goes on once it is done.
+
+    Args:
+        cancelled: is set when the caller is cancelled.
+        keep: takes the result, also when the caller was cancelled while it was made.
+    """
+    try:
+        result = await asyncio.shield(work)
     except asyncio.CancelledError:
         if cancelled is not None:
             cancelled.set()
-        while not future.done():
+        while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([future])
-        if not future.cancelled() and not future.exception() and keep is not None:
-            keep(future.result())
+                await asyncio.wait([work])
+        if not work.cancelled() and not work.exception() and keep is not None:
+            keep(work.result())
         raise
     else:
         if keep is not None:
             keep(result)
         return result
     finally:
-        del future  # as above
+        del work  # as above
 
 
 async def in_idle_thread(

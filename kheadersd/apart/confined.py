@@ -65,7 +65,7 @@ async def confined(
     try:
         finished = await run(dataclasses.replace(command, words=words), on_line=on_line, stdout=stdout)
     except Timeout:
-        raise Timeout(f"{command.program} took longer than {command.seconds:.0f} s and was stopped") from None
+        raise Timeout(f"{command.program} took longer than {command.seconds:g} s and was stopped") from None
     return _by_signal(finished)
 
 

@@ -12,9 +12,10 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import Timeout
+from ..work import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ MAX_OUTPUT = 64 << 10
 """How many bytes of each output are kept unless more is asked for; what is beyond is read and dropped."""
 
 _READ_BYTES = 1 << 14
+# A child that was killed and does not go away hangs in the kernel; nothing we do ends it.
 _DRAIN_SECONDS = 5.0
 
 
@@ -88,14 +90,13 @@ async def run(
         Timeout: it took longer, and was killed.
         OSError: it could not be started.
     """
-    child = await asyncio.create_subprocess_exec(
+    child = await start(
         *command.words,
         stdin=asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
         stderr=asyncio.subprocess.PIPE,
         env=command.environment,
         cwd=command.directory,
-        start_new_session=True,
     )
     finished = None
     try:
@@ -103,10 +104,44 @@ async def run(
             finished = await _collect(child, command, on_line)
             return finished
     except TimeoutError:
-        raise Timeout(f"{command.program} took longer than {command.seconds:.0f} s and was stopped") from None
+        raise Timeout(f"{command.program} took longer than {command.seconds:g} s and was stopped") from None
     finally:
         if finished is None:
-            await _end(child)
+            await end(child)
+
+
+async def start(*words: str, **how: Any) -> asyncio.subprocess.Process:
+    """As asyncio.create_subprocess_exec, in a process group of its own, and not to be interrupted.
+
+    A caller who is cancelled meanwhile leaves no child. asyncio itself would wait for ever then, for pipes
+    that it has not connected yet (3.11, base_subprocess.py), and knows nothing of the child's group.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(*words, **how, start_new_session=True), name=f"start {words[0]}"
+    )
+    started: list[asyncio.subprocess.Process] = []
+    try:
+        return await to_the_end(starting, keep=started.append)
+    except asyncio.CancelledError:
+        for child in started:
+            await end(child)
+        raise
+
+
+async def end(child: asyncio.subprocess.Process) -> None:
+    """Kill what still runs of the group of a child that was started here, and wait for it.
+
+    By SIGKILL: whatever that leaves is in directories of ours. The child may have ended while others of its
+    group hold its outputs. The pipes are read to their end, or asyncio would not close them.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            await child.communicate()
 
 
 async def _collect(
@@ -151,16 +186,3 @@ async def _lines(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -
         for line in lines:
             on_line(line.decode("utf-8", "replace"))
     return ""
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    """Kill what still runs of the child's group, and wait for it.
-
-    By SIGKILL: whatever that leaves is in directories of ours. The child may have ended while others of its
-    group hold its outputs. The pipes are read to their end, or asyncio would not close them.
-    """
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            await child.communicate()

@@ -77,7 +77,7 @@ class Unit:
                 return await self._result(reader, command, on_line)
         except TimeoutError:
             raise Timeout(
-                f"{command.program} took longer than {command.seconds:.0f} s, "
+                f"{command.program} took longer than {command.seconds:g} s, "
                 f"and {self.path.name}.socket did not stop it"
             ) from None
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:

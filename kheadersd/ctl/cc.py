@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..apart.process import end, start
 from . import text
 from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError, plain
 from .commands import following_progress, get_pch
@@ -220,11 +221,17 @@ def _local_compiler(wanted: str, why: CommandError | None) -> str:
 
 
 async def _output(*command: str) -> str:
-    child = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await child.communicate()
+    child = await start(*command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
+    output, _ = await _communicate(child)
     return output.decode(errors="replace")
+
+
+async def _communicate(child: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    try:
+        return await child.communicate()
+    except BaseException:
+        await end(child)
+        raise
 
 
 def _put(new: Path, output: Path) -> None:
@@ -245,12 +252,10 @@ def _put(new: Path, output: Path) -> None:
 
 async def _run(command: Sequence[str]) -> tuple[str, int]:
     try:
-        child = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
+        child = await start(*command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
     except OSError as error:
         raise CommandError(FAILED, f"cannot run {text.one_line(command[0])}: {error.strerror}") from None
-    _, complaints = await child.communicate()
+    _, complaints = await _communicate(child)
     assert child.returncode is not None
     return complaints.decode(errors="replace"), child.returncode
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,17 +23,14 @@ def test_with_dbus_fast(tmp_path: Path) -> None:
     check = "from kheadersd.bus.library import LIBRARY; assert LIBRARY == 'dbus_fast', LIBRARY"
     environment = {**os.environ, "PYTHONPATH": path_for("dbus_fast", tmp_path)}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        f"--basetemp={tmp_path}/run",
-        *modules,
-    ]
-    result = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    # The path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="kh-") as short:
+        command = [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            f"--basetemp={short}/run",
+            *modules,
+        ]
+        result = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
     assert result.returncode == 0, result.stdout + result.stderr
