@@ -48,7 +48,7 @@ _BUS_CONFIG = """\
   <policy user="polkitd">
     <allow own="org.freedesktop.PolicyKit1"/>
   </policy>
-  {limits}
+  {more}
   <include>{policy}</include>
 </busconfig>
 """
@@ -57,10 +57,14 @@ _GENEROUS = '<limit name="max_replies_per_connection">200000</limit>'
 
 @dataclasses.dataclass
 class Bus:
-    """A message bus of its own, with the project's policy."""
+    """A message bus of its own, with the project's policy.
+
+    Attributes:
+        more: what its configuration has besides, in XML.
+    """
 
     directory: Path
-    generous: bool = False
+    more: str = ""
     process: subprocess.Popen[str] | None = None
 
     @property
@@ -74,8 +78,7 @@ class Bus:
     def start(self) -> None:
         config = self.directory / "bus.conf"
         policy = REPOSITORY / "dbus-policy" / "org.kheaders.Provide.conf"
-        limits = _GENEROUS if self.generous else ""
-        config.write_text(_BUS_CONFIG.format(socket=self.socket, policy=policy, limits=limits))
+        config.write_text(_BUS_CONFIG.format(socket=self.socket, policy=policy, more=self.more))
         self.process = subprocess.Popen(
             ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"],
             stdout=subprocess.PIPE,
@@ -241,16 +244,16 @@ MakeDaemon = Callable[..., Daemon]
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
     """A bus with the limits of a distribution."""
-    yield from _running_bus(tmp_path, generous=False)
+    yield from _running_bus(tmp_path)
 
 
 @pytest.fixture
 def generous_bus(tmp_path: Path) -> Iterator[Bus]:
     """A bus that lets one caller have any number of calls in flight."""
-    yield from _running_bus(tmp_path, generous=True)
+    yield from _running_bus(tmp_path, _GENEROUS)
 
 
-def _running_bus(tmp_path: Path, *, generous: bool) -> Iterator[Bus]:
+def _running_bus(tmp_path: Path, more: str = "") -> Iterator[Bus]:
     directory = tmp_path / "bus"
     directory.mkdir()
     for parent in (directory, *directory.parents):
@@ -258,7 +261,7 @@ def _running_bus(tmp_path: Path, *, generous: bool) -> Iterator[Bus]:
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             with contextlib.suppress(PermissionError):
                 parent.chmod(parent.stat().st_mode | 0o711)
-    running = Bus(directory, generous)
+    running = Bus(directory, more)
     running.start()
     yield running
     running.stop()
