@@ -131,21 +131,28 @@ def test_four_at_once(untouched: Guest) -> None:
     untouched.check(script, timeout=_TOOL_LIMIT)
 
 
-def test_where_there_is_nothing_tools_behave_as_without_us(untouched: Guest) -> None:
+def test_where_there_is_nothing_tools_behave_as_without_us(untouched: Guest, figures: Figures) -> None:
     forget(untouched)
     module = untouched.check("modinfo -n kheaders")
     untouched.check(f"mv {module} /root/ && depmod")
     done = untouched.run(["bpftrace", "-e", _SCHED], timeout=_TOOL_LIMIT)
     assert done.status == 1
     assert "file not found" in done.errors or "cannot open file" in done.errors
+    figures.add("bpftrace finds out that there is nothing after", done.seconds, "s")
     # What needs no headers does not care, and nothing has failed.
     assert "hello" in _bpftrace(untouched, 'BEGIN { printf("hello\\n"); exit(); }')
     for _ in range(6):  # more than a unit may be started within ten seconds
         assert untouched.run(f"ls {BUILD}/include").status != 0
     assert untouched.check("systemctl is-active run-kheaders-build.automount") == "active"
+    # Without us it takes as long.
+    untouched.check("systemctl stop kheaders-link.service && ! test -e /lib/modules/$(uname -r)/build")
+    without = untouched.run(["bpftrace", "-e", _SCHED], timeout=_TOOL_LIMIT)
+    assert without.status == 1
+    figures.add("the same without kheadersd", without.seconds, "s")
+    untouched.check("systemctl start kheaders-link.service")
     # And when there is something again, it is there.
     untouched.check(f"mv /root/kheaders.ko {module} && depmod")
-    untouched.check(f"ls {BUILD}/include/linux/kconfig.h", timeout=_TOOL_LIMIT)
+    untouched.wait_for(f"ls {BUILD}/include/linux/kconfig.h", timeout=_TOOL_LIMIT, every=1)
     assert untouched.check("systemctl is-system-running") == "running"
 
 
