@@ -177,11 +177,12 @@ class Guest:
         assert done.status == 0, f"{words}: {done.said}"
         return done.output.strip()
 
-    def wait_for(self, condition: str, *, timeout: float = TIME_LIMIT, every: float = 0.1) -> float:
+    def wait_for(self, condition: str, *, timeout: float = TIME_LIMIT, every: float = 0.3) -> float:
         """Wait until a script succeeds.
 
         Args:
-            every: seconds between two looks. While it looks, its clock goes slower than ours.
+            every: seconds between two looks. While it looks, its clock goes slower than ours, and what it
+                waits for has less of its processor.
 
         Returns:
             Seconds by the guest's clock.

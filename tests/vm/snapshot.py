@@ -86,7 +86,7 @@ def _settle(guest: Guest) -> None:
     """Wait until what is done shortly after a boot is done, and the disk has it all."""
     ended = "systemctl show -P ExecMainExitTimestampMonotonic kheaders-boot.service"
     guest.wait_for(
-        f'[ "$({ended})" != 0 ] && [ -z "$(systemctl list-jobs --no-legend)" ]', timeout=BOOT_LIMIT
+        f'[ "$({ended})" != 0 ] && [ -z "$(systemctl list-jobs --no-legend)" ]', timeout=BOOT_LIMIT, every=2
     )
     # A page that is not in memory need not be saved.
     guest.check("sync; echo 3 >/proc/sys/vm/drop_caches")
