@@ -201,9 +201,9 @@ class _Daemon:
             try:
                 service.attach(connection)
                 connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
-                if first:
-                    # Again: the service manager, who knows what a predecessor left loaded, is on the bus.
-                    await self._unless_stopped(service.state.module.recover())
+                # The service manager is there, who knows what was left loaded: by a predecessor, or when the
+                # bus went.
+                await self._unless_stopped(service.state.module.recover())
                 await self._unless_stopped(connection.request_name(NAME))
                 if self._stop.is_set():
                     return
@@ -215,10 +215,13 @@ class _Daemon:
                     raise
                 self._journal.report(Event.BUS_LOST, f"The bus was lost: {error.message}")
             finally:
-                self._connection = None
-                service.detach()
                 if self._stop.is_set():
                     self._manager.stopping()
+                    # While we are on the bus: to give the module back takes the service manager.
+                    await connection.end_calls()
+                    await service.state.provider.close()
+                self._connection = None
+                service.detach()
                 await connection.close()
 
     def _ready(self, connection: Connection, first: bool) -> None:

@@ -105,7 +105,7 @@ class Host:
         installed = set()
         for name in names:
             # A directory that a removed kernel left behind has no modules any more.
-            if any((self._modules() / name / part).exists() for part in ("kernel", "modules.dep")):
+            if any(_may_exist(self._modules() / name / part) for part in ("kernel", "modules.dep")):
                 with contextlib.suppress(InvalidArgs):
                     installed.add(parse_release(name))
         return installed
@@ -132,6 +132,14 @@ class Host:
         except OSError:
             return ""
         return find_build_id(notes)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether it is there, or cannot be told not to be."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def find_build_id(notes: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
 from collections.abc import Collection
@@ -48,6 +49,7 @@ class Keeper:
         self._observer = observer
         self._background = Background()
         self._work = SharedWork()
+        self._pruning = asyncio.Lock()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         # Directories of entries that were replaced while somebody held a lease on them.
         self._waiting: dict[str, list[Path]] = {}
@@ -98,6 +100,19 @@ class Keeper:
     def lock(self, name: str) -> asyncio.Lock:
         """To be held by whoever changes what is on the disk of the entry of that name."""
         return self._locks.setdefault(name, asyncio.Lock())
+
+    def is_busy(self, entry: Entry) -> bool:
+        """Whether somebody changes what is on its disk at this moment."""
+        return self.lock(entry.name).locked()
+
+    def is_being_replaced(self, entry: Entry) -> bool:
+        """Whether another has its name on the disk already, and is about to be made known."""
+        if not self.is_busy(entry):
+            return False
+        try:
+            return os.lstat(entry.directory).st_ino != entry.inode
+        except OSError:
+            return False
 
     # Entries come
 
@@ -156,6 +171,11 @@ class Keeper:
         else:
             self._background.start(self._discard(trash))
 
+    def abandon(self, published: Published) -> None:
+        """Remove what was published in the place of an entry that somebody removed meanwhile."""
+        if (trash := self.cache.retire(published.entry)) is not None:
+            self._background.start(self._discard(trash))
+
     async def _settle_in(self, entry: Entry) -> None:
         await self._make_durable(entry)
         await self._prune_quietly()
@@ -177,7 +197,7 @@ class Keeper:
 
     def found_damaged(self, entry: Entry, what: str) -> None:
         """An entry is not as it was made: hand it out no more, and make it again when it is needed."""
-        if entry.damaged:
+        if entry.damaged or self.is_being_replaced(entry):
             return
         self._journal.report(
             Event.ENTRY_DAMAGED,
@@ -228,7 +248,9 @@ class Keeper:
         Returns:
             The releases whose entries left, and the bytes that this freed.
         """
-        return await self._work.share("prune", self._prune)
+        # Not shared: one that is under way has chosen already, by what there was then.
+        async with self._pruning:
+            return await self._prune()
 
     async def _prune(self) -> tuple[list[Release], int]:
         protected = await in_thread(self._host.installed_releases)
@@ -256,7 +278,8 @@ class Keeper:
         for pch, entry in sorted(owners, key=lambda owner: owner[0].last_used):
             if limit is None or self.cache.total_bytes() <= limit or pch.last_used > recent:
                 break
-            if not self._leases.held(entry.name):
+            # What is being changed is in use, and would be looked for below the wrong entry.
+            if not self._leases.held(entry.name) and not self.is_busy(entry):
                 freed += pch.record.bytes
                 await self.drop_pch(entry, pch, "the cache has no room for it (MaxSize=)")
         return freed
@@ -351,26 +374,31 @@ class Keeper:
             if problems:
                 self.found_damaged(entry, problems[0])
             for pch in list(entry.pchs.values()):
-                if problem := await in_thread(pch.problem):
+                problem = await in_thread(pch.problem)
+                if problem and self._has(entry, pch):
                     problems.append(problem)
                     await self.found_pch_damaged(entry, pch)
         return problems
 
     async def found_pch_damaged(self, entry: Entry, pch: Pch) -> None:
         """A precompiled header is not what the compiler wrote: it goes, and the headers are still good."""
-        if entry.pchs.get(pch.record.key) is pch:
+        if self._has(entry, pch):
             self.report_pch(Event.PCH_DAMAGED, f"{pch.path} is not what the compiler wrote", entry, pch)
             await self.drop_pch(entry, pch, "it was damaged")
 
     async def drop_pch(self, entry: Entry, pch: Pch, why: str) -> None:
         """Remove a precompiled header."""
-        if entry.pchs.get(pch.record.key) is not pch:
+        if not self._has(entry, pch):
             return
         del entry.pchs[pch.record.key]
         self.report_pch(Event.PCH_REMOVED, f"Removed {pch.path}: {why}", entry, pch)
         self.tell_state()
         for problem in await in_thread(discard, pch.path.parent):
             self.failed(problem)
+
+    def _has(self, entry: Entry, pch: Pch) -> bool:
+        """Whether it is still there: entries and what was made from them may go whenever we wait."""
+        return entry in self.cache and entry.pchs.get(pch.record.key) is pch
 
     def report_pch(self, event: Event, message: str, entry: Entry, pch: Pch, **more: object) -> None:
         """Tell of a precompiled header."""

@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .bus.failures import ConnectionLost
 from .errors import KheadersError, ModuleFailed, Timeout
 from .module import ARCHIVE, LOADED, TIME_LIMIT
 
@@ -121,6 +122,8 @@ class UnitLoader:
                 await self._bus.call(*_MANAGER, member, "ss", (unit, "replace"))
             except Timeout:
                 raise
+            except ConnectionLost as error:
+                raise ModuleFailed(f"whether {unit} was {done} is not known: {error.message}") from error
             except KheadersError as error:
                 return "unknown", error.message
             return await self._settled(unit, has_happened), ""

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from .errors import InUse, KheadersError, ModuleFailed
 from .journal import Event
 from .sources import Nothing, Why
 from .sources.module_file import locate
-from .work import in_thread
+from .work import in_thread, to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from .host import Host
-
-T = TypeVar("T")
 
 Tell = Callable[[Event, str, KheadersError | None], None]
 
@@ -221,19 +219,3 @@ def _what_happened(before: str, now: str) -> str:
 
 def _tell_nobody(event: Event, message: str, error: KheadersError | None) -> None:
     """What is told where nobody listens."""
-
-
-async def to_the_end(work: Coroutine[object, object, T]) -> T:
-    """Await ``work`` to its end, however often we are cancelled meanwhile; only then be cancelled."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    return task.result()

@@ -179,7 +179,7 @@ class Service:
             # From here to the lease nothing else runs; the entry may have left while we waited for it.
             if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break
-        _given(served)
+        _given(served.entry)
         name = served.entry.name if served.entry is not None else ""
         lease = self._state.leases.grant(
             name, served.release, call.sender, credentials.uid, credentials.pid, reason
@@ -236,6 +236,7 @@ class Service:
         release = self._release(call.args[0])
         Options(_variants(call.args[1]), ())
         served = await self._state.workshop.types.get(release, _Asking(call, self._authority))
+        _given(served.entry)
         details = _details(
             dataclasses.replace(self._state.provider.describe(served.entry), fresh=served.fresh)
         )
@@ -306,7 +307,7 @@ class Service:
 
     def _reply(self, served: Served) -> Reply:
         """The answer with these headers, encoded once for all who get the same."""
-        _given(served)
+        _given(served.entry)
         reply = self._encoded.get(served)
         if reply is None:
             reply = Reply(encode(_HEADERS, [str(served.path), _details(served)]))
@@ -357,10 +358,10 @@ def _variants(options: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", options)
 
 
-def _given(served: Served) -> None:
-    """Note that somebody has been given headers, and works with them now."""
-    if served.entry is not None:
-        served.entry.given_at = time.monotonic()
+def _given(entry: Entry | None) -> None:
+    """Note that somebody has been given what is in an entry, and works with it now."""
+    if entry is not None:
+        entry.given_at = time.monotonic()
 
 
 def _details(served: Served) -> dict[str, Variant]:

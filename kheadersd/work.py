@@ -101,7 +101,7 @@ async def in_thread(
 
 
 async def to_the_end(
-    work: asyncio.Future[T],
+    work: Awaitable[T],
     *,
     cancelled: threading.Event | None = None,
     keep: Callable[[T], None] | None = None,
@@ -112,23 +112,24 @@ async def to_the_end(
         cancelled: is set when the caller is cancelled.
         keep: takes the result, also when the caller was cancelled while it was made.
     """
+    future = asyncio.ensure_future(work)
     try:
-        result = await asyncio.shield(work)
+        result = await asyncio.shield(future)
     except asyncio.CancelledError:
         if cancelled is not None:
             cancelled.set()
-        while not work.done():
+        while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        if not work.cancelled() and not work.exception() and keep is not None:
-            keep(work.result())
+                await asyncio.wait([future])
+        if not future.cancelled() and not future.exception() and keep is not None:
+            keep(future.result())
         raise
     else:
         if keep is not None:
             keep(result)
         return result
     finally:
-        del work  # as above
+        del future, work  # as above
 
 
 async def in_idle_thread(

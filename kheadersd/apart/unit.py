@@ -133,13 +133,15 @@ class Unit:
 
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Close the connection, after the other end has: then the command is gone, too."""
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_GRACE):
-            if writer.can_write_eof():
-                writer.write_eof()
-            while await reader.read(_MAX_LINE):
-                pass
-    writer.close()
+    try:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                if writer.can_write_eof():
+                    writer.write_eof()
+                while await reader.read(_MAX_LINE):
+                    pass
+    finally:
+        writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
 

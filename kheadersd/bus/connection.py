@@ -124,9 +124,8 @@ class Connection:
 
         Not to be awaited by a method's own task. Closing again does nothing.
         """
-        self._closing = True
         try:
-            await self._dispatcher.in_flight.stop()
+            await self.end_calls()
             async with asyncio.timeout(_LAST_WORDS):
                 await self._stream.drain()
         except TimeoutError:
@@ -134,6 +133,14 @@ class Connection:
         finally:
             self._abandon()
             await self._callers.stop()
+
+    async def end_calls(self) -> None:
+        """Take no more calls, and cancel those in flight. We can still call others.
+
+        Not to be awaited by a method's own task.
+        """
+        self._closing = True
+        await self._dispatcher.in_flight.stop()
 
     def export(self, path: str, interfaces: Sequence[Interface]) -> None:
         """Add interfaces to the object at a path."""

@@ -16,6 +16,7 @@ others belong to the event loop and take microseconds.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -236,9 +237,13 @@ class Cache:
             DiskError: the disk failed.
         """
         with disk.explained("sync the entry to the disk", entry.directory):
-            if disk.count_files(entry.path) != entry.record.files:
+            whole = disk.count_files(entry.path) == entry.record.files
+            if whole:
+                disk.sync_file_system(entry.directory)
+            if os.lstat(entry.directory).st_ino != entry.inode:  # another has its name now
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if not whole:
                 return False
-            disk.sync_file_system(entry.directory)
             mark = entry.directory / "durable"
             mark.unlink(missing_ok=True)
             disk.write_new(mark, entry.seal.encode(), sync=True)

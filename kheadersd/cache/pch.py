@@ -203,8 +203,13 @@ class PchStaging:
             disk.remove_tree(self.path)
 
     def measure(self) -> tuple[str, int]:
-        """The sha256 and the size of what was written."""
-        return _sha256(self.path / NAME), os.fstat(self.file).st_size
+        """The sha256 and the size of what was written.
+
+        Raises:
+            Vanished, DiskError: it cannot be read.
+        """
+        with disk.explained("measure the precompiled header", self.path):
+            return _sha256(self.path / NAME), os.fstat(self.file).st_size
 
     def publish(self, entry: Entry, record: PchRecord) -> Pch:
         """Give it its name below the entry, in one step, after it has reached the disk.

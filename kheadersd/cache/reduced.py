@@ -34,7 +34,8 @@ def reduce(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
         Corrupt: the entry is not what it was.
         NoSpace, Vanished, DiskError: it could not be written.
     """
-    manifest = Manifest.decode((entry.directory / "manifest").read_bytes())
+    with disk.explained("read the manifest of the entry", entry.directory):
+        manifest = Manifest.decode((entry.directory / "manifest").read_bytes())
     kept = _kept(manifest, needed)
     with cache.stage(entry.release, entry.record.digest) as staging, disk.explained("reduce", entry.path):
         for name, item in kept.entries.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -10,9 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..authority import Action
+from ..cache.disk import Vanished
 from ..cache.entry import TYPES
 from ..cache.pch import Pch, PchRecord, PchStaging
-from ..errors import InvalidArgs, KheadersError, NotAvailable, UnknownProfile
+from ..errors import Corrupt, InvalidArgs, KheadersError, NotAvailable, UnknownProfile
 from ..journal import Event
 from ..served import PchRequest, ServedPch
 from ..work import SharedWork, in_thread
@@ -197,11 +199,23 @@ class Precompiler:
         entry = self._base(request, profile)
         if entry is None or entry.has_headers != request.keep_headers:
             return None
-        made = await in_thread(recipe_for, profile, compiler, entry)
-        pch = await self._shelf.confirmed(entry, made.key)
-        if pch is None:
+        return await self._on_the_shelf(entry, profile, compiler)
+
+    async def _on_the_shelf(self, entry: Entry, profile: Profile, compiler: Compiler) -> ServedPch | None:
+        made = await self._recipe(profile, compiler, entry)
+        pch = await self._shelf.confirmed(entry, made.key) if made is not None else None
+        if made is None or pch is None:
             return None
         return _served(entry, pch, compiler, profile, made, fresh=False)
+
+    async def _recipe(self, profile: Profile, compiler: Compiler, entry: Entry) -> Recipe | None:
+        """How one is made of an entry; None if that was removed meanwhile."""
+        try:
+            return await in_thread(recipe_for, profile, compiler, entry)
+        except Corrupt:
+            if entry not in self._cache:
+                return None
+            raise
 
     # What has to be made
 
@@ -221,8 +235,9 @@ class Precompiler:
                 return served
             key = (entry.name, profile, compiler.digest, request.keep_headers, at_once)
             make = functools.partial(self._make, entry, profile, compiler, request.keep_headers, at_once)
-            if (made := await self._work.share(key, make)) is not None:
-                return made
+            with contextlib.suppress(Vanished):
+                if (made := await self._work.share(key, make)) is not None:
+                    return made
         raise KheadersError(
             f"the headers of {request.release}, or the compiler, were changed again and again meanwhile; "
             "ask again"
@@ -232,9 +247,9 @@ class Precompiler:
         self, entry: Entry, profile: Profile, compiler: Compiler, keep_headers: bool, at_once: bool
     ) -> ServedPch | None:
         """Make one of an entry; None if that, or the compiler, is not what it was any more."""
-        made = await in_thread(recipe_for, profile, compiler, entry)
+        made = await self._recipe(profile, compiler, entry)
         async with self._keeper.lock(entry.name):
-            if entry not in self._cache or not entry.has_headers:
+            if made is None or entry not in self._cache or not entry.has_headers:
                 return None
             pch = await self._shelf.confirmed(entry, made.key)
             fresh = pch is None
@@ -258,11 +273,7 @@ class Precompiler:
         if profile.base != TYPES:
             await self._provider.look_again(request.release)
         entry = self._base(request, profile)
-        if entry is None:
-            return None
-        made = await in_thread(recipe_for, profile, compiler, entry)
-        pch = await self._shelf.confirmed(entry, made.key)
-        return None if pch is None else _served(entry, pch, compiler, profile, made, fresh=False)
+        return None if entry is None else await self._on_the_shelf(entry, profile, compiler)
 
     async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch | None:
         """Make one; the entry's lock is held. None if it or the compiler was changed meanwhile."""

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from ..cache.disk import is_mounted
+from ..cache.disk import Vanished, is_mounted
 from ..cache.reduced import reduce
 from ..errors import CompileFailed, KheadersError
 from ..journal import Event
@@ -16,7 +16,7 @@ from .compiling import compile_canary, find_needed
 
 if TYPE_CHECKING:
     from ..apart.process import Run
-    from ..cache.cache import Published
+    from ..cache.cache import Cache, Published
     from ..cache.entry import Entry
     from ..cache.leases import Leases
     from ..journal import Journal
@@ -58,6 +58,7 @@ class Reducer:
 
         Raises:
             CompileFailed: what would be left is not enough; the headers are still there.
+            Vanished: somebody removed the entry meanwhile.
         """
         done: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         self._background.start(self._reduce(entry, seconds, at_once, done))
@@ -72,9 +73,13 @@ class Reducer:
                 self._journal.report_failure(error, release=entry.release, path=str(entry.path))
             else:
                 done.set_exception(error)
-        except BaseException:
+        except asyncio.CancelledError:
             done.cancel()
             raise
+        except Exception as error:
+            if done.cancelled():
+                raise
+            done.set_exception(error)
         else:
             if not done.cancelled():
                 done.set_result(result)
@@ -112,10 +117,12 @@ class Reducer:
         try:
             await in_thread(reduce, self._cache, entry, needed, keep=made.append)
             (published,) = made
+            _check_still_known(self._cache, entry)
             published.entry.on_trial = True
             self._cache.insert(published.entry)
             for pch in list(published.entry.pchs.values()):
                 await compile_canary(self._run, pch, published.entry, seconds)
+            _check_still_known(self._cache, published.entry)
         except BaseException as error:
             for published in made:
                 await self._put_back(entry, published)
@@ -135,8 +142,19 @@ class Reducer:
             if published.entry in self._cache or entry in self._cache:
                 await in_thread(self._cache.take_back, published)
                 self._cache.insert(entry)
+            else:
+                self._keeper.abandon(published)
         finally:
             self._keeper.replaced(published)
+
+
+def _check_still_known(cache: Cache, entry: Entry) -> None:
+    """
+    Raises:
+        Vanished: somebody removed the entry meanwhile.
+    """
+    if entry not in cache:
+        raise Vanished(f"the headers of {entry.release} were removed meanwhile; ask again")
 
 
 def _is_in_use(entry: Entry) -> bool:

@@ -66,7 +66,8 @@ class Shelf:
     async def retire(self) -> None:
         """Let those go whose compiler was upgraded or removed since."""
         for entry in self._keeper.cache.entries():
-            await self.retire_of(entry)
+            if not self._keeper.is_busy(entry):  # or whoever is at work there does it
+                await self.retire_of(entry)
 
     async def retire_of(self, entry: Entry) -> None:
         """The same, of one entry."""

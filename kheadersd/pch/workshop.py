@@ -30,6 +30,7 @@ class Workshop:
 
     Attributes:
         types: makes vmlinux.h.
+        reducer: takes headers away that are precompiled.
         precompiler: makes precompiled headers.
     """
 
@@ -47,7 +48,7 @@ class Workshop:
         self.types = TypesMaker(host, keeper, run, progress)
         self._compilers = Compilers(config.compiler_directories, run)
         shelf = Shelf(keeper, self._compilers)
-        self._reducer = Reducer(keeper, leases, shelf, run, journal)
+        self.reducer = Reducer(keeper, leases, shelf, run, journal)
         self.precompiler = Precompiler(
             config,
             provider,
@@ -55,7 +56,7 @@ class Workshop:
             keeper,
             self._compilers,
             shelf,
-            self._reducer,
+            self.reducer,
             run,
             journal,
             progress,
@@ -69,6 +70,6 @@ class Workshop:
     async def close(self) -> None:
         """Give up all work, and wait until it has cleaned up behind itself."""
         await self.precompiler.close()
-        await self._reducer.close()
+        await self.reducer.close()
         await self.types.close()
         await self._compilers.close()

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..authority import Action
-from ..cache.disk import Vanished
+from ..cache.disk import Vanished, explained
 from ..cache.entry import TYPES, Record, entry_name
 from ..errors import NotAvailable
 from ..extraction.manifest import FILE_MODE, Manifest
@@ -208,13 +208,15 @@ def _digest(found: Btf, bpftool: Bpftool) -> str:
 
 def _create(staging: Staging) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
+    with explained(f"make {vmlinux.NAME}", staging.tree):
+        return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
 
 
 def _publish(cache: Cache, staging: Staging, record: Record) -> Published:
     path = staging.tree / vmlinux.NAME
-    os.chmod(path, FILE_MODE)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = os.fstat(file.fileno()).st_size
+    with explained(f"finish {vmlinux.NAME}", staging.tree):
+        os.chmod(path, FILE_MODE)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
     return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, size, digest)}))

@@ -16,6 +16,7 @@ from archives import make_kheaders
 
 from kheadersd.bus import Variant
 from kheadersd.bus.connection import Answer
+from kheadersd.bus.failures import ConnectionLost
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
 from kheadersd.loaders import _MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
 from kheadersd.modprobe import ModprobeLoader
@@ -345,6 +346,18 @@ async def test_the_bus_is_lost_while_the_unit_starts(host: Host) -> None:
 
     loader = UnitLoader(host, Lost(host))
     with pytest.raises(KheadersError, match="no connection"):
+        await loader.load()
+    assert loader.owned()
+
+
+async def test_the_bus_is_lost_before_it_is_said_that_the_unit_starts(host: Host) -> None:
+    class Lost(Manager):
+        async def answer(self, *question: object) -> object:
+            await super().answer(*question)  # type: ignore[arg-type]
+            raise ConnectionLost("the connection to the bus is gone")
+
+    loader = UnitLoader(host, Lost(host))
+    with pytest.raises(ModuleFailed, match="the connection to the bus is gone"):
         await loader.load()
     assert loader.owned()
 

@@ -177,6 +177,22 @@ def test_killed_at_each_step_nothing_is_left(guest: Guest) -> None:
     assert guest.check("systemctl --failed --no-legend") == ""
 
 
+def test_stopped_at_each_step_nothing_is_left(guest: Guest) -> None:
+    for step, (hold, moment) in _STEPS.items():
+        guest.write("/etc/modprobe.d/hold.conf", hold)
+        start_getting(guest, "module")
+        guest.check(
+            f"until {moment}; do [ -e /tmp/answer ] && exit 1; done; systemctl stop {UNIT}",
+            timeout=CALL_LIMIT,
+        )
+        # At once, not when it is started again.
+        assert not module_is_loaded(guest), step
+        assert guest.run(f"systemctl is-active {MODULE_UNIT}").output.strip() == "inactive", step
+        guest.check(f"systemctl start {UNIT}")
+    guest.check("rm /etc/modprobe.d/hold.conf")
+    assert guest.check("systemctl --failed --no-legend") == ""
+
+
 def test_refused_by_the_administrator(guest: Guest) -> None:
     guest.write("/etc/modprobe.d/never.conf", "install kheaders /bin/false\n")
     name, message = refusal(guest, "GetHeaders", "", "{'sources': <['module']>}")
