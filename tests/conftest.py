@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["real", "running"]
+pytest_plugins = ["in_process", "real", "running"]
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
 

@@ -6,20 +6,19 @@ import asyncio
 import dataclasses
 import os
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from in_process import Kept, Root
 from service.clients import eventually
 from sources.hosts import OTHER, make_host
-from watch.test_ahead import Kept, Nobody, Root, put_kernel, take_headers_away
+from watch.test_ahead import put_kernel, take_headers_away
 
 from kheadersd.cache.disk import Vanished
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
 from kheadersd.host import Host
 from kheadersd.journal import Event
-from kheadersd.module import NoLoader
 from kheadersd.release import Release
 from kheadersd.served import Request
 from kheadersd.state import State
@@ -32,19 +31,6 @@ def host(tmp_path: Path) -> Host:
     made = make_host(tmp_path / "host")
     put_kernel(made, OTHER)
     return made
-
-
-@pytest.fixture
-def journal() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
-    await state.start()
-    yield state
-    await state.close()
 
 
 @pytest.fixture

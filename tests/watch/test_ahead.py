@@ -6,24 +6,21 @@ import asyncio
 import dataclasses
 import os
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from archives import make_kheaders
+from in_process import Kept, Root
 from service.clients import eventually
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
-from kheadersd.authority import Action
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
 from kheadersd.cache.reduced import reduce
-from kheadersd.config import Config
 from kheadersd.errors import NotCached
 from kheadersd.extraction.treewriter import Limits
 from kheadersd.host import Host
-from kheadersd.journal import Event, Journal
+from kheadersd.journal import Event
 from kheadersd.maker import Maker
-from kheadersd.module import NoLoader
 from kheadersd.release import Release
 from kheadersd.served import Request
 from kheadersd.sources.module_file import ModuleFileSource
@@ -37,49 +34,9 @@ NONE: frozenset[Release] = frozenset()
 LIMITS = Limits()
 
 
-class Nobody:
-    """An observer that looks away."""
-
-    def entry_added(self, entry: object) -> None: ...
-
-    def entry_removed(self, entry: object, reason: str) -> None: ...
-
-    def progress(self, release: object, stage: str, fraction: float) -> None: ...
-
-    def changed(self) -> None: ...
-
-
-class Kept(Journal):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(target="null")
-        self.said: list[tuple[Event, str]] = []
-
-    def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
-        self.said.append((event, message))
-        super().report(event, message, level=level, **fields)
-
-    def of(self, event: Event) -> list[str]:
-        return [message for said, message in self.said if said is event]
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     return make_host(tmp_path / "host")
-
-
-@pytest.fixture
-def journal() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
-    await state.start()
-    yield state
-    await state.close()
 
 
 @pytest.fixture
@@ -102,15 +59,6 @@ def cached(state: State) -> list[tuple[str, str]]:
 
 async def get(state: State, release: Release, *sources: str) -> None:
     await state.provider.get(Request(release, sources), Root())
-
-
-class Root:
-    """A caller who may do everything."""
-
-    is_interactive = False
-
-    async def consent(self, action: Action) -> int:  # noqa: ARG002
-        return 0
 
 
 def take_headers_away(state: State, entry: Entry) -> Entry:

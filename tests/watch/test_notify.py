@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_process import Nobody
 from running import Bus, Daemon, MakeDaemon
 from service.clients import wait_until
 
 from kheadersd.notify import ServiceManager, StatusObserver
-from watch.test_ahead import Nobody
 
 
 @pytest.fixture
