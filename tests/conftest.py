@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,15 @@ def no_task_is_left(request: pytest.FixtureRequest, nothing_is_left: None) -> No
     """After every asynchronous test: no task but its own."""
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         request.getfixturevalue("own_task_only")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_nobodys(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """During every test: no error that nobody took, which asyncio puts into the log, with a traceback."""
+    yield
+    records = [record for phase in ("setup", "call") for record in caplog.get_records(phase)]
+    errors = [record for record in records if record.name == "asyncio" and record.levelno >= logging.ERROR]
+    assert not errors, "\n".join(record.getMessage() for record in errors)
 
 
 @pytest.fixture

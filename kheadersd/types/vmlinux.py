@@ -7,7 +7,6 @@ programs are written against; the libraries for Python that read BTF are of sing
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,18 +35,6 @@ _OF_KERNEL = b"\nstruct task_struct {"
 _NEAR = 4096
 _PIECE = 1024 * 1024
 _FIRST_LINES = 3
-_PYTHON = "/usr/bin/python3"
-
-# bpftool only reads what it can open by a name and seek in. Where it runs there is no directory to write to,
-# and our files cannot be opened: so what comes by a pipe is put where only memory is needed.
-_FROM_A_PIPE = """
-import os, shutil, sys
-copy = os.memfd_create("btf")
-with open(copy, "wb", closefd=False) as file:
-    shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-os.dup2(copy, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 
 _TARGETS = {
     "x86_64": "x86",
@@ -79,8 +66,9 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
         Timeout: it takes more than `SECONDS`.
         KheadersError: ``run`` cannot run anything.
     """
-    dump = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
-    words = [_interpreter(), "-I", "-S", "-c", _FROM_A_PIPE, *dump]
+    # bpftool takes only what it can open by a name and seek in, and what a command is given to read is such a
+    # file.
+    words = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
     finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data), stdout=out)
     if finished.status != 0:
         lines = "; ".join(finished.complaints.splitlines()[:_FIRST_LINES])
@@ -90,11 +78,6 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
             "For a newer kernel than itself, a newer bpftool may be needed"
         )
     return await in_thread(check, out, f"what bpftool {bpftool.version} made of the BTF in {btf.origin}")
-
-
-def _interpreter() -> str:
-    """The system's Python; ours may be in somebody's home, where others cannot look."""
-    return _PYTHON if os.access(_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
 
 
 def check(descriptor: int, label: str) -> int:

@@ -103,6 +103,23 @@ async def test_cancelled_while_it_is_started(turns: int, tmp_path: Path) -> None
     assert not pending
 
 
+@pytest.mark.parametrize("turns", range(20))
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_cancelled_while_it_is_given_something_to_read(turns: int, size: int) -> None:
+    """At whatever step: asyncio's own pipe raises errors that are nobody's then."""
+    started = asyncio.Event()
+    words = ["sh", "-c", "echo started; exec sleep 100"]
+    command = Command(words, _ENVIRONMENT, 20, stdin=b"x" * size)
+    task = asyncio.create_task(run(command, on_line=lambda _: started.set()))
+    if turns >= 10:
+        await started.wait()
+    for _ in range(turns % 10):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_program_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
         await run(Command(["/nonexistent/x"], {}, 1))

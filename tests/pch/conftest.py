@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -91,6 +92,13 @@ def real_daemon(root: Path, memory: Path, bus: Bus, make_daemon: MakeDaemon) -> 
 @pytest.fixture
 def roots_own() -> Iterator[Path]:
     """A directory that is root's like all above it, unlike those of temporary files."""
+    with made_for_root() as path:
+        yield path
+
+
+@contextlib.contextmanager
+def made_for_root() -> Iterator[Path]:
+    """As `roots_own`, where that is made more rarely than for each test."""
     path = Path(tempfile.mkdtemp(prefix="kheadersd-test-", dir="/srv"))
     path.chmod(0o755)
     yield path

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,12 +31,8 @@ _SHELL = Path("/bin/sh").resolve()
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory that is root's like all above it, unlike those of temporary files."""
-    path = Path(tempfile.mkdtemp(prefix="kheadersd-test-", dir="/srv"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+def root(roots_own: Path) -> Path:
+    return roots_own
 
 
 @pytest.fixture
@@ -276,20 +270,28 @@ async def test_where_a_name_leads_now(root: Path) -> None:
     found = compilers(root)
     wanted = ("clang", f"{root}/clang", "clang-16", "")
     assert [found.leads_to(name) for name in wanted] == [None] * 4
-    paths = [(await found.find(name)).path for name in wanted]
-    assert [found.leads_to(name) for name in wanted] == paths
-    assert paths[0] == root / "clang-16"
-    assert paths[-1] == root / "clang-17"
+    leads = [await found_to_lead(found, name) for name in wanted]
+    assert leads == [root / "clang-16"] * 3 + [root / "clang-17"]
     # A switched link.
     (root / "new").symlink_to("clang-17")
     (root / "new").rename(root / "clang")
     assert found.leads_to("clang") is None
-    assert (await found.find("clang")).path == found.leads_to("clang") == root / "clang-17"
+    assert await found_to_lead(found, "clang") == root / "clang-17"
     # A newer one is installed.
-    await found.find("")
+    await found_to_lead(found, "")
     said(root, "clang-18")
     assert found.leads_to("") is None
-    assert (await found.find("")).path == found.leads_to("") == root / "clang-18"
+    assert await found_to_lead(found, "") == root / "clang-18"
+
+
+async def found_to_lead(found: Compilers, wanted: str) -> Path | None:
+    """Where it leads once it was found; tried again, since other tests make directories in /srv meanwhile."""
+    for _ in range(20):
+        compiler = await found.find(wanted)
+        if (path := found.leads_to(wanted)) is not None:
+            assert path == compiler.path
+            return path
+    return None
 
 
 async def test_where_the_distributions_lead_costs_little() -> None:

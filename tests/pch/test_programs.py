@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,16 +14,15 @@ from hypothesis import strategies as st
 
 from kheadersd.errors import KheadersError
 from kheadersd.pch.programs import programs_of
+from pch.conftest import made_for_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's files are looked at")
 
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="kheadersd-test-", dir="/srv"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with made_for_root() as path:
+        yield path
 
 
 def test_a_program() -> None:
