@@ -214,6 +214,11 @@ class Daemon:
         self.process = None
         return status
 
+    def traceback(self) -> str:
+        """What the log has of the first error that nobody was prepared for, and a little before it."""
+        before, found, after = self.log.read_text(errors="replace").partition("Traceback")
+        return before[-1000:] + found + after[:4000] if found else ""
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
@@ -269,7 +274,10 @@ def _running_bus(tmp_path: Path, more: str = "") -> Iterator[Bus]:
 
 @pytest.fixture
 def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
-    """Start daemons: ``make_daemon(bus, root=..., cache=..., arguments=[...])``; stopped afterwards."""
+    """Start daemons: ``make_daemon(bus, root=..., cache=..., arguments=[...])``.
+
+    They are stopped afterwards, and none may have met an error that it was not prepared for.
+    """
     daemons: list[Daemon] = []
 
     def make(bus: Bus, **keywords: Any) -> Daemon:
@@ -285,3 +293,4 @@ def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
     yield make
     for daemon in daemons:
         assert daemon.stop() == 0, daemon.log.read_text()
+        assert daemon.traceback() == ""

@@ -48,5 +48,4 @@ def test_nothing_is_left_of_them(bus: Bus, daemon: Daemon) -> None:
     wait_until(lambda: json.loads(bus.call("Describe")[0])["activity"] == "idle")
     assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
     assert daemon.leftovers() == []
-    assert "Traceback" not in daemon.log.read_text()
     assert daemon.stop() == 0

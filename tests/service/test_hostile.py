@@ -71,11 +71,11 @@ def rig() -> Iterator[Daemon]:
         assert caller.call("GetHeaders", HEADERS, ["", NO_OPTIONS]).name == ""
         _warm_up(caller)
     yield daemon
-    log = daemon.log.read_text()
     assert daemon.stop() == 0
     bus.stop()
+    traceback = daemon.traceback()
     shutil.rmtree(directory)
-    assert "Traceback" not in log
+    assert traceback == ""
 
 
 def _warm_up(caller: RawClient) -> None:

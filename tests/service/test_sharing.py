@@ -56,7 +56,6 @@ def is_calm(bus: Bus, daemon: Daemon) -> None:
     """Nothing is being done, and nothing was left behind."""
     wait_until(lambda: bus.get("Activity") == "idle")
     assert daemon.leftovers() == []
-    assert "Traceback" not in daemon.log.read_text()
 
 
 def install_module(host: ServedHost, release: str, archive: bytes) -> None:
