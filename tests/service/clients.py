@@ -89,10 +89,21 @@ def go_on(daemon: Daemon) -> None:
     os.kill(daemon.pid, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def halted(daemon: Daemon) -> Iterator[None]:
+    """It stands still, so that it makes nothing in what is just being removed."""
+    halt_when(daemon, lambda: True)
+    yield
+    go_on(daemon)
+
+
 def _states(daemon: Daemon) -> set[str]:
     """Of its threads, as in proc(5)."""
-    statuses = Path(f"/proc/{daemon.pid}/task").glob("*/stat")
-    return {status.read_text().rpartition(")")[2].split()[0] for status in statuses}
+    found = set()
+    for status in Path(f"/proc/{daemon.pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.add(status.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 # Programs

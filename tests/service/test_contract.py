@@ -22,6 +22,7 @@ from kheadersd.journal import Journal
 from kheadersd.module import NoLoader
 from kheadersd.service import Service
 from kheadersd.state import State
+from service.clients import halted
 from service.conftest import RELEASE, ServedHost
 
 OPTIONAL = ("digest", "bytes", "files", "extracted_at", "last_used")
@@ -106,20 +107,21 @@ def test_a_tree_is_served_in_place(bus: Bus, daemon: Daemon, host: ServedHost) -
 def test_a_deleted_or_emptied_tree_is_made_again(bus: Bus, daemon: Daemon, damage: str) -> None:
     path = Path(get(bus)[0])
     assert get(bus)[1]["fresh"] is False
-    match damage:
-        case "entry":
-            shutil.rmtree(path.parent)
-        case "tree":
-            shutil.rmtree(path)
-        case "emptied":
-            subprocess.run(["find", str(path), "-type", "f", "-delete"], check=True)
-        case "one directory":
-            shutil.rmtree(path / "arch/x86/include/asm")
-        case "truncated":
-            (path / "include/linux/kconfig.h").chmod(0o644)
-            (path / "include/linux/kconfig.h").write_bytes(b"")
-        case "everything":
-            shutil.rmtree(daemon.cache)
+    with halted(daemon):
+        match damage:
+            case "entry":
+                shutil.rmtree(path.parent)
+            case "tree":
+                shutil.rmtree(path)
+            case "emptied":
+                subprocess.run(["find", str(path), "-type", "f", "-delete"], check=True)
+            case "one directory":
+                shutil.rmtree(path / "arch/x86/include/asm")
+            case "truncated":
+                (path / "include/linux/kconfig.h").chmod(0o644)
+                (path / "include/linux/kconfig.h").write_bytes(b"")
+            case "everything":
+                shutil.rmtree(daemon.cache)
     again, details = get(bus)
     assert again == str(path)
     assert details["fresh"] is True

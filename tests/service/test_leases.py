@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,7 +15,7 @@ from running import Bus, Daemon, MakeDaemon, Refused
 
 from kheadersd.bus.failures import BusError
 from kheadersd.bus.library import Variant
-from service.clients import Client, Ctl, client_on, eventually, listener_on, usable, wait_until
+from service.clients import Client, Ctl, client_on, eventually, halted, listener_on, usable, wait_until
 from service.conftest import RELEASE, ServedHost
 
 IN_USE = "org.kheaders.Provide.Error.InUse"
@@ -225,7 +226,8 @@ def test_who_does_not_take_descriptors_holds_nothing(bus: Bus, daemon: Daemon) -
 
 def test_the_cache_is_removed_under_a_lease(bus: Bus, host: ServedHost, daemon: Daemon) -> None:
     with Ctl(bus).holds_a_lease():
-        subprocess.run(["rm", "-rf", str(daemon.cache)], check=True)
+        with halted(daemon):
+            shutil.rmtree(daemon.cache)
         host.show(make_kheaders(RELEASE))
         path, details = bus.call("GetHeaders", "sa{sv}", "", "0")
         assert details["fresh"] is True

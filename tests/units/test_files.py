@@ -65,7 +65,7 @@ def test_below_a_directory(tmp_path: Path) -> None:
         "usr/share/dbus-1/interfaces/org.kheaders.Provide.xml",
         "usr/share/polkit-1/actions/org.kheaders.provide.policy",
         "usr/share/polkit-1/rules.d/org.kheaders.provide.rules",
-        "etc/systemd/system/timers.target.wants/kheaders-boot.timer",
+        "etc/systemd/system/multi-user.target.wants/kheaders-boot.timer",
     } <= there
     assert not (tmp_path / "etc/passwd").exists()
     compiled = tmp_path / "usr/lib/kheadersd/kheadersd/__pycache__"
