@@ -138,6 +138,9 @@ put_rest() {
     put 644 "$here/units/kheadersd.sysusers" /usr/lib/sysusers.d/kheadersd.conf
     put 644 "$here/units/kheadersd.tmpfiles" /usr/lib/tmpfiles.d/kheadersd.conf
     put 644 "$here/units/kheadersd.catalog" /usr/lib/systemd/catalog/kheadersd.catalog
+    for page in "$here"/man/*; do
+        put 644 "$page" "/usr/share/man/man${page##*.}/${page##*/}"
+    done
     put 755 "$here/units/85-kheadersd.install" /usr/lib/kernel/install.d/85-kheadersd.install
     for event in postinst postrm; do
         put_link /usr/lib/kernel/install.d/85-kheadersd.install "/etc/kernel/$event.d/kheadersd"
