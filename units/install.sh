@@ -17,8 +17,9 @@ list=$library/installed
 cache=/var/cache/kheaders
 user=kheadersd
 
-starts="run-kheaders-build.automount kheaders-link.timer kheaders-dkms.path kheaders-boot.timer kheaders-prune.timer"
-all="run-kheaders-build.automount run-kheaders-build.mount kheaders-link.timer kheaders-boot.timer
+enabled="run-kheaders-build.automount kheaders.timer kheaders-link.service kheaders-boot.service kheaders-dkms.path
+    kheaders-prune.timer"
+all="run-kheaders-build.automount run-kheaders-build.mount kheaders.timer kheaders.target
     kheaders-prune.timer kheaders-dkms.path kheaders-dkms.service kheaders-boot.service kheaders-prune.service
     kheaders-provide.service kheaders-link.service kheadersd.service kheaders-fetch.socket kheaders-compile.socket
     kheaders-module.service"
@@ -45,7 +46,7 @@ install_all() {
     put_package
     put_units
     put_rest
-    for unit in $starts; do enable "$unit"; done
+    for unit in $enabled; do enable "$unit"; done
     remove_what_left
     compile_package
     note "$list"
@@ -122,8 +123,8 @@ EOF
 }
 
 put_units() {
-    for file in "$here"/units/kheaders*.service "$here"/units/*.timer "$here"/units/*.path \
-        "$here"/units/*.socket "$here"/units/*.automount "$here"/units/*.mount; do
+    for file in "$here"/units/kheaders*.service "$here"/units/*.timer "$here"/units/*.target \
+        "$here"/units/*.path "$here"/units/*.socket "$here"/units/*.automount "$here"/units/*.mount; do
         [ ! -e "$file" ] || put 644 "$file" "/usr/lib/systemd/system/${file##*/}"
     done
     put 755 "$here/units/provide-build" "$library/provide-build"
@@ -147,10 +148,13 @@ put_rest() {
     done
 }
 
+link_of() { echo "/etc/systemd/system/$(sed -n 's/^WantedBy=//p' "$here/units/$1").wants/$1"; }
+
+is_enabled() { [ -L "$(link_of "$1")" ]; }
+
 # As systemctl enable does it, also where there is no systemctl. Who has disabled a unit keeps it so.
 enable() {
-    target=$(sed -n 's/^WantedBy=//p' "$here/units/$1")
-    link=/etc/systemd/system/$target.wants/$1
+    link=$(link_of "$1")
     if was_installed "$link" && [ ! -L "$root$link" ]; then note "$link"; return 0; fi
     put_link "/usr/lib/systemd/system/$1" "$link"
 }
@@ -201,13 +205,10 @@ start() {
     systemd-tmpfiles --create kheadersd.conf
     systemctl daemon-reload
     systemctl try-restart kheadersd.service
-    for unit in $starts; do
-        if [ -L "/etc/systemd/system/$(sed -n 's/^WantedBy=//p' "$here/units/$unit").wants/$unit" ]; then
-            systemctl start "$unit"
-        fi
-    done
-    # Whoever has just installed us may look for headers at once.
-    ! systemctl --quiet is-active kheaders-link.timer || systemctl start kheaders-link.service
+    ! is_enabled run-kheaders-build.automount || systemctl start run-kheaders-build.automount
+    # Whoever has just installed us may look for headers at once. All else comes with the timer, a second later.
+    ! is_enabled kheaders-link.service || systemctl start kheaders-link.service
+    ! is_enabled kheaders.timer || systemctl restart kheaders.timer
 }
 
 # Uninstalling

@@ -70,8 +70,10 @@ def machine(
     binds = {"/srv/made": real_headers.module.parent, "/srv/packages": packages[0], "/srv/key": packages[1]}
     with running("machine", tmp_path_factory.mktemp("machine"), binds) as container:
         container.do(f"{SOURCE}/dev", "install")
+        # What is done unasked would be done amid some test.
+        container.wait_for("systemctl --quiet is-active kheaders.target")
+        container.wait_for('[ "$(systemctl show -P ActiveState kheaders-boot.service)" = inactive ]')
         container.shell(_OTHER_HOST.format(release=real_headers.release))
-        container.do("systemctl", "stop", "kheaders-boot.timer")  # Else it is due amid some test.
         yield container
 
 

@@ -65,7 +65,7 @@ def test_below_a_directory(tmp_path: Path) -> None:
         "usr/share/dbus-1/interfaces/org.kheaders.Provide.xml",
         "usr/share/polkit-1/actions/org.kheaders.provide.policy",
         "usr/share/polkit-1/rules.d/org.kheaders.provide.rules",
-        "etc/systemd/system/multi-user.target.wants/kheaders-boot.timer",
+        "etc/systemd/system/multi-user.target.wants/kheaders.timer",
     } <= there
     assert not (tmp_path / "etc/passwd").exists()
     compiled = tmp_path / "usr/lib/kheadersd/kheadersd/__pycache__"
@@ -97,7 +97,7 @@ def test_an_upgrade(tmp_path: Path) -> None:
     older.touch()
     with (tmp_path / "usr/lib/kheadersd/installed").open("a") as manifest:
         manifest.write("/usr/lib/kheadersd/kheadersd/older.py\n")
-    disabled = "etc/systemd/system/timers.target.wants/kheaders-prune.timer"
+    disabled = "etc/systemd/system/kheaders.target.wants/kheaders-prune.timer"
     (tmp_path / disabled).unlink()
     install(tmp_path, "install")
     assert listing(tmp_path) == first - {disabled}

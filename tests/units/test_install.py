@@ -17,7 +17,15 @@ find /run -mindepth 1 -maxdepth 1 | grep kheaders || true
 """
 _UNITS = sorted(
     path.name
-    for pattern in ("kheaders*.service", "*.socket", "*.timer", "*.path", "*.mount", "*.automount")
+    for pattern in (
+        "kheaders*.service",
+        "*.socket",
+        "*.timer",
+        "*.target",
+        "*.path",
+        "*.mount",
+        "*.automount",
+    )
     for path in (REPOSITORY / "units").glob(pattern)
 )
 
