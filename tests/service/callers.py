@@ -209,12 +209,12 @@ class Watch:
 
 
 @contextlib.contextmanager
-def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 3.0, growth: int = 4) -> Iterator[Watch]:
+def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 15.0, growth: int = 4) -> Iterator[Watch]:
     """The daemon answers others meanwhile, and is afterwards as it was: descriptors exactly, memory nearly.
 
     Args:
         caller: the other one.
-        within: seconds, generous for a busy machine; the goal is one.
+        within: seconds. The goal is one, and a busy machine is busy; this is to find what never comes.
         growth: MiB.
     """
     watch = Watch(daemon, caller)

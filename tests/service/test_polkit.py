@@ -308,7 +308,7 @@ def test_polkit_that_never_answers(bus: Bus, daemon: Daemon, nobody: RawClient) 
         took = time.monotonic() - started
         assert refused.name == DENIED
         assert "polkit could not be asked" in refused.values[0]
-        assert 10 < took < 25
+        assert 10 < took < 60
         mute.wait_for_questions(1, "CancelCheckAuthorization")
 
 

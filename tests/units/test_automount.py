@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -163,9 +162,10 @@ def test_dkms_is_not_misled(machine: Container) -> None:
 
 def test_after_the_boot(machine: Container, real_headers: RealHeaders) -> None:
     machine.shell("rm -rf /var/cache/kheaders/[0-9]* /run/kheaders/environment")
-    begin = time.monotonic()
+    assert machine.unit("kheaders-boot.service", "Type") == "simple", (
+        "a start of the machine would wait for it"
+    )
     machine.do("systemctl", "start", "kheaders-boot.service")
-    assert time.monotonic() - begin < 1, "a start of the machine would wait for it"
     machine.wait_for('[ "$(systemctl show -P ActiveState kheaders-boot.service)" = inactive ]')
     assert machine.do("kheadersctl", "list").startswith(real_headers.release)
     done = machine.do(

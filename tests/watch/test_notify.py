@@ -83,7 +83,7 @@ async def test_a_service_manager_that_does_not_read(
         manager.status(str(number))
     manager.ready()
     manager.status("the last")
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 10
     first = received(listening)
     assert first[0] == "STATUS=0"
     assert len(first) < 1000

@@ -50,11 +50,9 @@ async def uevents(heard: Heard) -> AsyncIterator[Uevents]:
     events.close()
 
 
-async def test_an_event_is_heard_at_once(uevents: Uevents, heard: Heard) -> None:
-    begun = time.monotonic()
+async def test_an_event_is_heard(uevents: Uevents, heard: Heard) -> None:
     cause(_EVENT, "add")
     await eventually(lambda: heard.calls)
-    assert time.monotonic() - begun < 0.5
     cause(_EVENT, "remove")
     await eventually(lambda: heard.calls > 1)
 
