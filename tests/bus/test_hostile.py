@@ -186,7 +186,7 @@ def test_unsolicited_descriptors(bus: Bus, client: RawClient, service: Service) 
     os.set_blocking(reader, False)
     assert os.read(reader, 1) == b""  # every copy is closed
     os.close(reader)
-    assert service.descriptors() == before
+    assert service.descriptors() <= before
     check_alive(bus)
 
 
@@ -205,7 +205,7 @@ def test_callers_that_vanish(bus: Bus, client: RawClient, service: Service) -> N
     while counters(client)[1] and time.monotonic() < deadline:
         time.sleep(0.02)
     assert counters(client)[1:3] == (0, 400)
-    assert service.descriptors() == before
+    assert service.descriptors() <= before
 
 
 def test_bus_that_dies_ends_everything(bus: Bus, client: RawClient, service: Service) -> None:

@@ -185,7 +185,7 @@ def test_descriptor_is_passed_and_closed(client: RawClient, service: Service) ->
         client.reply(client.serial)
         client.send(HERE._replace(member="Pipe"), flags=wire.NO_REPLY_EXPECTED)
     assert client.call("Touch").name == ""
-    assert service.descriptors() == before
+    assert service.descriptors() <= before
 
 
 def test_second_service_is_told_that_the_name_is_taken(bus: Bus, service: Service, tmp_path: Path) -> None:
