@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,12 @@ import pytest
 pytest_plugins = ["in_process", "real", "running"]
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
+
+
+def pytest_configure() -> None:
+    # A script's background jobs ignore SIGINT, and all that they start does, also the commands under test.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

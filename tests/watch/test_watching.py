@@ -31,7 +31,7 @@ def test_a_kernel_comes_and_goes(bus: Bus, daemon: Daemon) -> None:
     wait_until(lambda: len(daemon.entries()) == 1)
     assert bus.get("ModuleState") == "available"
     install(host, OTHER, make_module(make_kheaders(OTHER), f"{OTHER} SMP"))
-    wait_until(lambda: len(daemon.entries()) == 2)
+    wait_until(lambda: bus.get("EntryCount") == 2)
     path, _ = bus.call("Lookup", "s", OTHER)
     assert Path(path, "include/linux/kconfig.h").exists()
     for release in (OTHER, RELEASE):
