@@ -210,7 +210,7 @@ class Watch:
 
 @contextlib.contextmanager
 def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 15.0, growth: int = 4) -> Iterator[Watch]:
-    """The daemon answers others meanwhile, and is afterwards as it was: descriptors exactly, memory nearly.
+    """The daemon answers others meanwhile, and is afterwards as it was: no descriptor more, memory nearly.
 
     Args:
         caller: the other one.
@@ -223,7 +223,7 @@ def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 15.0, growth:
     pid, memory = daemon.pid, daemon.memory()
     yield watch
     watch.answers()
-    _wait_until(lambda: daemon.descriptors() == descriptors)
+    _wait_until(lambda: daemon.descriptors() <= descriptors)
     # Of what was freed the allocator gives back some only when it is used again.
     _wait_until(lambda: daemon.memory() - memory < growth * MEBIBYTE)
     grown = daemon.memory() - memory
@@ -234,7 +234,8 @@ def unharmed(daemon: Daemon, caller: RawClient, *, within: float = 15.0, growth:
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.pid == pid
-    assert daemon.descriptors() == descriptors
+    open_now = daemon.descriptors()
+    assert open_now <= descriptors, f"{descriptors} descriptors were open, and {open_now} are"
     assert watch.longest < within
     assert grown < growth * MEBIBYTE
 
