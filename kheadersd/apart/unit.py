@@ -72,7 +72,7 @@ class Unit:
         try:
             async with asyncio.timeout(command.seconds + _GRACE):
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
-                    writer.writelines((_encode(request), command.stdin))
+                    _write(writer, _encode(request), command.stdin)
                     await writer.drain()
                 return await self._result(reader, command, on_line)
         except TimeoutError:
@@ -194,8 +194,18 @@ async def _answer(request: dict[str, Any], stdout: int | None, writer: asyncio.S
     else:
         outputs = (finished.output.encode(), finished.complaints.encode())
         answer = {"status": finished.status, "output": len(outputs[0]), "complaints": len(outputs[1])}
-    writer.writelines((_encode(answer), *outputs))
+    _write(writer, _encode(answer), *outputs)
     await writer.drain()
+
+
+def _write(writer: asyncio.StreamWriter, *pieces: bytes) -> None:
+    """Write pieces that may be empty.
+
+    `StreamWriter.writelines` never finishes with an empty last piece: since Python 3.12 it leaves that in the
+    buffer and sends it again and again (asyncio/selector_events.py, `_adjust_leftover_buffer`).
+    """
+    for piece in pieces:
+        writer.write(piece)
 
 
 def _encode(message: Mapping[str, Any]) -> bytes:

@@ -63,6 +63,15 @@ async def test_outputs_and_status(listening: Path, tmp_path: Path) -> None:
     assert done == Finished(3, f"a\n{tmp_path}\n", "b\n")
 
 
+@pytest.mark.parametrize("stdin", [b"", b"x"])
+@pytest.mark.parametrize("script", ["true", "cat", "echo a >&2", "echo a"])
+async def test_pieces_may_be_empty(listening: Path, stdin: bytes, script: str) -> None:
+    """What the command reads, its output and its complaints: each piece is there or not."""
+    done = await Unit(listening)(Command(["sh", "-c", script], _ENVIRONMENT, 20, stdin=stdin))
+    output = {"cat": stdin.decode(), "echo a": "a\n"}.get(script, "")
+    assert done == Finished(0, output, "a\n" if ">&2" in script else "")
+
+
 async def test_the_largest_outputs(listening: Path, tmp_path: Path) -> None:
     done = await shell(listening, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2", tmp_path)
     assert (len(done.output), len(done.complaints)) == (MAX_OUTPUT, MAX_OUTPUT)
