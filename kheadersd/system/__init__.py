@@ -1,0 +1,1 @@
+"""Linux and asyncio, and nothing of kernel headers."""

@@ -1,0 +1,27 @@
+"""Foreign text made fit to be read: on one line, and without anything that a terminal would obey."""
+
+from __future__ import annotations
+
+
+def printable(text: str | bytes, limit: int | None = None) -> str:
+    r"""``text`` on one line, at most ``limit`` characters of it, and valid Unicode.
+
+    What is not printable becomes an escape sequence such as ``\x1b``: controls, line ends, surrogates, and
+    the invisible characters that change the direction of text or have no width. Bytes are taken for UTF-8.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def quoted(text: str | bytes, limit: int = 200) -> str:
+    """`printable` in quotation marks, to be set apart from the words of a message."""
+    return f"'{printable(text, limit)}'"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
