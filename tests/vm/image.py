@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kheaders.make import RealHeaders
+from support import store
 
-from . import building, store
+from . import building
 from .building import INSIDE, Bootable, CannotBuild, download, make_initrd, run
 
 USER = "somebody"
@@ -75,7 +76,7 @@ def image(headers: RealHeaders) -> Image:
     key = store.key_of(
         " ".join(packages), headers.release, headers.module, *sources, *store.files_below(INSIDE)
     )
-    made = store.kept("image", key, lambda directory: _build(directory, packages, headers))
+    made = store.kept("guest/image", key, lambda directory: _build(directory, packages, headers))
     return Image(made, headers.release)
 
 

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from kheaders.make import make_real_headers_of
+from support import store
 
-from . import building, store
+from . import building
 from .building import Bootable, download, make_initrd, run
 
 _SHIPPED = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # the others are depmod's
@@ -34,7 +35,7 @@ def second_kernel(running: str) -> KernelPackage:
     """
     release = _release_before(running)
     key = store.key_of(release, Path(__file__), Path(building.__file__))
-    directory = store.kept("second-kernel", key, lambda directory: _make(release, directory))
+    directory = store.kept("guest/second-kernel", key, lambda directory: _make(release, directory))
     return KernelPackage(directory, release)
 
 

@@ -7,7 +7,8 @@ import json
 import subprocess
 from pathlib import Path
 
-from . import store
+from support import store
+
 from .guest import BOOT_LIMIT, Guest
 from .image import Image
 from .machine import HARDWARE, Machine
@@ -50,7 +51,7 @@ def booted(image: Image) -> Snapshot:
         ["qemu-system-x86_64", "--version"], capture_output=True, check=True, timeout=60
     ).stdout
     key = store.key_of(image.key, names, emulator, HARDWARE, Path(__file__), *project)
-    return Snapshot(image, store.kept("booted", key, lambda directory: _make(image, directory)))
+    return Snapshot(image, store.kept("guest/booted", key, lambda directory: _make(image, directory)))
 
 
 def project_files() -> list[Path]:

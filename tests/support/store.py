@@ -1,32 +1,46 @@
-"""Where what takes minutes to make is kept between runs, outside the repository."""
+"""Where what takes long to make or to fetch is kept between runs, outside the repository."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _KEPT = 3
 """So many of a kind stay: the present one, and those of other branches."""
 
 
-def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The directory of what is called ``key``, made now if it was not made before.
+def directory(kind: str) -> Path:
+    """``${XDG_CACHE_HOME:-~/.cache}/kheadersd-tests/<kind>``, made now if it is missing."""
+    result = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kheadersd-tests" / kind
+    result.mkdir(parents=True, exist_ok=True)
+    return result
 
-    It is in ``${XDG_CACHE_HOME:-~/.cache}/kheadersd-tests/guest/<kind>``. Several runs at once make it once.
+
+@contextlib.contextmanager
+def locked(base: Path, name: str) -> Iterator[None]:
+    """Hold a directory's lock of this name: what several processes want at once is made by one of them."""
+    with (base / f".lock-{name}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The directory of the kind that is called ``key``, made now if it was not made before.
+
+    Several processes at once make it once. The three of a kind that were used last stay.
 
     Args:
         make: fills an empty directory; when it raises, nothing is kept.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kheadersd-tests/guest" / kind
-    base.mkdir(parents=True, exist_ok=True)
+    base = directory(kind)
     result = base / key
-    with (base / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(base, key):
         if not result.exists():
             with tempfile.TemporaryDirectory(prefix=".making-", dir=base) as scratch:
                 made = Path(scratch) / key
@@ -34,14 +48,16 @@ def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
                 make(made)
                 made.rename(result)
         os.utime(result)
-        _forget_older(base)
+    with locked(base, "all"):
+        _remove_older(base)
     return result
 
 
-def _forget_older(base: Path) -> None:
+def _remove_older(base: Path) -> None:
     entries = [entry for entry in base.iterdir() if not entry.name.startswith(".")]
     for old in sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)[_KEPT:]:
         shutil.rmtree(old)
+        (base / f".lock-{old.name}").unlink(missing_ok=True)
 
 
 def key_of(*parts: str | bytes | Path) -> str:
