@@ -142,6 +142,9 @@ put_rest() {
     for page in "$here"/man/*; do
         put 644 "$page" "/usr/share/man/man${page##*.}/${page##*/}"
     done
+    put 644 "$here/completions/kheadersctl.bash" /usr/share/bash-completion/completions/kheadersctl
+    put 644 "$here/completions/kheadersctl.fish" /usr/share/fish/vendor_completions.d/kheadersctl.fish
+    put 644 "$here/completions/_kheadersctl" /usr/share/zsh/vendor-completions/_kheadersctl
     put 755 "$here/units/85-kheadersd.install" /usr/lib/kernel/install.d/85-kheadersd.install
     for event in postinst postrm; do
         put_link /usr/lib/kernel/install.d/85-kheadersd.install "/etc/kernel/$event.d/kheadersd"

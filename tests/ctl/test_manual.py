@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from running import REPOSITORY
 
+from ctl.said import commands, help_of, listed_options, options
 from kheadersd.config import Config
 
 MANUAL = REPOSITORY / "man"
@@ -22,37 +22,16 @@ def text(page: str) -> str:
     return re.sub(r"\\f[BIR]|\\\|", "", source)
 
 
-def help_of(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    return done.stdout
-
-
-def listed_options(*command: str) -> set[str]:
-    """Those that --help explains, each at the start of a line."""
-    return {
-        option
-        for line in re.findall(r"^  (-.*)$", help_of(*command), re.MULTILINE)
-        for option in options(line.partition("   ")[0])
-    }
-
-
-def options(said: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", said)) - {"-h", "--help"}
-
-
 def tags(page: str) -> list[str]:
     """What is explained on a page, as in "get [--source SOURCE]... [--refresh] [RELEASE]"."""
     return [re.sub(r"^\.B[RI]? ", "", tag) for tag in re.findall(r"^\.TP\n(.*)$", text(page), re.MULTILINE)]
 
 
 def test_every_command_with_its_options() -> None:
-    commands = set(re.findall(r"^    ([a-z]+) ", help_of("kheadersd.ctl"), re.MULTILINE))
     explained = {tag.split()[0]: tag for tag in tags("kheadersctl.1")}
-    assert {name for name in explained if name.isalpha()} == commands
+    assert {name for name in explained if name.isalpha()} == set(commands())
     of_all = {"--session", "--json", "--verbose"}
-    for name in commands:
+    for name in commands():
         assert options(explained[name]) == listed_options("kheadersd.ctl", name) - of_all, name
 
 
