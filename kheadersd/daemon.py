@@ -229,7 +229,9 @@ class _Daemon:
             self._has_started = True
             self._journal.report(
                 Event.STARTED,
-                f"kheadersd {__version__} serves {self._host.running}, cache {self._cache_directory}",
+                f"kheadersd {__version__} serves {self._host.running_kernel}, cache {self._cache_directory}"
+                + (f"; {self._host.running_unknown}" if self._host.running_unknown else ""),
+                level="notice" if self._host.running_unknown else None,
                 release=self._host.running,
                 path=str(self._cache_directory),
             )

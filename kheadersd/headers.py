@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .sources import Why
+from .system.files import read_start
+from .system.printable import printable
 
 if TYPE_CHECKING:
     from .host import Host
@@ -58,9 +60,9 @@ def check_usable(source_tree: Path, build_tree: Path, release: Release) -> None:
     found = _UTS_RELEASE.search(_read_start(utsrelease))
     if found is None:
         raise Unusable(Why.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
-    theirs = found[1].decode("ascii", errors="backslashreplace")
-    if theirs != release:
-        raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs[:80]}, not of {release}")
+    if found[1] != release.encode():
+        theirs = printable(found[1], 80)
+        raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs}, not of {release}")
 
 
 def architecture(tree: Path) -> str:
@@ -89,8 +91,7 @@ def _check_file(path: Path) -> None:
 
 def _read_start(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_UTSRELEASE)
+        return read_start(path, _MAX_UTSRELEASE)
     except OSError as error:
         raise Unusable(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
 

@@ -8,11 +8,14 @@ import os
 import struct
 from pathlib import Path
 
-from .errors import InvalidArgs
+from .errors import InvalidArgs, NotAvailable
 from .release import Release, parse_release
+from .system.files import read_file, read_text
 
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 _NT_GNU_BUILD_ID = 3
+_OSRELEASE = "proc/sys/kernel/osrelease"
+_MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
 
 
 class Host:
@@ -20,7 +23,8 @@ class Host:
 
     Attributes:
         root: the directory that is the host's ``/``.
-        running: the release of the kernel that runs there.
+        running: the release of the kernel that runs there; None if that is not known.
+        running_unknown: why not, "" where it is known.
         build_id: the running kernel's GNU build-id in hex, ``""`` where it cannot be read. Two builds can
             have one release (Debian keeps it across
             security updates of one ABI).
@@ -28,8 +32,31 @@ class Host:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root.resolve()
-        self.running = self._running_release()
+        self.running: Release | None = None
+        self.running_unknown = ""
+        try:
+            self.running = self._running_release()
+        except (OSError, InvalidArgs) as error:
+            self.running_unknown = self._why_unknown(error)
         self.build_id = self._build_id()
+
+    def release_of(self, text: str) -> Release:
+        """The release that a caller asks for: ``""`` is the running kernel's.
+
+        Raises:
+            InvalidArgs: it cannot be a release.
+            NotAvailable: it is not known which kernel runs.
+        """
+        if text:
+            return parse_release(text)
+        if self.running is None:
+            raise NotAvailable(f"{self.running_unknown}; name the release that is wanted")
+        return self.running
+
+    @property
+    def running_kernel(self) -> str:
+        """The running kernel, in words for a message."""
+        return "an unknown kernel" if self.running is None else f"kernel {self.running}"
 
     @property
     def is_live(self) -> bool:
@@ -119,16 +146,19 @@ class Host:
         return directory
 
     def _running_release(self) -> Release:
-        try:
-            path = self.inside(self.path("proc/sys/kernel/osrelease"))
-            text = path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            text = os.uname().release
-        return parse_release(text)
+        """What /proc of this host says; the machine's own release is never that of an image."""
+        if self.is_live:
+            return parse_release(os.uname().release)
+        return parse_release(read_text(self.inside(self.path(_OSRELEASE))).removesuffix("\n"))
+
+    def _why_unknown(self, error: OSError | InvalidArgs) -> str:
+        where = "uname(2)" if self.is_live else str(self.path(_OSRELEASE))
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        return f"it is not known which kernel runs: {where}: {reason}"
 
     def _build_id(self) -> str:
         try:
-            notes = self.inside(self.path("sys/kernel/notes")).read_bytes()
+            notes = read_file(self.inside(self.path("sys/kernel/notes")), _MAX_NOTES)
         except OSError:
             return ""
         return find_build_id(notes)

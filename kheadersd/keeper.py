@@ -254,9 +254,11 @@ class Keeper:
 
     async def _prune(self) -> tuple[list[Release], int]:
         protected = await in_thread(self._host.installed_releases)
+        if self._host.running is not None:
+            protected.add(self._host.running)
         chosen = victims(
             self.cache.entries(),
-            protected={*protected, self._host.running},
+            protected=protected,
             leased=self._leases.held_entries(),
             policy=self._retention,
             now=time.time_ns() // 1000,

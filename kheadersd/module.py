@@ -121,7 +121,8 @@ class KernelModule:
 
     async def look(self) -> str:
         """The state, after looking for the module file again: tens of milliseconds in a thread."""
-        self._file = await in_thread(locate, self._host, self._host.running)
+        if (running := self._host.running) is not None:
+            self._file = await in_thread(locate, self._host, running)
         return self.state()
 
     async def recover(self) -> None:

@@ -1,29 +1,77 @@
-"""Kernel releases: the one door through which a release from outside becomes part of a path."""
+"""Kernel releases: free text, checked where it comes in and escaped where a name is made of it."""
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from typing import NewType
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .errors import InvalidArgs
+from .system.printable import quoted
 
 Release = NewType("Release", str)
-"""A kernel release as ``uname -r`` prints it, safe as one component of a path."""
+"""A kernel release as ``uname -r`` prints it: one component of a path, of up to 64 bytes in UTF-8.
 
-# The kernel's own limit, __NEW_UTS_LEN in include/uapi/linux/utsname.h. The characters are those that
-# kernels, distributions and localversion files use; "/", NUL, white space and controls are not among them.
+It may begin with "-", and have spaces, quotes, wildcards and any letters: LOCALVERSION is free text. `escape`
+makes names of it.
+"""
+
+# Bytes; the kernel's own limit, __NEW_UTS_LEN in include/uapi/linux/utsname.h.
 MAX_RELEASE = 64
-_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", re.ASCII)
+
+# Of what usual releases have, nothing is escaped: their names are the same as the releases.
+_PLAIN = "+"  # besides ASCII letters, digits and "_.-~", which quote_from_bytes() leaves alone
+_LONGEST = 128  # bytes; with a digest, and whatever is put around it, a name stays below NAME_MAX, 255
+_HEX = "%%"  # begins a name that percent-encoding would make too long; no other name has two of them
 
 
 def parse_release(text: str) -> Release:
-    """Check that ``text`` is a plausible kernel release.
+    """Check that ``text`` can be a kernel release, and no other path than one component.
 
     Raises:
-        InvalidArgs: it is empty, longer than 64 characters, or has characters no release has.
+        InvalidArgs: it is empty, longer than 64 bytes, "." or "..", not valid Unicode, or has "/", NUL or
+            control characters (Unicode's category Cc: U+0000 to U+001F and U+007F to U+009F).
     """
-    if len(text) > MAX_RELEASE:
-        raise InvalidArgs(f"a kernel release has at most {MAX_RELEASE} characters, this one has {len(text)}")
-    if not _RELEASE.fullmatch(text) or ".." in text:
-        raise InvalidArgs(f"{text!r} is not a kernel release: expected something like '6.1.0-13-amd64'")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgs(f"{quoted(text)} is not a kernel release: it is not valid UTF-8") from None
+    if not text:
+        raise InvalidArgs("a kernel release is not empty: give what 'uname -r' prints")
+    if size > MAX_RELEASE:
+        raise InvalidArgs(f"a kernel release has at most {MAX_RELEASE} bytes, this one has {size}")
+    if text in (".", ".."):
+        raise InvalidArgs(f"{quoted(text)} is not a kernel release, but the name of a directory")
+    for character in text:
+        if character == "/" or unicodedata.category(character) == "Cc":
+            raise InvalidArgs(f"{quoted(text)} is not a kernel release: it has {quoted(character)}")
     return Release(text)
+
+
+def escape(release: Release) -> str:
+    """A name made of a release: ASCII letters, digits and ``_ . - ~ + %``, at most 130 characters.
+
+    It begins with a letter, a digit or "%". Usual releases stay as they are; any other byte of UTF-8 becomes
+    "%" and two hex digits. `unescape` undoes it.
+    """
+    encoded = release.encode()
+    name = quote_from_bytes(encoded, safe=_PLAIN)
+    if not name[0].isalnum() and name[0] != "%":  # hidden, or an option
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    return name if len(name) <= _LONGEST else _HEX + encoded.hex()
+
+
+def unescape(name: str) -> Release:
+    """The release that `escape` made ``name`` of.
+
+    Raises:
+        InvalidArgs: it made none of this name.
+    """
+    try:
+        encoded = bytes.fromhex(name[len(_HEX) :]) if name.startswith(_HEX) else unquote_to_bytes(name)
+        release = parse_release(encoded.decode())
+    except ValueError:
+        raise InvalidArgs(f"{quoted(name)} is not the name of a kernel release") from None
+    if escape(release) != name:
+        raise InvalidArgs(f"{quoted(name)} is not the name of a kernel release")
+    return release

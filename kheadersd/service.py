@@ -21,7 +21,6 @@ from .bus.objects import Interface, Method, Property, Reply
 from .errors import KheadersError
 from .journal import Event
 from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
-from .release import Release, parse_release
 from .served import PchRequest, Request, Served, ServedPch
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from .bus.connection import Connection
     from .bus.objects import Call
     from .cache.entry import Entry
+    from .release import Release
     from .served import Observer
     from .state import State
 
@@ -134,7 +134,7 @@ class Service:
         }
         properties = {
             "Version": Property("s", lambda: __version__, emits="const"),
-            "RunningRelease": Property("s", lambda: state.host.running, emits="const"),
+            "RunningRelease": Property("s", lambda: state.host.running or "", emits="const"),
             "CacheDirectory": Property("s", lambda: str(state.cache.directory), emits="const"),
             "ModuleState": Property("s", state.module.state, emits="true"),
             "ModuleOwned": Property("b", lambda: state.module.owned, emits="true"),
@@ -301,7 +301,7 @@ class Service:
         return Request(self._release(call.args[0]), sources, options[REFRESH]), options
 
     def _release(self, text: object) -> Release:
-        return parse_release(str(text)) if text else self._state.host.running
+        return self._state.host.release_of(str(text))
 
     # What goes out
 

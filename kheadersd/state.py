@@ -194,7 +194,7 @@ class State:
             "time": time.time_ns() // 1000,
             "host": {
                 "root": str(self.host.root),
-                "running_release": self.host.running,
+                "running_release": self.host.running or "",
                 "build_id": self.host.build_id,
             },
             "module": {"state": self.module.state(), "owned": self.module.owned},

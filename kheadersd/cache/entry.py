@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgs
-from ..release import Release, parse_release
+from ..release import Release, escape, parse_release, unescape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,8 +117,8 @@ def _check(name: str, value: Any) -> None:
 
 
 def entry_name(release: Release, digest: str) -> str:
-    """The name of an entry's directory; at most 129 characters."""
-    return f"{release}-{digest}"
+    """The name of an entry's directory; at most 195 characters."""
+    return f"{escape(release)}-{digest}"
 
 
 def is_entry_name(name: str) -> bool:
@@ -127,7 +127,7 @@ def is_entry_name(name: str) -> bool:
     if match is None:
         return False
     try:
-        parse_release(match[1])
+        unescape(match[1])
     except InvalidArgs:
         return False
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -44,6 +45,9 @@ QUERY_SECONDS = 60.0
 DOWNLOAD_SECONDS = 600.0
 UPDATE_INTERVAL = 600.0
 """Lists of our own that are younger, in seconds, are not fetched again."""
+
+# Debian policy, 5.6.7, for a name that begins with a kernel's version.
+_IN_PACKAGE_NAME = re.compile(r"[0-9][a-z0-9.+-]*[a-z0-9+]")
 
 MAX_DOWNLOAD = 256 << 20
 """Bytes in all packages of one release; real ones have 12 to 30 MiB."""
@@ -199,11 +203,19 @@ class Apt:
 
 
 def _package_name(release: Release) -> str:
-    """The package for a release. A kernel's begins with a digit, which the meta-packages' names do not."""
-    if not release[0].isdigit():
-        raise Nothing(Why.MISSING, f"linux-headers-{release} would not be the headers of one kernel")
+    """The package for a release. A kernel's begins with a digit, which the meta-packages' names do not.
+
+    Raises:
+        Nothing: MISSING, no package can have such a name.
+    """
     # A package's name has no capitals and no underscores, which a release may have.
-    return "linux-headers-" + release.lower().replace("_", "-")
+    version = release.lower().replace("_", "-")
+    # What else apt takes for a version, a suite, an architecture or a pattern is in no package's name.
+    if not _IN_PACKAGE_NAME.fullmatch(version):
+        raise Nothing(
+            Why.MISSING, f"no Debian package of one kernel's headers can be named linux-headers-{version}"
+        )
+    return f"linux-headers-{version}"
 
 
 def _names(packages: Sequence[Package]) -> str:

@@ -41,7 +41,7 @@ class ModuleSource:
         if release != self._host.running:
             raise Nothing(
                 Why.NOT_RUNNING,
-                f"only the running kernel, {self._host.running}, can load a module of its own",
+                f"only {self._host.running_kernel}, which runs, can load a module of its own",
             )
         if await self._module.look() == "absent":
             raise Nothing(Why.MISSING, f"kernel {release} has no kheaders module installed")

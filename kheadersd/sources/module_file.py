@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, ReleaseMismatch
 from ..extraction.decompress import whole
+from ..system.printable import printable
 from ..work import in_thread
 from . import Nothing, Why
 from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
@@ -188,15 +189,15 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
 
 
 def _check_vermagic(elf: ELFFile, module: bytes, label: str, release: Release) -> None:
-    """The release is the first word of "vermagic", one of the NUL-terminated strings in .modinfo."""
+    """The release begins "vermagic", one of the NUL-terminated strings in .modinfo; a space follows."""
     section = elf.get_section_by_name(".modinfo")
     content = b"" if section is None else _content(section, module, label)
     for entry in content.split(b"\0"):
         key, _, value = entry.partition(b"=")
         if key == b"vermagic":
-            theirs = value.split(b" ")[0].decode("ascii", errors="backslashreplace")
-            if theirs != release:
-                raise ReleaseMismatch(f"{label} is of kernel {theirs[:80]}, not of {release}")
+            if not (value + b" ").startswith(release.encode() + b" "):
+                theirs = printable(value.split(b" ")[0], 80)
+                raise ReleaseMismatch(f"{label} is of kernel {theirs}, not of {release}")
             return
     raise Corrupt(f"{label} is not a kernel module: it has no vermagic")
 

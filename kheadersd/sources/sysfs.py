@@ -50,7 +50,7 @@ class SysfsSource:
         """
         if release != self._host.running:
             raise Nothing(
-                Why.NOT_RUNNING, f"{self._module.path} is of kernel {self._host.running}, which runs"
+                Why.NOT_RUNNING, f"{self._module.path} is of {self._host.running_kernel}, which runs"
             )
         report("reading", 0.0)
         with self._module.needed():

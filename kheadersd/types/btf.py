@@ -160,7 +160,7 @@ def _of_running(host: Host, release: Release, path: Path) -> Btf:
 
 def _check_runs(host: Host, release: Release, path: Path) -> None:
     if release != host.running:
-        raise Nothing(Why.NOT_RUNNING, f"{path} is of kernel {host.running}, which runs")
+        raise Nothing(Why.NOT_RUNNING, f"{path} is of {host.running_kernel}, which runs")
 
 
 def _read(path: Path) -> bytes:

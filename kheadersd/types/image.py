@@ -22,6 +22,7 @@ from ..host import find_build_id
 from ..sources import Nothing, Why
 from ..sources.archive import stamp_of
 from ..space import is_full
+from ..system.printable import printable
 from . import blob, elf, payload
 from .content import Content
 
@@ -37,7 +38,8 @@ MAX_KERNEL = 1024 * 1024 * 1024
 """Bytes of the kernel in it, decompressed. Real ones have 20 to 120 MB; vmlinux on disk may be larger."""
 
 # "Linux version <release> (<builder>) ...", linux_banner in the kernel's init/version-timestamp.c.
-_BANNER = re.compile(rb"Linux version ([A-Za-z0-9][A-Za-z0-9._+~-]{0,63}) \(")
+# A release has up to 64 bytes.
+_BANNER = re.compile(rb"Linux version ([^\x00-\x1f\x7f]{1,64} \()")
 _MAX_BANNER = 96
 _MAX_NOTES = 64 * 1024
 _MAX_CANDIDATES = 10_000
@@ -192,9 +194,9 @@ class _Reading:
     def _check_release(self, where: Content) -> None:
         theirs = ""
         for _, match in itertools.islice(where.find(_BANNER, _MAX_BANNER), _MAX_CANDIDATES):
-            theirs = match[1].decode("ascii")
-            if theirs == self.release:
+            if match[1].startswith(self.release.encode() + b" ("):
                 return
+            theirs = printable(match[1].partition(b" (")[0])
         if theirs:
             raise ReleaseMismatch(f"{where.label} is kernel {theirs}, not {self.release}")
         raise Corrupt(f"{where.label} does not say which kernel it is")

@@ -98,7 +98,7 @@ def test_a_split_tree_is_never_named_to_bcc(tmp_path: Path) -> None:
 
 def test_the_live_host_gets_variables_for_a_tree_elsewhere(tmp_path: Path) -> None:
     host = Host()
-    assert environment(Tree(tmp_path, tmp_path), host.running, host)
+    assert environment(Tree(tmp_path, tmp_path), host.release_of(""), host)
 
 
 def test_an_image_gets_variables_even_for_its_standard_tree(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ async def test_an_image_s_release_and_notes_are_its_own(tmp_path: Path) -> None:
     (image / "sys/kernel").mkdir(parents=True)
     (image / "sys/kernel/notes").symlink_to(outside / "notes")
     host = Host(image)
-    assert host.running == os.uname().release
+    assert host.running is None
     assert host.build_id == ""
     (image / "sys/kernel/notes").unlink()
     (image / "sys/kernel/notes").write_bytes((outside / "notes").read_bytes())
