@@ -88,6 +88,10 @@ class Caller(Protocol):
         """
         ...
 
+    async def may(self, action: Action) -> bool:
+        """Whether it may do something; its user is never asked for a password."""
+        ...
+
 
 class Authority:
     """Answers whether the caller of a method may do something.
@@ -103,8 +107,22 @@ class Authority:
         self._numbers = itertools.count(1)
         self._open: collections.Counter[int] = collections.Counter()
 
-    async def require(self, call: Call, action: Action) -> None:
+    async def allows(self, call: Call, action: Action) -> bool:
+        """Whether the caller may do something; its user is never asked for a password.
+
+        False also where polkit does not say.
+        """
+        try:
+            await self.require(call, action, ask=False)
+        except (AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded):
+            return False
+        return True
+
+    async def require(self, call: Call, action: Action, *, ask: bool = True) -> None:
         """Let a call through or refuse it.
+
+        Args:
+            ask: whether polkit may ask the caller's user for a password, where the message allows it.
 
         Raises:
             AccessDenied: the caller may not, or polkit did not say.
@@ -116,7 +134,7 @@ class Authority:
         if uid in self._trusted:
             return
         # Whoever asks for the same many times is one question to polkit.
-        question = (call.connection, call.sender, action, call.allow_interactive)
+        question = (call.connection, call.sender, action, ask and call.allow_interactive)
         try:
             allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, *question))
         except BusError as error:

@@ -74,7 +74,7 @@ SOURCES: Option[Sequence[str]] = Option("sources", "as", (), _check_sources)
 REFRESH = Option("refresh", "b", False, _as_it_is)
 """Do not use what is cached."""
 FORCE = Option("force", "b", False, _as_it_is)
-"""Remove an entry although it is leased."""
+"""Remove an entry although it is leased; drop headers although no source can give them again."""
 REASON = Option("reason", "s", "", _check_reason)
 """What a lease is held for, at most 256 printable characters."""
 

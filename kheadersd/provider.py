@@ -29,6 +29,7 @@ from .extraction.treewriter import Limits
 from .headers import environment
 from .journal import Event
 from .maker import Maker
+from .restore import Restoring
 from .served import Request, Served
 from .sources import Nothing, Source, Tree, snapshot
 from .sources.tree import NOT_LOOKED_AT
@@ -84,6 +85,7 @@ class Provider:
         self._served: dict[str, Served] = {}
         self._maker = Maker(keeper, host)
         self._consents = Consents(self._offered)
+        self._restoring = Restoring(host, sources, self._offered)
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""
@@ -336,9 +338,13 @@ class Provider:
         tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
         return self._in_place(release, tree)
 
-    async def _offered(self, release: Release) -> None:
+    async def why_lost(self, entry: Entry) -> str:
+        """Why no source could give the headers of an entry again, see `restore`; "" if one can."""
+        return await self._restoring.why_lost(entry, self._config.sources, self._limits)
+
+    async def _offered(self, release: Release) -> str | None:
         source = cast("PackageSource", self._sources["package"])
-        await self._work.share(("offered", release), lambda: source.offered(release))
+        return await self._work.share(("offered", release), lambda: source.offered(release))
 
     async def _walk(self, phase: Request, uid: int | None) -> Served:
         """Ask the sources of a phase in turn.

@@ -66,6 +66,7 @@ class PchRequest:
         headers: exactly these; () for those of the profile.
         compiler: a name or a path; "" for the default.
         keep_headers: whether the headers stay in the cache besides.
+        force: drop them even if no source can give them again.
     """
 
     release: Release
@@ -73,6 +74,7 @@ class PchRequest:
     headers: tuple[str, ...] = ()
     compiler: str = ""
     keep_headers: bool = True
+    force: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +86,7 @@ class ServedPch:
         fresh: whether it was made for the request.
         library: the digest of the library that compiles programs, where that is not the compiler.
         wanted: what the compiler was called: a name, a path, or "" for the newest.
+        why_kept: why the headers stay although the caller wants them dropped, else "".
     """
 
     entry: Entry
@@ -94,6 +97,7 @@ class ServedPch:
     fresh: bool
     library: str = ""
     wanted: str = ""
+    why_kept: str = ""
 
 
 class Observer(Protocol):

@@ -208,10 +208,15 @@ class Service:
 
     def _get_pch(self, call: Call) -> Reply | Awaitable[Values | Reply]:
         release, profile, given = call.args
-        options = Options(_variants(given), (COMPILER, HEADERS, KEEP_HEADERS))
+        options = Options(_variants(given), (COMPILER, HEADERS, KEEP_HEADERS, FORCE))
         headers: Sequence[str] = options[HEADERS]
         request = PchRequest(
-            self._release(release), str(profile), tuple(headers), options[COMPILER], options[KEEP_HEADERS]
+            self._release(release),
+            str(profile),
+            tuple(headers),
+            options[COMPILER],
+            options[KEEP_HEADERS],
+            options[FORCE],
         )
         # A list of one's own takes an authorisation, whether it has been made or not.
         if not request.headers and (ready := self._state.workshop.precompiler.ready(request)):
@@ -347,6 +352,9 @@ class _Asking:
         await self._authority.require(self._call, action)
         return (await self._call.credentials()).uid
 
+    async def may(self, action: Action) -> bool:
+        return await self._authority.allows(self._call, action)
+
 
 def interface_xml() -> str:
     """The ``<interface>`` element of the installed XML file, word for word."""
@@ -403,6 +411,8 @@ def _pch_details(served: ServedPch) -> dict[str, Variant]:
         "headers": Variant("as", list(record.headers)),
         "pch_bytes": Variant("t", record.bytes),
     }
+    if served.why_kept:
+        details["why_kept"] = Variant("s", served.why_kept)
     if record.backend:
         details["backend_arguments"] = Variant("as", list(record.backend))
     return details

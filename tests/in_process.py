@@ -23,6 +23,9 @@ class Root:
     async def consent(self, action: Action) -> int:  # noqa: ARG002
         return 0
 
+    async def may(self, action: Action) -> bool:  # noqa: ARG002
+        return True
+
 
 class Nobody:
     """An observer that looks away."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,8 @@ class Entry:
         pchs: what was precompiled from it, by key.
         reducing: whether its headers are about to go, so that nobody is given them any more.
         on_trial: whether it is not known yet that what it has is enough; it is not handed out then.
-        given_at: when somebody was last given its headers, seconds on the monotonic clock; 0 if nobody was.
+        given_at: when a program was last given its headers, seconds on the monotonic clock; -inf if none was.
+            Of an entry that is found at start, its last use, since what was given then may still be in use.
         durable: whether it is known to be on the disk as it should be.
         damaged: whether something is known to be wrong with it: it is only there for those who lease it.
     """
@@ -182,7 +184,7 @@ class Entry:
         self.damaged = False
         self.reducing = False
         self.on_trial = False
-        self.given_at = 0.0
+        self.given_at = -math.inf
 
     @property
     def release(self) -> Release:

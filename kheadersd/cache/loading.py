@@ -50,6 +50,7 @@ def load(directory: Path, this_boot: str) -> Entry:
         if problems:
             raise Corrupt("; ".join(problems[:3]))
     entry = Entry(record, directory, status.st_ino, seal, last_used=last_used, durable=durable)
+    entry.given_at = time.monotonic() - (time.time_ns() // 1000 - last_used) / 1e6
     entry.pchs = pch.load(directory)
     return entry
 

@@ -187,7 +187,8 @@ def _add_compiling(command: Callable[..., argparse.ArgumentParser], output: argp
     pch.add_argument(
         "--header", action="append", metavar="H", help="exactly these headers instead of the profile's"
     )
-    pch.add_argument("--drop-headers", action="store_true", help="let the headers leave the cache")
+    pch.add_argument("--drop-headers", action="store_true", help="drop the headers, where the caller may")
+    pch.add_argument("--force", action="store_true", help="drop them even if no source can give them again")
     pch.add_argument("--arguments", action="store_true", help="print the compiler's arguments instead")
     types = command("types", "Make sure that there is a vmlinux.h, and print its path", output)
     _add_release(types)

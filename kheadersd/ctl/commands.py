@@ -139,6 +139,9 @@ def _copy_to_stdout(descriptor: int) -> None:
 
 async def pch(client: Client, arguments: argparse.Namespace) -> int:
     path, flags, details = await get_pch(client, arguments, arguments.profile)
+    if arguments.drop_headers and details.get("headers_kept", False):
+        why = text.one_line(details.get("why_kept", ""))
+        print(f"kheadersctl: the headers stay in the cache{why and f': {why}'}", file=sys.stderr)
     if arguments.json:
         text.put_json({"path": path, "arguments": flags, **details})
     elif arguments.arguments:
@@ -173,6 +176,8 @@ async def get_pch(
         options["headers"] = Variant("as", arguments.header)
     if getattr(arguments, "drop_headers", False):
         options["keep_headers"] = Variant("b", False)
+    if getattr(arguments, "force", False):
+        options["force"] = Variant("b", True)
     work = client.call("GetPch", "ssa{sv}", [arguments.release, profile, options])
     path, flags, details = plain((await following_progress(client, work)).values)
     return path, flags, details

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 _MAX_ANSWERS = 256
 _FOR_EVER = 1e6  # seconds
+_NOT_AUTHORISED = (
+    f"to drop them takes an authorisation ({Action.MANAGE.value}); do it as root, or ask an administrator"
+)
 # For so many seconds a compiler is not looked at again.
 _PAUSE = 0.1
 
@@ -162,14 +165,21 @@ class Precompiler:
         """
         profile = await self._profile(request)
         uid = await caller.consent(Action.MANAGE) if request.headers else None
+        asked, why_kept = request, ""
+        if not request.keep_headers and not request.headers and not await caller.may(Action.MANAGE):
+            request, why_kept = dataclasses.replace(request, keep_headers=True), _NOT_AUTHORISED
         wanted = request.compiler or await self._default_compiler(profile)
         compiler = await self._compilers.find(wanted)
-        served = await self._there(request, profile, compiler)
+        # A caller who may not drop headers does not need those that are dropped already.
+        any_state = request is not asked
+        served = await self._there(request, profile, compiler, any_state=any_state)
         if served is None:
             if uid is None:
                 uid = await caller.consent(Action.EXTRACT)
             served = await self._made(request, profile, wanted, caller, uid)
-        if not request.headers:
+        if why_kept and served.entry.has_headers:
+            served = dataclasses.replace(served, why_kept=why_kept)
+        elif not request.headers and not served.why_kept:
             if len(self._answers) >= _MAX_ANSWERS:
                 self._answers.clear()
             self._answers[request] = dataclasses.replace(served, fresh=False, wanted=wanted)
@@ -192,12 +202,14 @@ class Precompiler:
             return self._types.ready(request.release)
         return self._provider.base(request.release)
 
-    async def _there(self, request: PchRequest, profile: Profile, compiler: Compiler) -> ServedPch | None:
-        """What is in the cache, if it is as it was asked for."""
+    async def _there(
+        self, request: PchRequest, profile: Profile, compiler: Compiler, *, any_state: bool = False
+    ) -> ServedPch | None:
+        """What is in the cache, if it is as it was asked for; with ``any_state`` with or without headers."""
         if profile.base != TYPES:
             await self._provider.look_again(request.release)
         entry = self._base(request, profile)
-        if entry is None or entry.has_headers != request.keep_headers:
+        if entry is None or (not any_state and entry.has_headers != request.keep_headers):
             return None
         return await self._on_the_shelf(entry, profile, compiler)
 
@@ -233,8 +245,8 @@ class Precompiler:
                 if (served := await self._without_headers(request, profile, compiler)) is None:
                     raise
                 return served
-            key = (entry.name, profile, compiler.digest, request.keep_headers, at_once)
-            make = functools.partial(self._make, entry, profile, compiler, request.keep_headers, at_once)
+            key = (entry.name, profile, compiler.digest, request.keep_headers, request.force, at_once)
+            make = functools.partial(self._make, entry, profile, compiler, request, at_once)
             with contextlib.suppress(Vanished):
                 if (made := await self._work.share(key, make)) is not None:
                     return made
@@ -244,7 +256,7 @@ class Precompiler:
         )
 
     async def _make(
-        self, entry: Entry, profile: Profile, compiler: Compiler, keep_headers: bool, at_once: bool
+        self, entry: Entry, profile: Profile, compiler: Compiler, request: PchRequest, at_once: bool
     ) -> ServedPch | None:
         """Make one of an entry; None if that, or the compiler, is not what it was any more."""
         made = await self._recipe(profile, compiler, entry)
@@ -255,12 +267,16 @@ class Precompiler:
             fresh = pch is None
             if pch is None and (pch := await self._compile(entry, profile, compiler, made)) is None:
                 return None
-        if not keep_headers:
-            entry = await self._reducer.reduce(entry, self._seconds, at_once=at_once)
+        why_kept = ""
+        if not request.keep_headers:
+            entry, why_kept = await self._reducer.reduce(
+                entry, self._seconds, at_once=at_once, force=request.force
+            )
             pch = await self._shelf.confirmed(entry, made.key)
         if pch is None or entry.pchs.get(made.key) is not pch:
             return None
-        return _served(entry, pch, compiler, profile, made, fresh=fresh)
+        served = _served(entry, pch, compiler, profile, made, fresh=fresh)
+        return dataclasses.replace(served, why_kept=why_kept) if why_kept else served
 
     async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
         if profile.base == TYPES:

@@ -15,6 +15,8 @@ from ..work import Background, in_thread
 from .compiling import compile_canary, find_needed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ..apart.process import Run
     from ..cache.cache import Cache, Published
     from ..cache.entry import Entry
@@ -31,43 +33,66 @@ _IN_USE = 600.0
 class Reducer:
     """Takes the headers of entries away. Belongs to the event loop."""
 
-    def __init__(self, keeper: Keeper, leases: Leases, shelf: Shelf, run: Run, journal: Journal) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        leases: Leases,
+        shelf: Shelf,
+        run: Run,
+        journal: Journal,
+        why_lost: Callable[[Entry], Awaitable[str]],
+    ) -> None:
+        """
+        Args:
+            why_lost: says why no source can give the headers of an entry again; "" if one can.
+        """
         self._keeper = keeper
         self._cache = keeper.cache
         self._leases = leases
         self._shelf = shelf
         self._run = run
         self._journal = journal
+        self._why_lost = why_lost
         self._background = Background()
 
     async def close(self) -> None:
         """Give up what was begun: what is not proven is put back."""
         await self._background.close()
 
-    async def reduce(self, entry: Entry, seconds: float, *, at_once: bool) -> Entry:
+    async def reduce(
+        self, entry: Entry, seconds: float, *, at_once: bool, force: bool = False
+    ) -> tuple[Entry, str]:
         """Leave of an entry what its precompiled headers need.
 
         It is seen to its end even if nobody waits for it any more.
 
         Args:
             seconds: that one run of a compiler may take.
-            at_once: also if somebody was given the headers in the last ten minutes.
+            at_once: also if a program was given the headers in the last ten minutes.
+            force: also if no source can give the headers again.
 
         Returns:
-            The entry that has its name now: the same one if its headers are in use.
+            The entry that has its name now, and why its headers stay; "" if they left.
 
         Raises:
             CompileFailed: what would be left is not enough; the headers are still there.
             Vanished: somebody removed the entry meanwhile.
         """
-        done: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        self._background.start(self._reduce(entry, seconds, at_once, done))
+        done: asyncio.Future[tuple[Entry, str]] = asyncio.get_running_loop().create_future()
+        self._background.start(self._reduce(entry, seconds, at_once, force, done))
         return await done
 
-    async def _reduce(self, entry: Entry, seconds: float, at_once: bool, done: asyncio.Future[Entry]) -> None:
+    async def _reduce(
+        self,
+        entry: Entry,
+        seconds: float,
+        at_once: bool,
+        force: bool,
+        done: asyncio.Future[tuple[Entry, str]],
+    ) -> None:
         try:
             async with self._keeper.lock(entry.name):
-                result = await self._reduce_locked(entry, seconds, at_once)
+                result = await self._reduce_locked(entry, seconds, at_once, force)
         except KheadersError as error:
             if done.cancelled():
                 self._journal.report_failure(error, release=entry.release, path=str(entry.path))
@@ -84,9 +109,14 @@ class Reducer:
             if not done.cancelled():
                 done.set_result(result)
 
-    async def _reduce_locked(self, entry: Entry, seconds: float, at_once: bool) -> Entry:
+    async def _reduce_locked(
+        self, entry: Entry, seconds: float, at_once: bool, force: bool
+    ) -> tuple[Entry, str]:
         if entry not in self._cache or not entry.has_headers:
-            return self._cache.named(entry.name) or entry
+            return self._cache.named(entry.name) or entry, ""
+        # First the long looks, then what can change at any moment.
+        if not force and (why := await self._why_lost(entry)):
+            return self._kept(entry, f"no source can give them again: {why}")
         # What no compiler can use any more needs nothing.
         await self._shelf.retire_of(entry)
         needed: set[str] = set()
@@ -95,22 +125,30 @@ class Reducer:
                 names = await find_needed(self._run, pch, entry, seconds)
                 await in_thread(pch.rewrite, dataclasses.replace(pch.record, needed=names))
             needed.update(pch.record.needed or ())
-        mounted = await in_thread(is_mounted, entry.path)
-        if mounted or self._leases.held(entry.name) or (not at_once and _is_in_use(entry)):
-            self._journal.report(
-                Event.HEADERS_REDUCED,
-                f"The headers of {entry.release} stay in {entry.path}: they are in use",
-                level="debug",
-                release=entry.release,
-                path=str(entry.path),
-            )
-            return entry
+        if await in_thread(is_mounted, entry.path):
+            return self._kept(entry, "they are mounted")
+        if held := self._leases.held(entry.name):
+            return self._kept(entry, f"they are leased {held} times (see kheadersctl status)")
+        if not at_once and _is_in_use(entry):
+            return self._kept(entry, "a program was given them less than ten minutes ago")
+        if entry not in self._cache:
+            return self._cache.named(entry.name) or entry, ""
         # From here on nobody is given the headers; whoever asks for them waits, and has them made again.
         entry.reducing = True
         try:
-            return await self._replace(entry, sorted(needed), seconds)
+            return await self._replace(entry, sorted(needed), seconds), ""
         finally:
             entry.reducing = False
+
+    def _kept(self, entry: Entry, why: str) -> tuple[Entry, str]:
+        self._journal.report(
+            Event.HEADERS_REDUCED,
+            f"The headers of {entry.release} stay in {entry.path}: {why}",
+            level="debug",
+            release=entry.release,
+            path=str(entry.path),
+        )
+        return entry, why
 
     async def _replace(self, entry: Entry, needed: list[str], seconds: float) -> Entry:
         made: list[Published] = []
@@ -158,4 +196,4 @@ def _check_still_known(cache: Cache, entry: Entry) -> None:
 
 
 def _is_in_use(entry: Entry) -> bool:
-    return bool(entry.given_at) and time.monotonic() - entry.given_at < _IN_USE
+    return time.monotonic() - entry.given_at < _IN_USE

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..apart import compile_run
 from ..apart.bounded import Bounded
+from ..cache.entry import TYPES
 from ..types.maker import TypesMaker
 from .compiler import Compilers
 from .precompiler import Precompiler
@@ -13,6 +14,7 @@ from .reducer import Reducer
 from .shelf import Shelf
 
 if TYPE_CHECKING:
+    from ..cache.entry import Entry
     from ..cache.leases import Leases
     from ..config import Config
     from ..host import Host
@@ -46,9 +48,10 @@ class Workshop:
     ) -> None:
         run = Bounded(compile_run(), _MOST_COMPILERS)
         self.types = TypesMaker(host, keeper, run, progress)
+        self._provider = provider
         self._compilers = Compilers(config.compiler_directories, run)
         shelf = Shelf(keeper, self._compilers)
-        self.reducer = Reducer(keeper, leases, shelf, run, journal)
+        self.reducer = Reducer(keeper, leases, shelf, run, journal, self._why_lost)
         self.precompiler = Precompiler(
             config,
             provider,
@@ -66,6 +69,11 @@ class Workshop:
         """Use other limits from now on, and read the profiles again; directories stay as they are."""
         self.precompiler.configure(config)
         await self.precompiler.load_profiles()
+
+    async def _why_lost(self, entry: Entry) -> str:
+        if entry.record.kind == TYPES:
+            return await self.types.why_lost(entry)
+        return await self._provider.why_lost(entry)
 
     async def close(self) -> None:
         """Give up all work, and wait until it has cleaned up behind itself."""

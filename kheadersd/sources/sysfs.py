@@ -57,6 +57,10 @@ class SysfsSource:
             contents = await read_contents(self._host, self._module.path)
         return await in_thread(archive_of, self._host, contents)
 
+    def is_lasting(self) -> bool:
+        """Whether the archive is built into the kernel, and not that of a module which can be unloaded."""
+        return self._module.state() == "builtin"
+
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
         return stamp_at(origin)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..authority import Action
 from ..cache.disk import Vanished, explained
 from ..cache.entry import TYPES, Record, entry_name
-from ..errors import NotAvailable
+from ..errors import KheadersError, NotAvailable
 from ..extraction.manifest import FILE_MODE, Manifest
 from ..extraction.manifest import Entry as Item
 from ..extraction.tarstream import FILE
@@ -106,6 +106,17 @@ class TypesMaker:
         uid = await caller.consent(Action.EXTRACT)
         made, fresh = await self._work.share(release, lambda: self._make(release, uid))
         return self._served(made, fresh=fresh)
+
+    async def why_lost(self, entry: Entry) -> str:
+        """Why the vmlinux.h of an entry could not be made again if it were dropped; "" if it could."""
+        record = entry.record
+        if btf.stamp(self._host, record.origin) != record.origin_stamp:
+            return f"{record.origin} is not there any more, or is another file"
+        try:
+            await self._find_bpftool()
+        except KheadersError as error:
+            return error.message
+        return ""
 
     def _served(self, entry: Entry, *, fresh: bool) -> ServedTypes:
         self._cache.touch(entry)

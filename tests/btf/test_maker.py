@@ -72,6 +72,9 @@ class Root:
     async def consent(self, action: Action) -> int:  # noqa: ARG002
         return 0
 
+    async def may(self, action: Action) -> bool:  # noqa: ARG002
+        return True
+
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:

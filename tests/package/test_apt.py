@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from kheadersd.extraction.treewriter import Limits
 from kheadersd.headers import check_usable
 from kheadersd.host import Host
 from kheadersd.release import Release
+from kheadersd.restore import Restoring
 from kheadersd.sources import Nothing, Why, apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
@@ -190,6 +192,24 @@ async def test_a_host_without_lists_of_its_own(repository: Repository, apt_host:
     assert await source.offered(RELEASE) == f"{OWN} 6.1.192-2"
     assert apt_host.state() == before
     assert left_in(work) == {"lists", "first.conf", "last.conf", "updated"}
+
+
+async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
+    repository: Repository, apt_host: AptHost, work: Path
+) -> None:
+    source = PackageSource(apt_host.host, work)
+    entry: Any = SimpleNamespace(release=RELEASE)
+    restoring = Restoring(apt_host.host, {"package": source}, source.offered)
+    repository.add_split(RELEASE, "6.1.192-2")
+    repository.publish()
+    assert "only known after a download" in await restoring.why_lost(entry, ["package"], Limits())
+    apt_host.update()
+    assert await restoring.why_lost(entry, ["package"], Limits()) == ""
+    # As distributions do with kernels that were replaced.
+    (repository.pool / f"{OWN}_6.1.192-2_amd64.deb").unlink()
+    repository.publish()
+    apt_host.update()
+    assert await restoring.why_lost(entry, ["package"], Limits()) != ""
 
 
 async def test_our_lists_are_fetched_at_most_every_ten_minutes(

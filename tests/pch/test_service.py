@@ -14,12 +14,18 @@ from typing import Any
 
 import pytest
 from archives import make_kheaders
+from bus.raw import HERE
 from kheaders.make import RealHeaders
+from polkit import POLKITD, Polkit, rule
 from running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
-from service.clients import client_on, eventually, wait_until
+from service.callers import client
+from service.clients import Ctl, client_on, eventually, wait_until
 from service.conftest import ServedHost
+from service.test_polkit import MutePolkit
+from sources.hosts import make_module
 
-from kheadersd.bus.library import Variant
+from kheadersd.bus import wire
+from kheadersd.bus.library import Variant, decode, encode
 from pch.conftest import FILES, RELEASE
 from pch.making import COMPILERS, is_there
 from pch.with_bcc import can_be_tried
@@ -228,28 +234,96 @@ async def test_leased_headers_stay(bus: Bus, daemon: Daemon) -> None:
     assert get_pch(bus, keep_headers=False)[2]["headers_kept"] is False
 
 
-def test_nobody_takes_headers_from_others(bus: Bus, real_daemon: Daemon) -> None:
-    """Without a lease, too: whoever was given them has some minutes to work with them."""
-    asked = (
-        "GetPch",
-        "ssa{sv}",
-        "",
-        "bpf-core",
-        "2",
-        "compiler",
-        "s",
-        COMPILER,
-        "keep_headers",
-        "b",
-        "false",
-    )
+DROPPING = ("GetPch", "ssa{sv}", "", "bpf-core", "2", "compiler", "s", COMPILER, "keep_headers", "b", "false")
+FORCED = (*DROPPING[:4], "3", *DROPPING[5:], "force", "b", "true")
+
+
+def test_an_ordinary_user_takes_headers_from_no_one(bus: Bus, real_daemon: Daemon) -> None:
+    """Given to a program or not, with force or without, before and after a restart; here no polkit runs."""
     path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
-    assert bus.call(*asked, user="nobody")[2]["headers_kept"] is True
+    for asked in (DROPPING, FORCED):
+        pch, _, details = bus.call(*asked, user="nobody")
+        assert details["headers_kept"] is True
+        assert "org.kheaders.provide.manage" in details["why_kept"]
+    real_daemon.kill()
+    real_daemon.start()
+    assert bus.call(*DROPPING, user="nobody")[2]["headers_kept"] is True
     assert Path(path, "include/linux/fs.h").exists()
-    assert bus.call(*asked)[2]["headers_kept"] is False
-    # Nobody was given them since.
+    done = Ctl(bus, "nobody")("pch", "bpf-core", "--compiler", COMPILER, "--drop-headers", "--force")
+    assert (done.returncode, done.stdout) == (0, f"{pch}\n")
+    assert done.stderr.startswith("kheadersctl: the headers stay in the cache: ")
+    assert done.stderr.count("\n") == 1
+    # Those that root drops, an ordinary user need not have back.
+    done = Ctl(bus)("pch", "bpf-core", "--compiler", COMPILER, "--drop-headers")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{pch}\n", "")
+    dropped = bus.call(*DROPPING, user="nobody")
+    assert (dropped[0], dropped[2]["headers_kept"], dropped[2]["fresh"]) == (pch, False, False)
+    # Anew, they are made with headers that stay.
     assert bus.call("Remove", "sa{sv}", "", "0")
-    assert bus.call(*asked, user="nobody")[2]["headers_kept"] is False
+    assert bus.call(*DROPPING, user="nobody")[2]["headers_kept"] is True
+
+
+@pytest.mark.skipif(not POLKITD.exists(), reason="polkitd is not installed")
+def test_who_may_manage_may_drop_headers(bus: Bus, daemon: Daemon) -> None:
+    """But not those that a program was given a moment ago, even if the daemon was restarted since."""
+    polkit = Polkit(bus, bus.directory, rule("manage", "yes"))
+    polkit.start()
+    try:
+        path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+        assert bus.call(*DROPPING, user="nobody")[2]["headers_kept"] is True
+        assert daemon.stop() == 0
+        daemon.start()
+        details = bus.call(*DROPPING, user="nobody")[2]
+        assert (details["headers_kept"], "ten minutes" in details["why_kept"]) == (True, True)
+        assert daemon.stop() == 0
+        (record,) = daemon.cache.glob("*/entry.json")
+        hour_ago = time.time() - 3600
+        os.utime(record, (hour_ago, hour_ago))
+        daemon.start()
+        assert bus.call(*DROPPING, user="nobody")[2]["headers_kept"] is False
+        assert not Path(path, "include/linux/fs.h").exists()
+    finally:
+        polkit.stop()
+
+
+def test_no_password_is_asked_for_to_drop_headers(bus: Bus, daemon: Daemon) -> None:
+    """Even if the caller's message allows it."""
+    with MutePolkit(bus) as mute, client(bus.socket, "nobody") as nobody:
+        options = {"compiler": Variant("s", COMPILER), "keep_headers": Variant("b", False)}
+        fields = HERE._replace(member="GetPch", signature="ssa{sv}")
+        body = encode("ssa{sv}", ["", "bpf-core", options])
+        nobody.send(fields, body, flags=wire.ALLOW_INTERACTIVE_AUTHORIZATION)
+        mute.wait_for_questions(1)
+        ((_, question),) = mute.questions
+        assert decode("(sa{sv})sa{ss}us", question)[1:4] == ["org.kheaders.provide.manage", {}, 0]
+
+
+def test_headers_that_no_source_has_stay_unless_forced(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    host.archive.unlink()
+    details = bus.call(*DROPPING)[2]
+    assert details["headers_kept"] is True
+    assert "no source can give them again: " in details["why_kept"]
+    assert "sysfs: there is no " in details["why_kept"]
+    done = Ctl(bus)("pch", "bpf-core", "--compiler", COMPILER, "--drop-headers")
+    assert done.returncode == 0
+    assert "no source can give them again" in done.stderr
+    assert Path(path, "include/linux/fs.h").exists()
+    details = bus.call(*FORCED)[2]
+    assert (details["headers_kept"], "why_kept" in details) == (False, False)
+    assert not Path(path, "include/linux/fs.h").exists()
+
+
+def test_the_archive_of_a_loaded_module_counts_with_its_file_alone(
+    bus: Bus, daemon: Daemon, host: ServedHost
+) -> None:
+    bus.call("GetHeaders", "sa{sv}", "", "0")
+    (host.root / "sys/module/kheaders").mkdir(parents=True)
+    assert "goes with the module" in bus.call(*DROPPING)[2]["why_kept"]
+    place = host.modules / "kernel/kernel"
+    place.mkdir(parents=True)
+    (place / "kheaders.ko").write_bytes(make_module(host.archive.read_bytes()))
+    assert bus.call(*DROPPING)[2]["headers_kept"] is False
 
 
 def wrapped(directory: Path, script: str) -> list[str]:
