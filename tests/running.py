@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.other_user import as_user
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = INTERFACE = "org.kheaders.Provide"
@@ -101,7 +102,7 @@ class Bus:
         """Run busctl on this bus; as another user with ``user``."""
         command = ["busctl", f"--address={self.address}", "--timeout=120", *arguments]
         if user is not None:
-            command = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", *command]
+            command = [*as_user(user), *command]
         return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
     def call(self, member: str, signature: str = "", *arguments: str, user: str | None = None) -> Any:

@@ -1,6 +1,7 @@
 """A service of canned answers, for the tests of kheadersctl: the release asked for chooses the answer.
 
-Run as a program with the bus's address; says "ready" on stdout, then one line for each lease that ends.
+Run as a program with the bus's address; says "ready" on stdout, then a line when a lease ends, when a
+call comes that is never answered, and when the properties are read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kheadersd import errors
 from kheadersd.bus import Call, Connection, Interface, Method, Property, Reply, Variant, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 NAME = "org.kheaders.Provide"
 PATH = "/org/kheaders/Provide"
@@ -70,6 +71,10 @@ def answer(call: Call) -> tuple[str, dict[str, Variant]]:
     return TREE, details(call, release, environment)
 
 
+def constantly(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
 class Service:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -78,6 +83,7 @@ class Service:
 
     async def get_headers(self, call: Call) -> Sequence[Any]:
         if call.args[0] == "forever":
+            say("asked")
             await asyncio.Event().wait()
         if call.args[0] == "slow":
             for fraction in (0.25, 0.5):
@@ -141,7 +147,7 @@ class Service:
         return []
 
     def interface(self) -> Interface:
-        properties: dict[str, tuple[str, Any]] = {
+        constant: dict[str, tuple[str, Any]] = {
             "Version": ("s", "0.1.0"),
             "RunningRelease": ("s", "6.1.0"),
             "CacheDirectory": ("s", "/var/cache/kheaders"),
@@ -151,8 +157,12 @@ class Service:
             "EntryCount": ("u", 1),
             "CacheBytes": ("t", 46137344),
             "LeaseCount": ("u", 1),
-            "LastError": ("(ss)", ["org.kheaders.Provide.Error.NoSpace", "the disk was full"]),
         }
+
+        def last_error() -> list[str]:
+            say("properties read")
+            return ["org.kheaders.Provide.Error.NoSpace", "the disk was full"]
+
         methods = {
             "GetHeaders": Method("sa{sv}", "sa{sv}", self.get_headers),
             "Acquire": Method("sa{sv}", "sha{sv}", self.acquire),
@@ -167,12 +177,9 @@ class Service:
             "Describe": Method("", "s", lambda _: ['{"version": "0.1.0"}']),
             "SetEntries": Method("as", "", self.set_entries),
         }
-        return Interface(
-            NAME,
-            methods,
-            {name: Property(kind, lambda value=value: value) for name, (kind, value) in properties.items()},  # type: ignore[misc]
-            f'<interface name="{NAME}"/>',
-        )
+        exported = {name: Property(kind, constantly(value)) for name, (kind, value) in constant.items()}
+        exported["LastError"] = Property("(ss)", last_error)
+        return Interface(NAME, methods, exported, f'<interface name="{NAME}"/>')
 
 
 async def main(address: str) -> None:

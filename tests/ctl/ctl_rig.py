@@ -36,9 +36,11 @@ class Ctl:
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
             "DBUS_SYSTEM_BUS_ADDRESS": address,
+            "PYTHONMALLOC": "debug",
             "TZ": "UTC",
         }
-        self.command = [sys.executable, "-X", "dev", "-W", "error", "-m", "kheadersd.ctl"]
+        # All of Python's development mode but asyncio's, which complains on stderr of a machine that is busy.
+        self.command = [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "kheadersd.ctl"]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

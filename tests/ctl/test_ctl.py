@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.other_user import as_user, python_path
 
 from ctl.ctl_rig import Ctl, Service, canned_service, private_bus
 
@@ -179,7 +179,7 @@ def test_no_daemon_and_no_bus(lonely: Ctl, command: str) -> None:
 
 def test_a_daemon_that_dies_meanwhile(ctl: Ctl, service: Service) -> None:
     with ctl.start("get", "forever") as child:
-        time.sleep(1)
+        assert service.next_line() == "asked"
         service.process.kill()
         _, stderr = child.communicate(timeout=10)
     assert child.returncode == 5
@@ -334,22 +334,11 @@ def test_a_terminal_allows_questions(ctl: Ctl) -> None:
     assert json.loads(shown)["x-interactive"] is True
 
 
-def wait_until_listening(child: subprocess.Popen[str], bus: str) -> None:
-    deadline = time.monotonic() + 10
-    command = ["busctl", f"--address={bus}", "list", "--no-legend"]
-    while (
-        str(child.pid)
-        not in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    ):
-        assert time.monotonic() < deadline
-    time.sleep(0.5)
-
-
-def test_monitor(ctl: Ctl, bus: str) -> None:
+def test_monitor(ctl: Ctl, service: Service, bus: str) -> None:
     with ctl.start("monitor", "--json") as child:
         assert child.stdout is not None
         assert child.stderr is not None
-        wait_until_listening(child, bus)
+        assert service.next_line() == "properties read", "it listens by then"
         forged = ["org.kheaders.Provide", "EntryRemoved", "sss", "5.10.0", "/", "forged"]
         subprocess.run(["busctl", f"--address={bus}", "emit", "/org/kheaders/Provide", *forged], check=True)
         ctl("remove", "5.10.0")
@@ -363,10 +352,10 @@ def test_monitor(ctl: Ctl, bus: str) -> None:
         assert child.stderr.read() == ""
 
 
-def test_monitor_for_people(ctl: Ctl, bus: str) -> None:
+def test_monitor_for_people(ctl: Ctl, service: Service) -> None:
     with ctl.start("monitor") as child:
         assert child.stdout is not None
-        wait_until_listening(child, bus)
+        assert service.next_line() == "properties read", "it listens by then"
         ctl("remove", "5.10.0")
         shown = [child.stdout.readline()[9:] for _ in range(3)]
         assert shown == [
@@ -382,14 +371,15 @@ def test_monitor_for_people(ctl: Ctl, bus: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_somebody_else_on_a_terminal_without_polkit(ctl: Ctl) -> None:
     """What asks for passwords has nobody to talk to: not the user's business while nothing needs it."""
-    ctl.command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *ctl.command]
+    ctl.command = [*as_user("nobody"), *ctl.command]
+    ctl.environment["PYTHONPATH"] = python_path()
     code, shown = ctl.on_terminal("get")
     assert (code, shown) == (0, TREE + "\r\n")
 
 
-def test_interrupted_quietly(ctl: Ctl) -> None:
+def test_interrupted_quietly(ctl: Ctl, service: Service) -> None:
     with ctl.start("get", "forever") as child:
-        time.sleep(1)
+        assert service.next_line() == "asked"
         child.send_signal(signal.SIGINT)
         assert child.communicate(timeout=10) == ("", "")
     assert child.returncode == 130

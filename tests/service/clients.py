@@ -17,6 +17,7 @@ from typing import Any
 
 from archives import make_kheaders
 from running import INTERFACE, NAME, OBJECT, REPOSITORY, Bus, Daemon
+from support.other_user import as_user, python_path
 
 from kheadersd.bus.connection import Connection, Signal
 from kheadersd.bus.library import Variant
@@ -131,14 +132,13 @@ class Ctl:
     def __init__(self, bus: Bus, user: str | None = None) -> None:
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": str(REPOSITORY) if user is None else python_path(),
             "PYTHONDONTWRITEBYTECODE": "1",
             "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
         }
         self._command = [sys.executable, "-m", "kheadersd.ctl"]
         if user is not None:
-            as_user = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
-            self._command = [*as_user, *self._command]
+            self._command = [*as_user(user), *self._command]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from running import REPOSITORY
+from support.other_user import as_user
 
 # What ./dev install installs, and an init system.
 PACKAGES = (
@@ -153,7 +154,7 @@ class Container:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root or another user; its output is text, stderr with stdout apart."""
         if user is not None:
-            command = ("setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", *command)
+            command = (*as_user(user), *command)
         return subprocess.run(
             [
                 *("nsenter", "--target", str(self.leader), "--all", "--wdns=/", "--"),
