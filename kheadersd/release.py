@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import NewType
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .errors import InvalidArgs
 from .system.printable import quoted
@@ -19,8 +19,10 @@ makes names of it.
 # Bytes; the kernel's own limit, __NEW_UTS_LEN in include/uapi/linux/utsname.h.
 MAX_RELEASE = 64
 
-# Of what usual releases have, nothing is escaped: their names are the same as the releases.
-_PLAIN = "+"  # besides ASCII letters, digits and "_.-~", which quote_from_bytes() leaves alone
+# What usual releases have is not escaped: their names are the same as the releases.
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-")
+_NEVER_FIRST = b"._+~-"  # a hidden file, or an option
+_ESCAPED = re.compile(rb"%([0-9A-F]{2})")
 _LONGEST = 128  # bytes; with a digest, and whatever is put around it, a name stays below NAME_MAX, 255
 _HEX = "%%"  # begins a name that percent-encoding would make too long; no other name has two of them
 
@@ -55,9 +57,9 @@ def escape(release: Release) -> str:
     "%" and two hex digits. `unescape` undoes it.
     """
     encoded = release.encode()
-    name = quote_from_bytes(encoded, safe=_PLAIN)
-    if not name[0].isalnum() and name[0] != "%":  # hidden, or an option
-        name = f"%{ord(name[0]):02X}{name[1:]}"
+    plain = [byte in _PLAIN for byte in encoded]
+    plain[0] = plain[0] and encoded[0] not in _NEVER_FIRST
+    name = "".join(chr(byte) if keep else f"%{byte:02X}" for byte, keep in zip(encoded, plain, strict=True))
     return name if len(name) <= _LONGEST else _HEX + encoded.hex()
 
 
@@ -68,7 +70,10 @@ def unescape(name: str) -> Release:
         InvalidArgs: it made none of this name.
     """
     try:
-        encoded = bytes.fromhex(name[len(_HEX) :]) if name.startswith(_HEX) else unquote_to_bytes(name)
+        if name.startswith(_HEX):
+            encoded = bytes.fromhex(name.removeprefix(_HEX))
+        else:
+            encoded = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), name.encode())
         release = parse_release(encoded.decode())
     except ValueError:
         raise InvalidArgs(f"{quoted(name)} is not the name of a kernel release") from None

@@ -13,6 +13,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..errors import InvalidArgs
+from ..release import parse_release
 from .text import SHELLS, by_source, lines
 
 if TYPE_CHECKING:
@@ -109,8 +111,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments, tail = arguments[:cut], arguments[cut + 1 :]
     parser = _parser()
     options = parser.parse_args(arguments, argparse.Namespace(session=False, json=False))
-    if not (getattr(options, "release", None) or "").isprintable():
-        parser.error("a kernel release is plain text, such as 'uname -r' prints")
+    if release := getattr(options, "release", None):
+        try:
+            parse_release(release)
+        except InvalidArgs as error:
+            parser.error(error.message)
     if options.action == "exec":
         if tail is not None:  # a "--" after the command's name is the command's own
             options.command = [*options.command, "--", *tail] if options.command else tail

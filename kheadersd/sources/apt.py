@@ -47,7 +47,7 @@ UPDATE_INTERVAL = 600.0
 """Lists of our own that are younger, in seconds, are not fetched again."""
 
 # Debian policy, 5.6.7, for a name that begins with a kernel's version.
-_IN_PACKAGE_NAME = re.compile(r"[0-9][a-z0-9.+-]*[a-z0-9+]")
+_IN_PACKAGE_NAME = re.compile(r"[0-9][a-z0-9.+-]*")
 
 MAX_DOWNLOAD = 256 << 20
 """Bytes in all packages of one release; real ones have 12 to 30 MiB."""
