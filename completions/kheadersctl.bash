@@ -28,7 +28,7 @@ _kheadersctl() {
         [get]='--source --refresh --json'
         [list]='--json'
         [monitor]='--json'
-        [pch]='--compiler --header --drop-headers --arguments --json'
+        [pch]='--compiler --header --drop-headers --force --arguments --json'
         [prune]='--json'
         [remove]='--force --json'
         [status]='--json'

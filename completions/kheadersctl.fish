@@ -49,6 +49,7 @@ complete -c kheadersctl -n '__kheadersctl_uses remove' -l force -d 'Also when a 
 complete -c kheadersctl -n '__kheadersctl_uses pch cc' -l compiler -x -a '(complete -C clang)' -d 'A name such as clang-16, or a path'
 complete -c kheadersctl -n '__kheadersctl_uses pch' -l header -x -d 'Exactly these headers'
 complete -c kheadersctl -n '__kheadersctl_uses pch' -l drop-headers -d 'Drop the headers from the cache'
+complete -c kheadersctl -n '__kheadersctl_uses pch' -l force -d 'Drop them even if no source can give them again'
 complete -c kheadersctl -n '__kheadersctl_uses pch' -l arguments -d "Print the compiler's arguments"
 complete -c kheadersctl -n '__kheadersctl_uses cc' -s o -r -F -d 'The output'
 complete -c kheadersctl -n '__kheadersctl_uses cc' -l profile -x -a '(__kheadersctl_profiles)' -d 'Which headers'

@@ -5,115 +5,106 @@ A descriptor of a directory would be simpler, and would lead out of any containe
 
 from __future__ import annotations
 
-import asyncio
 import collections
-import contextlib
 import os
-import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from .apart.process import start
-from .errors import KheadersError, LimitsExceeded
-from .work import Background
+from .errors import KheadersError, LimitsExceeded, Timeout
+from .extraction.extract import Cancelled
+from .work import Background, in_thread, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .sources import Tree
+    from .cache.entry import Entry
 
 MAX_TOTAL = 16
 MAX_PER_USER = 4
 """Streams at a time. Root may have all of them."""
 
-_TIME_LIMIT = 600.0  # seconds; a reader who does not read must not keep a child for ever
-_PARTS = ("include", "arch")
+_TIME_LIMIT = 600.0  # seconds; a reader who does not read must not keep a thread for ever
 
 
 class Exports:
-    """The streams that are being read. Belongs to the event loop."""
+    """The streams that are being read. Belongs to the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        on_failure: called when a stream was cut short, with what is wrong: Corrupt if it is the entry.
+    """
+
+    def __init__(self, on_failure: Callable[[Entry, KheadersError], None]) -> None:
+        self._on_failure = on_failure
         self._of_user: collections.Counter[int] = collections.Counter()
         self._background = Background()
-        self._children: set[asyncio.subprocess.Process] = set()
+        self._threads = ThreadPoolExecutor(MAX_TOTAL, thread_name_prefix="export")
 
     async def close(self) -> None:
         """Cut off what is still being read."""
-        for child in self._children:
-            _kill(child)
-        await self._background.settle()
+        await self._background.close()
+        self._threads.shutdown()
 
-    async def start(self, tree: Tree, uid: int, ended: Callable[[], None]) -> int:
-        """Begin to write the headers of a tree, both parts of a split one, as a tar archive.
+    async def start(self, entry: Entry, uid: int, ended: Callable[[], None]) -> int:
+        """Begin to write the headers of an entry as a tar archive.
 
         Args:
             uid: of who asked for it.
-            ended: called when nothing of the tree is needed any more, also when this fails.
+            ended: called when nothing of the entry is needed any more, also when this fails.
 
         Returns:
-            The end of a pipe to read from, the caller's to close. The archive is whole if it ends as tar
-            archives do.
+            The end of a pipe to read from, the caller's to close. The archive is whole exactly if it ends as
+            tar archives do, with two blocks of zeros: they are written once every file was found to be as it
+            was extracted.
 
         Raises:
-            LimitsExceeded: too many are being read.
-            KheadersError: tar(1) cannot be run.
+            LimitsExceeded: too many are being read, or the daemon has no descriptors left.
+            Vanished, DiskError: the entry cannot be read.
         """
         try:
             if self._of_user.total() >= MAX_TOTAL or (uid and self._of_user[uid] >= MAX_PER_USER):
                 raise LimitsExceeded("too many headers are being exported; wait until some have been read")
             self._of_user[uid] += 1
             try:
-                reader, child = await _run_tar(tree)
+                reader, writer = _pipe()
             except BaseException:
                 self._of_user[uid] -= 1
                 raise
         except BaseException:
             ended()
             raise
-        self._children.add(child)
-        self._background.start(self._see_to_its_end(child, uid, ended))
+        self._background.start(self._see_to_its_end(entry, writer, uid, ended))
         return reader
 
-    async def _see_to_its_end(
-        self, child: asyncio.subprocess.Process, uid: int, ended: Callable[[], None]
-    ) -> None:
+    async def _see_to_its_end(self, entry: Entry, writer: int, uid: int, ended: Callable[[], None]) -> None:
+        cancelled = threading.Event()
+        work = in_thread(_write, entry, writer, cancelled, cancelled=cancelled, executor=self._threads)
         try:
-            async with asyncio.timeout(_TIME_LIMIT):
-                await child.wait()
-        except TimeoutError:
-            _kill(child)
-            await child.wait()
+            await within(_TIME_LIMIT, work, _late)
+        except Cancelled:
+            pass
+        except KheadersError as error:
+            self._on_failure(entry, error)
         finally:
-            self._children.discard(child)
             self._of_user[uid] -= 1
+            os.close(writer)
             ended()
 
 
-async def _run_tar(tree: Tree) -> tuple[int, asyncio.subprocess.Process]:
-    arguments = ["--create", "--file=-", "--owner=root:0", "--group=root:0"]
-    for place in dict.fromkeys((tree.source_tree, tree.build_tree)):
-        parts = [part for part in _PARTS if (place / part).is_dir()]
-        arguments += [f"--directory={place}", *parts]
-    reader, writer = os.pipe2(os.O_CLOEXEC)
+def _pipe() -> tuple[int, int]:
     try:
-        child = await start(
-            "tar",
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=writer,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        )
-    except BaseException as error:
-        os.close(reader)
-        if isinstance(error, OSError):
-            raise KheadersError(f"the headers cannot be exported: tar: {error.strerror}") from error
-        raise
-    finally:
-        os.close(writer)
-    return reader, child
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise LimitsExceeded(f"the headers cannot be exported: {error.strerror}; try again later") from error
+    os.set_blocking(writer, False)
+    return reader, writer
 
 
-def _kill(child: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+def _late() -> Timeout:
+    return Timeout(f"the reader of an export did not read all of it within {_TIME_LIMIT:g} s")
+
+
+def _write(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
+    from .cache.stream import write_archive  # here, as most daemons are never asked for an export
+
+    write_archive(entry, pipe, cancelled)

@@ -289,8 +289,22 @@ class Provider:
             As `get`.
         """
         served = await self.get(Request(release, self._config.sources), caller)
+        return served.entry or await self._copied(served, caller)
+
+    async def in_cache(self, served: Served, caller: Caller) -> Served:
+        """The same headers from an entry: a tree in place is copied into one, as far as the copier may.
+
+        Raises:
+            Corrupt: the tree cannot be copied; the message says what of it.
+            NoSpace, Timeout: the copy could not be made.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not have it made.
+        """
         if served.entry is not None:
-            return served.entry
+            return served
+        return self._from_entry(await self._copied(served, caller), fresh=False)
+
+    async def _copied(self, served: Served, caller: Caller) -> Entry:
+        release = served.release
         await self.look_again(release)
         entry = self._snapshot_of(served.tree, release)
         if entry is not None and entry.has_headers:

@@ -165,17 +165,22 @@ class Service:
 
     async def _export(self, call: Call) -> Reply:
         request, _ = self._request_and_options(call, (SOURCES, REFRESH))
-        served, lease = await self._lease(call, request, "it is being exported")
         uid = (await call.credentials()).uid
-        archive = await self._state.exports.start(served.tree, uid, ended=lambda: os.close(lease))
+        served, lease = await self._lease(call, request, "it is being exported", in_entry=True)
+        assert served.entry is not None
+        archive = await self._state.exports.start(served.entry, uid, ended=lambda: os.close(lease))
         return Reply(encode(_EXPORTED, [0, _details(served)]), [archive])
 
-    async def _lease(self, call: Call, request: Request, reason: str) -> tuple[Served, int]:
-        """Headers that stay for as long as the descriptor is open."""
+    async def _lease(
+        self, call: Call, request: Request, reason: str, *, in_entry: bool = False
+    ) -> tuple[Served, int]:
+        """Headers that stay for as long as the descriptor is open; with ``in_entry`` no tree in place."""
         credentials = await call.credentials()
         while True:
             ready = None if request.refresh else self._state.provider.ready(request)
             served = ready or await self._get(call, request)
+            if in_entry:
+                served = await self._state.provider.in_cache(served, _Asking(call, self._authority))
             # From here to the lease nothing else runs; the entry may have left while we waited for it.
             if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break

@@ -12,6 +12,7 @@ from .cache.cache import Cache
 from .cache.leases import Lease, Leases
 from .errors import (
     AccessDenied,
+    Corrupt,
     InteractiveAuthorizationRequired,
     InUse,
     InvalidArgs,
@@ -37,6 +38,7 @@ from .work import in_thread
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .cache.entry import Entry
     from .cache.pch import Pch
     from .config import Config
     from .host import Host
@@ -85,7 +87,7 @@ class State:
             on_end=self._lease_ended,
         )
         self.module = KernelModule(host, loader, self._module_changed)
-        self.exports = Exports()
+        self.exports = Exports(self._export_failed)
         self.progress = Progress(self._progressed, observer.changed)
         self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
         sources: list[Source] = [
@@ -256,6 +258,12 @@ class State:
     def _leases_changed(self) -> None:
         self.keeper.leases_changed()
         self._observer.changed()
+
+    def _export_failed(self, entry: Entry, error: KheadersError) -> None:
+        if isinstance(error, Corrupt) and entry in self.cache:
+            self.keeper.found_damaged(entry, error.message)
+        told = type(error)(f"an export of the headers of {entry.release} was cut short: {error.message}")
+        self.journal.report_failure(told, release=entry.release, path=str(entry.path))
 
     def _lease_ended(self, lease: Lease) -> None:
         self.journal.report(

@@ -16,7 +16,6 @@ others belong to the event loop and take microseconds.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -240,8 +239,7 @@ class Cache:
             whole = disk.count_files(entry.path) == entry.record.files
             if whole:
                 disk.sync_file_system(entry.directory)
-            if os.lstat(entry.directory).st_ino != entry.inode:  # another has its name now
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            disk.check_inode(os.lstat(entry.directory), entry.inode)
             if not whole:
                 return False
             mark = entry.directory / "durable"

@@ -90,6 +90,15 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False)
         os.close(descriptor)
 
 
+def check_inode(status: os.stat_result, inode: int) -> None:
+    """
+    Raises:
+        FileNotFoundError: this is another directory, which has the name of the one with that inode now.
+    """
+    if status.st_ino != inode:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on the disk.
 

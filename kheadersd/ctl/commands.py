@@ -6,22 +6,24 @@ import asyncio
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..bus.library import Variant
+from ..errors import Corrupt
+from ..extraction.tarstream import TarReader
 from . import text
 from .client import DONE, FAILED, NAME, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
 _MAX_REASON = 256  # characters, the service's limit
+_PIECE = 1 << 16
 
 
 class Prepared:
@@ -132,9 +134,24 @@ async def export(client: Client, arguments: argparse.Namespace) -> int:
 
 
 def _copy_to_stdout(descriptor: int) -> None:
-    with open(descriptor, "rb") as archive:
-        shutil.copyfileobj(archive, sys.stdout.buffer)
+    """
+    Raises:
+        CommandError: the archive does not end as it should: the service could not read all of the headers.
+    """
+    try:
+        for _ in TarReader(_copied(descriptor), "the archive"):
+            pass
+    except Corrupt as error:
+        hint = "What was written is incomplete. The journal of kheadersd says why; try again."
+        raise CommandError(FAILED, f"the archive was cut short: {error.message}", hint) from None
     sys.stdout.buffer.flush()
+
+
+def _copied(descriptor: int) -> Iterator[bytes]:
+    with open(descriptor, "rb", buffering=0) as archive:
+        while piece := archive.read(_PIECE):
+            sys.stdout.buffer.write(piece)
+            yield piece
 
 
 async def pch(client: Client, arguments: argparse.Namespace) -> int:

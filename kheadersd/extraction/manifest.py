@@ -21,6 +21,9 @@ DIRECTORY_MODE = 0o755
 MAX_PROBLEMS = 100
 """How many problems `compare` names one by one."""
 
+MAX_ENCODED = 256 << 20
+"""Bytes that are read of a manifest; that of the largest tree that is extracted has fewer."""
+
 _HEADING = "kheadersd manifest 1"
 _MODES = {FILE: FILE_MODE, DIRECTORY: DIRECTORY_MODE}
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}

@@ -9,15 +9,21 @@ import tarfile
 import time
 from pathlib import Path
 
+import pytest
 from archives import kheaders_files, make_kheaders
 from bus.raw import HERE
-from running import Bus, Daemon
+from running import Bus, Daemon, Refused
 
 from kheadersd.bus import encode
 from kheadersd.bus.connection import Connection
 from service.callers import HEADERS, NO_OPTIONS, client
 from service.clients import Ctl, eventually, wait_until
 from service.conftest import RELEASE, ServedHost
+
+TREE = kheaders_files(RELEASE) | {
+    "arch/x86/include/generated/asm/rwonce.h": b"#include <asm-generic/rwonce.h>\n"
+}
+"""An installed one."""
 
 
 def contents(archive: bytes) -> dict[str, bytes]:
@@ -45,14 +51,14 @@ def test_the_command_writes_an_archive(bus: Bus, daemon: Daemon, tmp_path: Path)
 
 
 def test_both_parts_of_a_split_tree(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
-    for name, content in kheaders_files(RELEASE).items():
+    for name, content in TREE.items():
         part = "build" if "generated" in name else "source"
         file = host.modules / part / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     (host.modules / "build" / "Makefile").write_text("# nobody needs it\n")
     done = Ctl(bus)("export")
-    assert contents(done.stdout.encode()) == kheaders_files(RELEASE)
+    assert contents(done.stdout.encode()) == TREE
 
 
 async def test_the_entry_stays_until_all_is_read(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
@@ -85,6 +91,69 @@ def test_readers_who_do_not_read_are_few_and_end_with_their_callers(
         assert bus.call("Lookup", "s", "")[1]["release"] == RELEASE
     wait_until(lambda: bus.get("LeaseCount") == 0)
     wait_until(lambda: daemon.descriptors() <= descriptors)
+
+
+def test_a_tree_in_place_is_copied_by_the_copiers_rules(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    """Nothing that is kept from others leaves, and nothing from elsewhere."""
+    build = host.modules / "build"
+    for name, content in TREE.items():
+        (build / name).parent.mkdir(parents=True, exist_ok=True)
+        (build / name).write_bytes(content)
+    secret = host.root / "etc/secret.h"
+    secret.parent.mkdir()
+    secret.write_text("#define SECRET\n")
+    header = build / "include/linux/extra.h"
+    nobody = Ctl(bus, "nobody")
+    header.write_text("#define PRIVATE\n")
+    header.chmod(0o600)
+    for why in ("extra.h is not copied", "where no headers of this kernel are"):
+        done = nobody("export")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert why in done.stderr
+        header.unlink(missing_ok=True)
+        header.symlink_to("/etc/secret.h")
+    header.unlink()
+    done = nobody("export")
+    assert done.returncode == 0, done.stderr
+    assert contents(done.stdout.encode()) == TREE
+    wait_until(lambda: bus.get("LeaseCount") == 0)
+
+
+@pytest.mark.parametrize("how", ["emptied", "gone", "changed", "a FIFO"])
+def test_a_damaged_entry_is_no_whole_archive(bus: Bus, daemon: Daemon, host: ServedHost, how: str) -> None:
+    """The damage is done while the archive is read: else the headers are made again first."""
+    large = os.urandom(300_000).hex().encode()
+    host.show(make_kheaders(RELEASE, {"include/linux/large.h": large, "include/linux/last.h": b"last\n"}))
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    last = Path(path, "include/linux/last.h")
+    with Ctl(bus).started("export") as process:
+        # Its output is not read, so that it waits somewhere in the large file.
+        wait_until(lambda: bus.get("LeaseCount") == 1)
+        last.unlink()
+        if how == "emptied":
+            last.touch()
+        elif how == "changed":
+            last.write_bytes(b"LAST\n")
+        elif how == "a FIFO":
+            os.mkfifo(last)
+        _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the archive was cut short" in complaint
+    assert f"an export of the headers of {RELEASE} was cut short" in daemon.log.read_text()
+    assert isinstance(bus.call("Lookup", "s", ""), Refused)
+    assert Ctl(bus)("export").returncode == 0
+
+
+def test_the_command_notices_the_end_of_the_daemon(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
+    host.show(make_kheaders(RELEASE, {"include/linux/large.h": os.urandom(300_000).hex().encode()}))
+    for end in (daemon.stop, daemon.kill):
+        with Ctl(bus).started("export") as process:
+            wait_until(lambda: bus.get("LeaseCount") == 1)
+            end()
+            _, complaint = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert "the archive was cut short" in complaint
+        daemon.start()
 
 
 def test_an_export_that_is_cut_off_by_the_end_of_the_daemon(

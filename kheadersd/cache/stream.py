@@ -1,0 +1,161 @@
+"""An entry as a tar archive, which is complete only if every file is what was extracted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import tarfile
+from typing import TYPE_CHECKING, Self
+
+from ..errors import Corrupt
+from ..extraction.extract import Cancelled
+from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
+from ..extraction.tarstream import DIRECTORY, FILE, shown
+from ..system import files
+from . import disk
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Generator, Iterator
+    from types import TracebackType
+
+    from ..extraction.manifest import Entry as Item
+    from .entry import Entry
+
+_PIECE = 1 << 16
+_RECORD = 20 * tarfile.BLOCKSIZE  # what tar(1) writes at a time, and some readers expect
+_LOOK_AGAIN = 250  # milliseconds after which a writer that waits for its reader looks whether it is cancelled
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_archive(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
+    """Write the archive; blocking, for as long as its reader takes. Ends early if the reader leaves.
+
+    Raises:
+        Corrupt: the entry is not what was extracted.
+        Vanished, DiskError: it cannot be read.
+        Cancelled: ``cancelled`` was set.
+    """
+    waiter = select.poll()
+    waiter.register(pipe, select.POLLOUT)
+    with contextlib.suppress(BrokenPipeError), contextlib.closing(_pieces(entry)) as pieces:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                if cancelled.is_set():
+                    raise Cancelled
+                try:
+                    view = view[os.write(pipe, view) :]
+                except BlockingIOError:
+                    waiter.poll(_LOOK_AGAIN)
+
+
+def _pieces(entry: Entry) -> Generator[bytes, None, None]:
+    """The archive, whose last piece comes once all of the entry was read and compared."""
+    waiting = bytearray()
+    total = 0
+    with _Content.of(entry) as content:
+        for name, item in content.manifest.entries.items():
+            waiting += _header(name, item, entry.record.extracted_at)
+            if item.kind == FILE:
+                for piece in content.file(name, item):
+                    waiting += piece
+                    if len(waiting) >= _PIECE:
+                        total += len(waiting)
+                        yield bytes(waiting)
+                        waiting.clear()
+                waiting += bytes(-item.size % tarfile.BLOCKSIZE)
+    waiting += bytes(2 * tarfile.BLOCKSIZE)
+    yield bytes(waiting) + bytes(-(total + len(waiting)) % _RECORD)
+
+
+def _header(name: str, item: Item, made_at: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.mtime = made_at // 1_000_000
+    member.uname = member.gname = "root"
+    if item.kind == FILE:
+        member.size, member.mode = item.size, FILE_MODE
+    elif item.kind == DIRECTORY:
+        member.type, member.mode = tarfile.DIRTYPE, DIRECTORY_MODE
+    else:
+        member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, item.content
+    return member.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
+
+
+class _Content:
+    """The manifest of an entry and its open tree, which stays readable when the entry is made anew.
+
+    A context manager; everything is blocking.
+
+    Attributes:
+        manifest: what the tree has, as it was extracted.
+    """
+
+    def __init__(self, entry: Entry, directory: int) -> None:
+        self._entry = entry
+        self.manifest = _manifest(entry, directory)
+        self._tree = os.open("tree", _OPEN_DIRECTORY, dir_fd=directory)
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Open an entry.
+
+        Raises:
+            Corrupt: its manifest is not what was written.
+            Vanished: it is not there any more, or another has its name.
+            DiskError: it cannot be read.
+        """
+        with disk.explained("read the entry", entry.directory):
+            directory = os.open(entry.directory, _OPEN_DIRECTORY)
+            try:
+                disk.check_inode(os.fstat(directory), entry.inode)
+                return cls(entry, directory)
+            finally:
+                os.close(directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._tree)
+
+    def file(self, name: str, item: Item) -> Iterator[bytes]:
+        """The content of a file in pieces, exactly as many bytes as the manifest says.
+
+        Raises:
+            Corrupt: it is not there, or not what was extracted; known at the latest after the last piece.
+            DiskError: it cannot be read.
+        """
+        digest = hashlib.sha256()
+        left = item.size
+        try:
+            with files.opened(name, directory=self._tree, follow=False) as (descriptor, status):
+                if status.st_size != item.size:
+                    raise self._corrupt(name, f"has {status.st_size} bytes instead of {item.size}")
+                while left and (piece := os.read(descriptor, min(left, _PIECE))):
+                    left -= len(piece)
+                    digest.update(piece)
+                    yield piece
+        except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
+            raise self._corrupt(name, "is missing, or no file any more") from error
+        except OSError as error:
+            raise disk.DiskError(f"cannot read {self._entry.path / name}: {error.strerror}") from error
+        if left or digest.hexdigest() != item.content:
+            raise self._corrupt(name, "has another content")
+
+    def _corrupt(self, name: str, what: str) -> Corrupt:
+        return Corrupt(f"{shown(name)} in {self._entry.path} {what}: it is not what was extracted")
+
+
+def _manifest(entry: Entry, directory: int) -> Manifest:
+    try:
+        encoded = files.read_file("manifest", MAX_ENCODED, directory=directory, follow=False)
+    except (FileNotFoundError, files.UnfitFile) as error:
+        raise Corrupt(f"the manifest of {entry.directory} cannot be used: {error.strerror}") from error
+    if hashlib.sha256(encoded).hexdigest() != entry.record.manifest_sha256:
+        raise Corrupt(f"the manifest of {entry.directory} is not what was written")
+    return Manifest.decode(encoded)
