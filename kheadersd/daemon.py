@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import os
 import resource
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,17 +22,17 @@ from .bus.failures import ConnectionLost
 from .bus.library import session_bus_address, system_bus_address
 from .errors import KheadersError, Timeout
 from .host import Host
-from .journal import Event, Handler, Journal
+from .journal import LEVELS, Event, Handler, Journal
 from .loaders import UNIT, UnitLoader
 from .modprobe import ModprobeLoader
 from .module import NoLoader
 from .notify import ServiceManager, StatusObserver
 from .service import NAME, Service
 from .state import State
-from .work import Background, in_thread
+from .work import Background, hanging, in_thread, stop_within
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from .bus.connection import Answer
     from .module import Loader
@@ -41,8 +42,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Extraction, checking, removing and syncing: more of them at a time only disturb each other.
-_THREADS = 4
+# Seconds after SIGTERM: until threads that do not end are given up, until work is, and until the process ends
+# whatever hangs.
+_STOP_THREADS, _STOP_WORK, _STOP_PROCESS = 1.5, 3.0, 4.2
 _FIRST_CONNECT = 10.0
 """Seconds for which the bus may be missing at start."""
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -85,11 +87,30 @@ def main() -> None:
     logging.basicConfig(handlers=[Handler(journal)], level=logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     _tell_problems(journal, problems)
+    status = 0
     try:
         asyncio.run(_Daemon(arguments, settings, journal).run())
     except KheadersError as error:
         journal.report(Event.FAILED, f"kheadersd cannot run: {error.message}", error=error.bus_name)
-        sys.exit(1)
+        status = 1
+    if hanging():  # the interpreter must not wait for what such a thread holds
+        os._exit(status)
+    sys.exit(status)
+
+
+def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+    """End the process if it has not ended in time, and tell what hangs. In a thread of its own."""
+    time.sleep(_STOP_PROCESS)
+    with contextlib.suppress(Exception):  # the event loop may be changing what is looked at
+        tasks = ", ".join(sorted(_name(task) for task in asyncio.all_tasks(loop))) or "no task"
+        journal.log(
+            LEVELS.index("warning"), f"kheadersd ends although work is left that does not end: {tasks}"
+        )
+    os._exit(0)
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
 def _load_config(arguments: argparse.Namespace) -> tuple[config.Config, Sequence[config.Problem]]:
@@ -116,6 +137,7 @@ class _Daemon:
         self._connection: Connection | None = None
         self._authority = Authority(trusted_uid=os.getuid() if self._session else None)
         self._stop = asyncio.Event()
+        self._stop_by: float | None = None
         self._hangup = asyncio.Event()
         self._manager = ServiceManager()
         self._has_started = False
@@ -128,27 +150,42 @@ class _Daemon:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._told_to_stop, loop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        loop.set_default_executor(
-            concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="kheadersd")
-        )
         _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
         service = Service(self._make_state, self._authority)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.callback(self._manager.close)
                 self._manager.start()
-                stack.push_async_callback(service.state.close)
-                await service.state.start()
+                stack.push_async_callback(self._in_time, service.state.close)
+                await self._unless_stopped(service.state.start())
                 background = Background()
-                stack.push_async_callback(background.settle)
+                stack.push_async_callback(self._in_time, background.settle)
                 reloading = background.start(self._reload_when_told(service.state))
                 stack.callback(reloading.cancel)
                 await self._serve(service)
         finally:
             if self._has_started:
                 self._journal.report(Event.STOPPING, "kheadersd has stopped")
+
+    def _told_to_stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._stop_by = loop.time() + _STOP_WORK
+        stop_within(_STOP_THREADS)
+        threading.Thread(target=_end_late, args=(self._journal, loop), name="end", daemon=True).start()
+
+    async def _in_time(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Wait until something has ended, after SIGTERM until its work is given up."""
+        try:
+            async with asyncio.timeout_at(self._stop_by) as limit:
+                await end()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("told to stop, gave up what does not end: %s", getattr(end, "__qualname__", end))
 
     def _make_state(self, observer: Observer) -> State:
         state = State(
@@ -218,8 +255,8 @@ class _Daemon:
                 if self._stop.is_set():
                     self._manager.stopping()
                     # While we are on the bus: to give the module back takes the service manager.
-                    await connection.end_calls()
-                    await service.state.provider.close()
+                    await self._in_time(connection.end_calls)
+                    await self._in_time(service.state.provider.close)
                 self._connection = None
                 service.detach()
                 await connection.close()

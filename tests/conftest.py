@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from kheadersd.work import IDLE
+
 pytest_plugins = ["in_process", "real", "running"]
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
@@ -72,8 +74,7 @@ def _children() -> set[int]:
 
 
 def _threads() -> set[threading.Thread]:
-    # Idle threads of an executor end with its event loop.
-    return set(threading.enumerate())
+    return {thread for thread in threading.enumerate() if thread.name != IDLE}
 
 
 def _descriptors() -> set[tuple[str, str]]:

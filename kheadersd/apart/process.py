@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import Timeout
-from ..work import to_the_end
+from ..work import to_the_end, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ _READ_BYTES = 1 << 14
 # include/uapi/linux/memfd.h, since Linux 6.3. Without it some hosts (vm.memfd_noexec=2) refuse to make one.
 _MFD_NOEXEC_SEAL = 8
 # A child that was killed and does not go away hangs in the kernel; nothing we do ends it.
-_DRAIN_SECONDS = 5.0
+_DRAIN_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,13 +102,14 @@ async def run(
             env=command.environment,
             cwd=command.directory,
         )
+
+    def late() -> Timeout:
+        return Timeout(f"{command.program} took longer than {command.seconds:g} s and was stopped")
+
     finished = None
     try:
-        async with asyncio.timeout(command.seconds):
-            finished = await _collect(child, command, on_line)
-            return finished
-    except TimeoutError:
-        raise Timeout(f"{command.program} took longer than {command.seconds:g} s and was stopped") from None
+        finished = await within(command.seconds, _collect(child, command, on_line), late)
+        return finished
     finally:
         if finished is None:
             await end(child)
@@ -168,13 +169,20 @@ async def end(child: asyncio.subprocess.Process) -> None:
     """Kill what still runs of the group of a child that was started here, and wait for it.
 
     By SIGKILL: whatever that leaves is in directories of ours. The child may have ended while others of its
-    group hold its outputs. The pipes are read to their end, or asyncio would not close them.
+    group hold its outputs. The pipes are read to their end, or asyncio would not close them; but one who has
+    left the group can hold them, or write to them, for ever.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            await child.communicate()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                for stream in (child.stdout, child.stderr):
+                    while stream is not None and await stream.read(_READ_BYTES):
+                        pass
+                await child.wait()
+    finally:
+        child._transport.close()  # type: ignore[attr-defined]
 
 
 async def _collect(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -22,14 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KheadersError, Timeout
+from ..work import within
 from .process import Command, Finished, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_LINE = 1 << 20  # of a request or an answer; the outputs are not in lines
-# The other end keeps to the time limit, and needs a moment to end what it killed.
-_GRACE = 10.0
+# The other end keeps to the time limit, and needs a moment to end what it killed, and to hang up.
+_GRACE = 3.0
+_HANG_UP = 1.0
+_LINES_AT_ONCE = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,18 +72,18 @@ class Unit:
             "most": command.most,
             "streamed": on_line is not None,
         }
-        reader, writer = await self._connect(command.program, stdout)
-        try:
-            async with asyncio.timeout(command.seconds + _GRACE):
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
-                    _write(writer, _encode(request), command.stdin)
-                    await writer.drain()
-                return await self._result(reader, command, on_line)
-        except TimeoutError:
-            raise Timeout(
+
+        def late() -> Timeout:
+            return Timeout(
                 f"{command.program} took longer than {command.seconds:g} s, "
                 f"and {self.path.name}.socket did not stop it"
-            ) from None
+            )
+
+        reader, writer = await self._connect(command.program, stdout)
+        try:
+            return await within(
+                command.seconds + _GRACE, self._converse(reader, writer, request, command, on_line), late
+            )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise KheadersError(
                 f"{command.program}, run by {self.path.name}.socket, gave no answer that makes sense: {error}"
@@ -106,6 +110,19 @@ class Unit:
             connection.close()
             raise
 
+    async def _converse(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        request: Mapping[str, Any],
+        command: Command,
+        on_line: Callable[[str], None] | None,
+    ) -> Finished:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
+            _write(writer, _encode(request), command.stdin)
+            await writer.drain()
+        return await self._result(reader, command, on_line)
+
     async def _result(
         self, reader: asyncio.StreamReader, command: Command, on_line: Callable[[str], None] | None
     ) -> Finished:
@@ -122,26 +139,31 @@ class Unit:
         return Finished(int(answer["status"]), output, complaints)
 
     async def _last_answer(self, reader: asyncio.StreamReader, on_line: Callable[[str], None] | None) -> Any:
-        while line := await reader.readline():
+        for number in itertools.count(1):
+            if not (line := await reader.readline()):
+                break
             answer = json.loads(line)
             if "line" not in answer:
                 return answer
             if on_line is not None:
                 on_line(str(answer["line"]))
+            if number % _LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a line that has come in already is read without a pause
         raise ValueError(f"it ended without one; see 'journalctl -t {self.path.name}'")
 
 
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close the connection, after the other end has: then the command is gone, too."""
+    """Close the connection, if it can be after the other end has: then the command is gone, too."""
     try:
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_GRACE):
+            async with asyncio.timeout(_HANG_UP):
                 if writer.can_write_eof():
                     writer.write_eof()
                 while await reader.read(_MAX_LINE):
                     pass
     finally:
-        writer.close()
+        # Not close(), which waits until the other end has read all that it was sent.
+        writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
 

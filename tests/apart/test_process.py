@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,17 @@ async def test_output_to_a_descriptor(tmp_path: Path) -> None:
 async def test_others_that_hold_the_output_are_killed(tmp_path: Path) -> None:
     with pytest.raises(Timeout):
         await shell("sleep 100 & exit 0", tmp_path, 0.3)
+
+
+@pytest.mark.parametrize("does", ["sleep 30", "exec yes"])
+async def test_one_who_has_left_the_group_holds_up_nobody(tmp_path: Path, does: str) -> None:
+    """It holds the outputs, or writes to them without an end."""
+    script = f"setsid sh -c 'echo $$ > {tmp_path}/pid; {does}' & exit 0"
+    try:
+        with pytest.raises(Timeout):
+            await asyncio.wait_for(shell(script, tmp_path, 0.3), 20)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 async def test_lines_come_as_they_are_written(tmp_path: Path) -> None:

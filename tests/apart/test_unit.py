@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from running import REPOSITORY
 
+from kheadersd.apart import unit
 from kheadersd.apart.process import MAX_OUTPUT, Command, Finished
 from kheadersd.apart.unit import Unit
 from kheadersd.errors import KheadersError, Timeout
@@ -159,6 +161,126 @@ async def test_an_answer_that_makes_no_sense(tmp_path: Path, said: bytes) -> Non
         await shell(tmp_path / "kheaders-fetch", "true", tmp_path)
     server.close()
     await server.wait_closed()
+
+
+_Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def _never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.Event().wait()
+
+
+async def _never_answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(1 << 16):
+        pass
+    await asyncio.Event().wait()
+
+
+async def _says_lines_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b'{"line": ""}\n' * 1000)
+        await writer.drain()
+
+
+async def _answers_and_goes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'{"status": 0, "output": 1, "complaints": 0}\n')
+    while True:
+        writer.write(b"x" * 1000)
+        await writer.drain()
+
+
+@pytest.fixture
+async def other_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[_Serve], Awaitable[Path]]]:
+    """What answers in the place of a unit."""
+    monkeypatch.setattr(unit, "_GRACE", 0.2)
+    monkeypatch.setattr(unit, "_HANG_UP", 0.2)
+    tasks: list[asyncio.Task[None]] = []
+    writers: list[asyncio.StreamWriter] = []
+    servers: list[asyncio.Server] = []
+    path = tmp_path / "kheaders-fetch"
+
+    async def start(serve: _Serve) -> Path:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            writers.append(writer)
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await serve(reader, writer)
+
+        servers.append(await asyncio.start_unix_server(connected, path, limit=1 << 16))
+        return path
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for writer in writers:
+        writer.transport.abort()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
+
+
+_BAD_ENDS = [_never_reads, _never_answers, _says_lines_for_ever]
+
+
+@pytest.mark.parametrize("serve", _BAD_ENDS)
+@pytest.mark.parametrize("stdin", [b"", b"x" * 3_000_000])
+async def test_the_limit_holds_whatever_the_other_end_does(
+    other_end: Callable[[_Serve], Awaitable[Path]], serve: _Serve, stdin: bytes
+) -> None:
+    path = await other_end(serve)
+    command = Command(["clang"], {}, 0.2, stdin=stdin)
+    with pytest.raises(Timeout, match=r"clang took longer than 0\.2 s, and kheaders-fetch\.socket did not"):
+        await asyncio.wait_for(Unit(path)(command, on_line=lambda _: None), 30)
+
+
+@pytest.mark.parametrize("serve", _BAD_ENDS)
+async def test_a_cancellation_goes_on_whatever_the_other_end_does(
+    other_end: Callable[[_Serve], Awaitable[Path]], serve: _Serve
+) -> None:
+    path = await other_end(serve)
+    work = asyncio.create_task(Unit(path)(Command(["clang"], {}, 600, stdin=b"x" * 3_000_000)))
+    await asyncio.sleep(0.05)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(work, 30)
+
+
+async def test_an_answer_is_taken_although_more_follows(
+    other_end: Callable[[_Serve], Awaitable[Path]],
+) -> None:
+    path = await other_end(_answers_and_goes_on)
+    assert await asyncio.wait_for(Unit(path)(Command(["clang"], {}, 600)), 30) == Finished(0, "x", "")
+
+
+async def test_lines_leave_the_event_loop_to_others(other_end: Callable[[_Serve], Awaitable[Path]]) -> None:
+    """However many have come in at once."""
+    path = await other_end(_says_lines_for_ever)
+    seen = 0
+    most = 0
+
+    def count(_: str) -> None:
+        nonlocal seen
+        seen += 1
+
+    async def look() -> None:
+        nonlocal most
+        while True:
+            before = seen
+            await asyncio.sleep(0)
+            most = max(most, seen - before)
+
+    looking = asyncio.create_task(look())
+    with pytest.raises(Timeout):
+        await Unit(path)(Command(["clang"], {}, 0.2), on_line=count)
+    looking.cancel()
+    await asyncio.wait([looking])
+    assert 0 < most <= 200
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from running import REPOSITORY
+from service.clients import eventually
 
-from kheadersd.work import Background, SharedWork, in_thread, within
+from kheadersd import work as work_module
+from kheadersd.errors import LimitsExceeded
+from kheadersd.work import Background, SharedWork, Threads, in_thread, within
 
 
 async def test_those_who_ask_at_the_same_time_share_one_piece_of_work() -> None:
@@ -95,9 +106,175 @@ async def test_a_cancelled_thread_is_waited_for() -> None:
     assert ended.is_set()
 
 
+class Hang:
+    """Threads that hang in a read of a pipe without a byte, until the end of the test."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        self.threads = Threads(4)
+
+    def read(self) -> bytes:
+        return os.read(self.reader, 1)
+
+    def start(self, count: int) -> list[asyncio.Task[bytes]]:
+        return [asyncio.create_task(self.threads.run(self.read)) for _ in range(count)]
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._writer)
+
+    async def begun(self, count: int) -> None:
+        await eventually(
+            lambda: sum(thread.name == "kheadersd-work" for thread in threading.enumerate()) >= count
+        )
+
+
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hang]:
+    for name in ("PATIENCE", "_SLOW", "_LOOK_AGAIN"):
+        monkeypatch.setattr(work_module, name, 0.1)
+    hang = Hang()
+    yield hang
+    hang.release()
+    os.close(hang.reader)
+
+
+async def test_a_thread_that_does_not_end_is_given_up(hang: Hang) -> None:
+    """Its result, should there ever be one, is kept all the same."""
+    kept: list[bytes] = []
+    task = asyncio.create_task(hang.threads.run(hang.read, keep=kept.append))
+    await hang.begun(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert kept == []
+    (place,) = hang.threads.hanging()
+    assert "Hang.read" in place
+    assert __file__ in place
+    hang.release()
+    await eventually(lambda: kept)
+    assert kept == [b""]
+    assert hang.threads.hanging() == []
+
+
+async def test_within_holds_whatever_the_thread_does(hang: Hang) -> None:
+    with pytest.raises(KeyError):
+        await asyncio.wait_for(
+            within(0.1, hang.threads.run(hang.read), lambda: KeyError("late")), work_module.PATIENCE + 20
+        )
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_threads_that_hang_hold_up_nobody(hang: Hang, cancelled: bool) -> None:
+    """Be they given up, or does somebody still wait for them."""
+    tasks = hang.start(4)
+    await hang.begun(4)
+    if cancelled:
+        for task in tasks:
+            task.cancel()
+    assert await asyncio.gather(*(hang.threads.run(os.getpid) for _ in range(20))) == [os.getpid()] * 20
+    hang.release()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_not_more_threads_work_at_a_time_than_may(hang: Hang) -> None:
+    most = now = 0
+    lock = threading.Lock()
+
+    def busy() -> None:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.005)
+        with lock:
+            now -= 1
+
+    await asyncio.gather(*(hang.threads.run(busy) for _ in range(40)))
+    assert 1 < most <= 4
+
+
+async def test_there_is_a_bound_to_the_threads_that_hang(hang: Hang) -> None:
+    """Beyond it nothing is begun, and who asks is told what hangs."""
+    for batch in range(8):
+        tasks = hang.start(4)
+        await hang.begun(4 * (batch + 1))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    with pytest.raises(LimitsExceeded, match=r"32 threads .* Hang\.read"):
+        await hang.threads.run(os.getpid)
+    hang.release()
+    await eventually(lambda: not hang.threads.hanging())
+    assert await hang.threads.run(os.getpid) == os.getpid()
+
+
+async def test_what_waits_for_a_thread_is_done_although_its_caller_has_left(hang: Hang) -> None:
+    """It may be what gives something back."""
+    tasks = hang.start(4)
+    await hang.begun(4)
+    done = threading.Event()
+    waiting = asyncio.create_task(hang.threads.run(done.set))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    hang.release()
+    await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    await eventually(done.is_set)
+
+
+_LEFT_BEHIND = """\
+import asyncio, os, threading
+from kheadersd import work
+
+async def main():
+    reader, writer = os.pipe()
+    task = asyncio.create_task(work.in_thread(os.read, reader, 1))
+    while not work.THREADS._running:
+        await asyncio.sleep(0.01)
+    work.stop_within(0.1)
+    task.cancel()
+    await asyncio.wait([task])
+
+asyncio.run(main())
+print("ended", len(work.hanging()))
+"""
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFT_BEHIND],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "ended 1\n"
+
+
+async def test_what_a_cancelled_thread_made_is_kept_before_the_cancellation_goes_on(hang: Hang) -> None:
+    kept: list[bytes] = []
+    task = asyncio.create_task(hang.threads.run(hang.read, keep=kept.append))
+    await hang.begun(1)
+    task.cancel()
+    hang.release()
+    task.add_done_callback(lambda _: kept.append(b"cancelled"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert kept == [b"", b"cancelled"]
+
+
 async def test_within_raises_what_it_is_told() -> None:
     with pytest.raises(KeyError):
         await within(0.01, asyncio.sleep(5), lambda: KeyError("late"))
+
+
+async def test_within_takes_no_other_timeout_for_its_own() -> None:
+    async def unreachable() -> None:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        await within(60, unreachable(), lambda: KeyError("late"))
 
 
 async def test_background_settles_what_the_background_started() -> None:
