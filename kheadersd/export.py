@@ -8,12 +8,11 @@ from __future__ import annotations
 import collections
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .errors import KheadersError, LimitsExceeded, Timeout
 from .extraction.extract import Cancelled
-from .work import Background, in_thread, within
+from .work import Background, Threads, in_thread, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +37,11 @@ class Exports:
         self._on_failure = on_failure
         self._of_user: collections.Counter[int] = collections.Counter()
         self._background = Background()
-        self._threads = ThreadPoolExecutor(MAX_TOTAL, thread_name_prefix="export")
+        self._threads = Threads(MAX_TOTAL)
 
     async def close(self) -> None:
         """Cut off what is still being read."""
         await self._background.close()
-        self._threads.shutdown()
 
     async def start(self, entry: Entry, uid: int, ended: Callable[[], None]) -> int:
         """Begin to write the headers of an entry as a tar archive.
@@ -78,16 +76,18 @@ class Exports:
 
     async def _see_to_its_end(self, entry: Entry, writer: int, uid: int, ended: Callable[[], None]) -> None:
         cancelled = threading.Event()
-        work = in_thread(_write, entry, writer, cancelled, cancelled=cancelled, executor=self._threads)
+        work = in_thread(_write, entry, writer, cancelled, cancelled=cancelled, threads=self._threads)
         try:
             await within(_TIME_LIMIT, work, _late)
         except Cancelled:
             pass
+        except LimitsExceeded as error:  # no thread was begun
+            os.close(writer)
+            self._on_failure(entry, error)
         except KheadersError as error:
             self._on_failure(entry, error)
         finally:
             self._of_user[uid] -= 1
-            os.close(writer)
             ended()
 
 
@@ -107,4 +107,8 @@ def _late() -> Timeout:
 def _write(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
     from .cache.stream import write_archive  # here, as most daemons are never asked for an export
 
-    write_archive(entry, pipe, cancelled)
+    # The thread's own, to the end: one that hangs must not find another file by this number.
+    try:
+        write_archive(entry, pipe, cancelled)
+    finally:
+        os.close(pipe)

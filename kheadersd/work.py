@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, TypeVar, cast
 
@@ -94,6 +95,9 @@ class _Job:
         self.waiters = 0
 
 
+_all: weakref.WeakSet[Threads] = weakref.WeakSet()
+
+
 class Threads:
     """Threads for what blocks: at most so many work at a time, and one that hangs holds up nobody.
 
@@ -101,19 +105,22 @@ class Threads:
     place. There is a bound to that, too. None of them keeps the process from ending.
     """
 
-    def __init__(self, most: int, *, idle_priority: bool = False) -> None:
+    def __init__(self, most: int, *, stay: bool = False, idle_priority: bool = False) -> None:
         """
         Args:
             most: how many work at a time; more of them only disturb each other.
+            stay: whether they wait for more work when there is none.
             idle_priority: whether they work at a low priority, as do the threads that they start.
         """
         self._most = most
+        self._stay = stay
         self._idle_priority = idle_priority
         self._changed = threading.Condition()
         self._queue: collections.deque[_Call] = collections.deque()
         self._running: set[_Call] = set()
         self._idle = 0
         self._stop_at = float("inf")
+        _all.add(self)
 
     def stop_within(self, seconds: float) -> None:
         """Whatever is cancelled from now on is waited for until then at most: the process is about to end."""
@@ -218,8 +225,7 @@ class Threads:
         """The next call, which is running from now on; None when the thread is to end."""
         with self._changed:
             while not self._queue:
-                # Those at a low priority are for what is done once in a while.
-                if self._idle_priority or self._idle > self._most:
+                if not self._stay or self._idle > self._most:
                     self._idle -= 1
                     return None
                 self._changed.wait()
@@ -296,7 +302,7 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _IDLE_NICE)
 
 
-THREADS = Threads(_MOST_WORKING)
+THREADS = Threads(_MOST_WORKING, stay=True)
 """Those of `in_thread`."""
 
 # A priority that was lowered cannot be raised again without privileges.
@@ -308,6 +314,7 @@ async def in_thread(
     *args: object,
     cancelled: threading.Event | None = None,
     keep: Callable[[T], None] | None = None,
+    threads: Threads | None = None,
 ) -> T:
     """Run a blocking function in a thread.
 
@@ -317,11 +324,12 @@ async def in_thread(
 
     Args:
         keep: takes the result, on the event loop, also when the caller was cancelled while it was made.
+        threads: which of them; those that all share by default.
 
     Raises:
         LimitsExceeded: too many threads that were given up still hang.
     """
-    return await THREADS.run(function, *args, cancelled=cancelled, keep=keep)
+    return await (threads or THREADS).run(function, *args, cancelled=cancelled, keep=keep)
 
 
 async def in_idle_thread(
@@ -336,13 +344,13 @@ async def in_idle_thread(
 
 def hanging() -> list[str]:
     """Where the threads are that were given up and still run."""
-    return THREADS.hanging() + _IDLE_THREADS.hanging()
+    return [place for threads in _all for place in threads.hanging()]
 
 
 def stop_within(seconds: float) -> None:
     """As `Threads.stop_within`, of all threads."""
-    THREADS.stop_within(seconds)
-    _IDLE_THREADS.stop_within(seconds)
+    for threads in _all:
+        threads.stop_within(seconds)
 
 
 async def to_the_end(work: Awaitable[T], *, keep: Callable[[T], None] | None = None) -> T:
