@@ -17,6 +17,8 @@ from typing import Any
 
 from .journal import LEVELS
 from .sources import SOURCE_NAMES
+from .system.files import read_file
+from .system.printable import printable
 
 MAIN_FILE = Path("/etc/kheadersd.conf")
 DROPIN_DIRECTORIES = (Path("/etc/kheadersd.conf.d"), Path("/usr/lib/kheadersd.conf.d"))
@@ -316,17 +318,10 @@ def _read(path: Path, problems: list[Problem], *, missing_is_fine: bool) -> str:
 
 
 def _read_bytes(path: Path) -> bytes:
-    # O_NONBLOCK: opening a FIFO must not wait for a writer. /dev/null is how a file is masked.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISCHR(mode):
-            return b""
-        if not stat.S_ISREG(mode):
-            raise ValueError("is not a regular file")
-        data = file.read(_MAX_FILE + 1)
-    if len(data) > _MAX_FILE:
-        raise ValueError("is larger than 1 MiB")
-    return data
+    status = path.stat()
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev:
+        return b""  # how a file is masked
+    return read_file(path, _MAX_FILE)
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -383,6 +378,4 @@ def _assign(section: str, name: str, value: str, values: dict[str, object]) -> s
 
 
 def _shown(text: str) -> str:
-    """Foreign text, fit for one line of a message."""
-    text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-    return text if text.isprintable() else ascii(text)
+    return printable(text, _SHOWN)

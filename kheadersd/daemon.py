@@ -29,6 +29,7 @@ from .module import NoLoader
 from .notify import ServiceManager, StatusObserver
 from .service import NAME, Service
 from .state import State
+from .system.printable import printable
 from .work import Background, hanging, in_thread, stop_within
 
 if TYPE_CHECKING:
@@ -342,12 +343,14 @@ class _Daemon:
         return ModprobeLoader(self._host, record / "module-owned")
 
     def _choose_cache_directory(self, chosen: Path | None) -> Path:
-        if chosen is not None:
-            return Path(os.path.abspath(chosen))
         configured = self._settings.cache_directory
-        if self._session and configured == config.Config().cache_directory:
-            return _user_cache() / "kheaders"
-        return configured
+        if chosen is not None:
+            directory = Path(os.path.abspath(chosen))
+        elif self._session and configured == config.Config().cache_directory:
+            directory = _user_cache() / "kheaders"
+        else:
+            directory = configured
+        return _utf8(directory, "the cache directory")
 
 
 def _user_cache() -> Path:
@@ -364,6 +367,17 @@ def _user_cache() -> Path:
 def _existing_directory(path: Path) -> Path:
     if not path.is_dir():
         raise KheadersError(f"--root {path}: there is no such directory")
+    return _utf8(path.resolve(), "--root")
+
+
+def _utf8(path: Path, what: str) -> Path:
+    """``path``, if its name can be told to callers: D-Bus has no other text than UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise KheadersError(
+            f"{what} {printable(str(path))}: its path is not UTF-8, as D-Bus needs it; rename it"
+        ) from None
     return path
 
 

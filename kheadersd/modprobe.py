@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .apart.process import Command, run
 from .errors import ModuleFailed
 from .module import ARCHIVE, LOADED, TIME_LIMIT
+from .system.files import read_text
 from .work import in_thread
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class ModprobeLoader:
         return self._host.path(LOADED).exists()
 
     def _boot_id(self) -> str:
-        return self._host.path("proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return read_text(self._host.path("proc/sys/kernel/random/boot_id")).strip()
 
     def _note(self) -> None:
         try:
@@ -103,9 +104,8 @@ class ModprobeLoader:
 
     def _recall(self) -> bool:
         try:
-            noted = self._record.read_text(encoding="ascii")
-            ours = noted == self._boot_id() and self._is_loaded()
-        except (OSError, UnicodeDecodeError):
+            ours = read_text(self._record) == self._boot_id() and self._is_loaded()
+        except OSError:
             ours = False
         if not ours:
             self._forget()
@@ -149,6 +149,6 @@ class ModprobeLoader:
 
     def _read(self, name: str) -> str:
         try:
-            return self._host.path(name).read_text(encoding="ascii").strip()
+            return read_text(self._host.path(name)).strip()
         except OSError:
             return ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InvalidArgs
+from .system.files import opened
 
 if TYPE_CHECKING:
     import threading
@@ -24,6 +25,7 @@ Stamp = tuple[int, ...] | None
 That time is the kernel's, and nobody can set it as he likes.
 """
 
+_PIECE = 1 << 20  # bytes
 _MAX_LINKS = 40  # as the kernel follows, path_resolution(7)
 
 
@@ -92,6 +94,16 @@ def unchanged(stamps: Mapping[str, Stamp]) -> bool:
     return all(stamp(path) == was for path, was in stamps.items())
 
 
+def _digest(path: str, cancelled: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with opened(path) as (descriptor, _):
+        while piece := os.read(descriptor, _PIECE):
+            if cancelled.is_set():
+                raise InterruptedError
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 class Contents:
     """The digests of files, each of which is read again only when it has changed."""
 
@@ -111,8 +123,7 @@ class Contents:
                 raise InterruptedError
             known = self._known.get(path)
             if known is None or known[0] != stamps[path]:
-                with open(path, "rb") as file:
-                    known = stamps[path], hashlib.file_digest(file, "sha256").hexdigest()
+                known = stamps[path], _digest(path, cancelled)
                 self._known[path] = known
             # Neither a name nor a digest has a zero byte in it.
             whole.update(f"{path}\0{known[1]}\0".encode("utf-8", "surrogateescape"))

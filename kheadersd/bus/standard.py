@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -13,6 +12,7 @@ from ..errors import (
     UnknownInterface,
     UnknownProperty,
 )
+from ..system.files import read_text
 from .library import Variant
 from .objects import Call, Interface, Method, Objects, Property
 
@@ -174,8 +174,8 @@ def _machine_id(_call: Call) -> list[Any]:
     """Read anew each time, as a first boot may set it late. 33 bytes that are always in memory."""
     for path in _MACHINE_ID_FILES:
         try:
-            machine_id = Path(path).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
+            machine_id = read_text(path).strip()
+        except OSError:
             continue
         if machine_id:
             return [machine_id]

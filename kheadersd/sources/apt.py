@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..cache.disk import explained
 from ..errors import Corrupt, LimitsExceeded, NoSpace
 from ..space import free_bytes
+from ..system.files import read_text
 from ..work import in_thread
 from . import Archive, Nothing, Why, deb
 from .apt_command import AptCommands
@@ -181,7 +182,7 @@ class Apt:
 
     def _nothing(self, outdated: OutdatedError) -> Nothing:
         try:
-            complaint = self._update_mark.read_text(encoding="utf-8")
+            complaint = read_text(self._update_mark)
         except OSError:
             complaint = ""
         if complaint:
@@ -249,5 +250,8 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
 def _open(package: Package, directory: Path) -> deb.HeldFile:
     for path in directory.iterdir():
         if path.name.startswith(package.name + "_") and path.suffix == ".deb":
-            return deb.HeldFile(path)
+            try:
+                return deb.HeldFile(path)
+            except OSError as error:
+                raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
     raise Nothing(Why.UNREADABLE, f"apt-get download reported no failure, and left no file for {package}")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..apart import fetch_run
 from ..apart.process import Command, Finished, Run, run
 from ..errors import KheadersError
+from ..system.files import UnfitFile, read_text
 from . import Nothing, Why
 from .apt_output import fraction_done
 
@@ -268,9 +269,9 @@ def _check_links(host: Host) -> None:
 def _write_whole(path: Path, text: str) -> None:
     """Give a file this content, unless it has it; another apt that reads it now sees all or nothing of it."""
     try:
-        if path.read_text(encoding="utf-8") == text:
+        if read_text(path) == text:
             return
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, UnfitFile):
         pass
     new = path.with_suffix(".new")
     new.write_text(text, encoding="utf-8")

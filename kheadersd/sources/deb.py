@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
+from ..system.files import open_regular
 from . import Layer
 
 if TYPE_CHECKING:
@@ -63,15 +63,11 @@ class HeldFile:
         """Open ``path``, which must be a regular file and not a symlink.
 
         Raises:
-            OSError: it cannot be opened.
-            Corrupt: it is something else.
+            OSError: it is something else, or cannot be opened.
         """
         self._descriptor = -1
         self.label = path.name
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Corrupt(f"{self.label} is not a regular file")
+        self._descriptor, status = open_regular(path, follow=False)
         self.size = status.st_size
 
     def __del__(self) -> None:

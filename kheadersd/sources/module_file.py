@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, ReleaseMismatch
 from ..extraction.decompress import whole
+from ..system.files import opened, read_start
 from ..system.printable import printable
 from ..work import in_thread
 from . import Nothing, Why
@@ -81,11 +81,7 @@ def _find(host: Host, release: Release) -> Archive:
 
 def _read(path: Path) -> tuple[bytes, str]:
     """The decompressed module, and the stamp of the very file that was read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Corrupt(f"{path} is not a regular file")
+    with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
         return whole(file, str(path), MAX_MODULE), stamp_of(status)
 
 
@@ -119,13 +115,13 @@ def _candidates(directory: Path) -> Iterator[str]:
 def _in_modules_dep(directory: Path) -> Iterator[str]:
     """What depmod(8) noted: lines of "<path below the directory>: <what it needs>"."""
     try:
-        with (directory / "modules.dep").open(encoding="utf-8", errors="surrogateescape") as listing:
-            for line in listing.read(_MAX_MODULES_DEP).splitlines():
-                name = line.partition(":")[0]
-                if FILE_NAME.fullmatch(name.rpartition("/")[2]):
-                    yield name.lstrip("/")
+        listing = read_start(directory / "modules.dep", _MAX_MODULES_DEP)
     except OSError:
         return
+    for line in os.fsdecode(listing).splitlines():
+        name = line.partition(":")[0]
+        if FILE_NAME.fullmatch(name.rpartition("/")[2]):
+            yield name.lstrip("/")
 
 
 def _in_directories(directory: Path) -> Iterator[str]:

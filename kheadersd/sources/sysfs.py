@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
-import os
-import stat
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
+from ..system.files import opened, read_up_to
 from ..work import in_thread
 from . import Nothing, Why
 from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 # Others load and unload the module too (bcc does so at every start). Seconds between one look and the next.
 _PAUSES = (0.02, 0.05, 0.1, 0.2)
-# The kernel gives at most a page at a time anyhow.
-_PIECE = 64 * 1024
 
 
 class Lost(Exception):
@@ -133,31 +130,19 @@ def read_whole(path: Path) -> tuple[bytes, str]:
     Raises:
         Lost: it ended before its size, or its module was unloaded meanwhile (ENODEV).
         OSError: it cannot be opened or read.
-        Corrupt: it is no file, or larger than 64 MiB.
+        Corrupt: it is larger than 64 MiB.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Corrupt(f"{path} is not a regular file")
-        if status.st_size > MAX_ARCHIVE:
-            raise Corrupt(f"{path} has {status.st_size} bytes, more than the {MAX_ARCHIVE} that are taken")
-        return _read_all(descriptor, status.st_size), stamp_of(status)
+        with opened(path) as (descriptor, status):
+            if status.st_size > MAX_ARCHIVE:
+                raise Corrupt(
+                    f"{path} has {status.st_size} bytes, more than the {MAX_ARCHIVE} that are taken"
+                )
+            data = read_up_to(descriptor, status.st_size)
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise Lost from error
         raise
-    finally:
-        os.close(descriptor)
-
-
-def _read_all(descriptor: int, size: int) -> bytes:
-    pieces: list[bytes] = []
-    remaining = size
-    while remaining:
-        piece = os.read(descriptor, min(remaining, _PIECE))
-        if not piece:
-            raise Lost
-        pieces.append(piece)
-        remaining -= len(piece)
-    return b"".join(pieces)
+    if len(data) < status.st_size:
+        raise Lost
+    return data, stamp_of(status)

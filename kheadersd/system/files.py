@@ -45,11 +45,10 @@ class NotText(UnfitFile):
     """It has bytes that are not text in the expected encoding."""
 
 
-@contextlib.contextmanager
-def opened(
+def open_regular(
     path: str | os.PathLike[str], *, directory: int | None = None, follow: bool = True
-) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a regular file for reading: its descriptor, closed at the end, and the status of that very file.
+) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading: its descriptor, the caller's to close, and its status.
 
     Files of procfs and sysfs are regular, and their size is often 0 whatever is in them.
 
@@ -67,6 +66,19 @@ def opened(
     try:
         status = os.fstat(descriptor)
         _check_regular(path, status)  # it may have been replaced since
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, status
+
+
+@contextlib.contextmanager
+def opened(
+    path: str | os.PathLike[str], *, directory: int | None = None, follow: bool = True
+) -> Iterator[tuple[int, os.stat_result]]:
+    """As `open_regular`, and close the descriptor at the end."""
+    descriptor, status = open_regular(path, directory=directory, follow=follow)
+    try:
         yield descriptor, status
     finally:
         os.close(descriptor)
@@ -79,7 +91,7 @@ def read_file(
 
     Raises:
         TooLarge: there are more than ``limit``.
-        NotRegular, OSError: as `opened`.
+        NotRegular, OSError: as `open_regular`.
     """
     with opened(path, directory=directory, follow=follow) as (descriptor, status):
         data = b"" if status.st_size > limit else read_up_to(descriptor, limit + 1)
@@ -92,7 +104,7 @@ def read_start(path: str | os.PathLike[str], size: int) -> bytes:
     """The first ``size`` bytes of a regular file, fewer where it ends before.
 
     Raises:
-        NotRegular, OSError: as `opened`.
+        NotRegular, OSError: as `open_regular`.
     """
     with opened(path) as (descriptor, _):
         return read_up_to(descriptor, size)

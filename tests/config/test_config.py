@@ -139,7 +139,7 @@ def test_dropins_win_in_the_order_of_their_names(tmp_path: Path, main: Path) -> 
     [
         (b"[Log]\n\xff\xfe=1", 2, "not UTF-8"),
         (b"[Log]\nLevel=de\0bug", 0, "NUL"),
-        (b"#" * (1 << 20) + b"#", 0, "larger than 1 MiB"),
+        (b"#" * (1 << 20) + b"#", 0, f"more than {1 << 20} bytes"),
     ],
 )
 def test_files_that_are_not_text(main: Path, content: bytes, line: int, message: str) -> None:

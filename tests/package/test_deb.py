@@ -12,6 +12,7 @@ import pytest
 
 from kheadersd.errors import Corrupt
 from kheadersd.sources import deb
+from kheadersd.system.files import NotRegular
 from package.repository import build_deb
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_only_a_regular_file_is_opened(tmp_path: Path, kind: str) -> None:
         os.mkfifo(path)
     else:
         path.mkdir()
-    with pytest.raises((Corrupt, OSError)):
+    with pytest.raises(NotRegular):
         deb.HeldFile(path)
 
 

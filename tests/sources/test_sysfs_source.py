@@ -88,7 +88,7 @@ async def test_too_large(host: Host, source: SysfsSource) -> None:
 
 async def test_no_file(host: Host, source: SysfsSource) -> None:
     host.path("sys/kernel/kheaders.tar.xz").mkdir()
-    with pytest.raises(Corrupt, match="not a regular file"):
+    with pytest.raises(Nothing, match="a directory and not a regular file"):
         await source.find(RELEASE, ignore)
 
 
