@@ -3,36 +3,32 @@
 Debian's kernels are built without CONFIG_IKHEADERS. But its ``linux-headers-*`` packages (the flavour's and
 the common one) are just the object and source trees that the kernel's own ``kernel/gen_kheaders.sh`` expects,
 and that script and ``kernel/kheaders.c`` are in ``linux-source-*``. So the archive is made by the kernel's
-own generator, and the module by the kernel's own build system. It takes about a minute of CPU; the result is
-kept in ``${XDG_CACHE_HOME:-~/.cache}/kheadersd-tests/<release>/``.
-
-Needs nothing but packages: apt, dpkg, gcc (the version that the headers package names), make, perl, cpio,
-xz-utils, kmod, libelf1, binutils, openssl. They are Debian's names; nothing is installed by this module.
+own generator, and the module by the kernel's own build system, in a root directory of the kernel's suite,
+which has the compiler that the headers package names. It takes about a minute of CPU; the result is kept in
+``${XDG_CACHE_HOME:-~/.cache}/kheadersd-tests/kheaders/<suite>/<release>/``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+from support import debian, store
+from support.programs import run
 
 # The flavour whose packages are the smallest, and the kernel's own name of the architecture.
-_ARCHITECTURES = {"amd64": ("cloud-amd64", "x86"), "arm64": ("cloud-arm64", "arm64")}
+_FLAVOURS = {"amd64": ("cloud-amd64", "x86"), "arm64": ("cloud-arm64", "arm64")}
+
+# Beside the compiler.
+_BUILD_PACKAGES = ("make", "perl", "cpio", "xz-utils", "kmod", "libelf1", "binutils", "openssl", "pahole")
 
 
 class CannotMake(Exception):
-    """A package or a program that is needed is not there; the message names it."""
+    """What is needed is not there; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +36,7 @@ class RealHeaders:
     """What was made, all for one kernel release.
 
     Attributes:
+        suite: the suite of Debian that has the kernel.
         release: as ``uname -r`` would print it.
         archive: kheaders.tar.xz as the kernel would show it in /sys/kernel.
         module: kheaders.ko as a distribution ships it, after ``strip --strip-debug``.
@@ -47,6 +44,7 @@ class RealHeaders:
         signed: `module` with a signature appended by the kernel's own ``sign-file``.
     """
 
+    suite: str
     release: str
     archive: Path
     module: Path
@@ -54,43 +52,44 @@ class RealHeaders:
     signed: Path
 
 
-def make_real_headers() -> RealHeaders:
-    """The real archive and module, made now if they were not made before.
+def make_real_headers(suite: str = "") -> RealHeaders:
+    """The real archive and module of a suite's kernel, made now if they were not made before.
+
+    Args:
+        suite: its code name; this machine's if it is empty.
 
     Raises:
-        CannotMake: something that is needed is missing.
+        CannotMake, CannotGet, CannotRun: what is needed is missing.
     """
-    store = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kheadersd-tests"
-    store.mkdir(parents=True, exist_ok=True)
-    with _alone(store):
-        # Other things that tests keep are beside them.
-        made = [
-            entry for entry in store.iterdir() if (entry / "kheaders.ko").exists() and entry.name[0] != "."
-        ]
-        # Any kernel's will do: nobody has to wait again because the distribution has a newer one.
+    suite = suite or debian.suite()
+    place = store.directory(f"kheaders/{suite}")
+    with store.locked(place, "all"):
+        made = [entry for entry in place.iterdir() if entry.name[0] != "."]
+        # Any kernel's will do: nothing is made again because the suite has a newer one.
         result = (
             max(made, key=lambda entry: entry.stat().st_mtime)
             if made
-            else _make(_Names.of_newest_kernel(), store)
+            else _make(_Names.of_newest_kernel(suite), place)
         )
-    return _found(result)
+    return _found(suite, result)
 
 
-def make_real_headers_of(release: str, directory: Path) -> RealHeaders:
-    """The same for a certain kernel, whose headers package the distribution has; nothing of it is kept.
+def make_real_headers_of(suite: str, release: str, directory: Path) -> RealHeaders:
+    """The same for a certain kernel of a suite; nothing of it is kept.
 
     Args:
         release: as ``uname -r`` prints it.
         directory: where to, an empty one.
 
     Raises:
-        CannotMake: something that is needed is missing.
+        CannotMake, CannotGet, CannotRun: what is needed is missing.
     """
-    return _found(_make(_Names.of_kernel(f"linux-headers-{release}"), directory))
+    return _found(suite, _make(_Names.of_kernel(suite, f"linux-headers-{release}"), directory))
 
 
-def _found(result: Path) -> RealHeaders:
+def _found(suite: str, result: Path) -> RealHeaders:
     return RealHeaders(
+        suite=suite,
         release=result.name,
         archive=result / "kheaders.tar.xz",
         module=result / "kheaders.ko",
@@ -99,33 +98,11 @@ def _found(result: Path) -> RealHeaders:
     )
 
 
-@contextlib.contextmanager
-def _alone(store: Path) -> Iterator[None]:
-    """Two runs of the suite at once make it once."""
-    with (store / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _run(command: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """Run a program in the C locale and return what it printed."""
-    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, env=environment, check=False, text=True, errors="replace", capture_output=True
-        )
-    except FileNotFoundError as error:
-        raise CannotMake(f"{command[0]} is not installed") from error
-    if done.returncode != 0:
-        words = " ".join(str(word) for word in command)
-        raise CannotMake(f"'{words}' failed with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Names:
     """The packages that belong to one kernel."""
 
+    suite: str
     release: str
     srcarch: str
     headers: str
@@ -135,60 +112,67 @@ class _Names:
     compiler: str
 
     @classmethod
-    def of_newest_kernel(cls) -> _Names:
-        return cls.of_kernel(_depends(f"linux-headers-{_architecture()[0]}", r"linux-headers-[0-9]\S*"))
+    def of_newest_kernel(cls, suite: str) -> _Names:
+        meta = f"linux-headers-{_flavour()[0]}"
+        return cls.of_kernel(suite, debian.depends(suite, meta, r"linux-headers-[0-9]\S*"))
 
     @classmethod
-    def of_kernel(cls, headers: str) -> _Names:
-        version = re.search(r"^Version: ([0-9]+\.[0-9]+)", _run(["apt-cache", "show", headers]), re.MULTILINE)
-        if version is None:
-            raise CannotMake(f"apt knows no version of {headers}")
-        compiler = _depends(headers, r"(?:linux-compiler-)?gcc-[0-9]+\S*")
+    def of_kernel(cls, suite: str, headers: str) -> _Names:
+        compiler = debian.depends(suite, headers, r"(?:linux-compiler-)?gcc-[0-9]+\S*")
+        series = ".".join(debian.version(suite, headers).split(".")[:2])
         return cls(
+            suite=suite,
             release=headers.removeprefix("linux-headers-"),
-            srcarch=_architecture()[1],
+            srcarch=_flavour()[1],
             headers=headers,
-            common=_depends(headers, r"linux-headers-\S*-common"),
-            kbuild=_depends(headers, r"linux-kbuild-\S+"),
-            source=f"linux-source-{version[1]}",
+            common=debian.depends(suite, headers, r"linux-headers-\S*-common\S*"),
+            kbuild=debian.depends(suite, headers, r"linux-kbuild-\S+"),
+            source=f"linux-source-{series}",
             compiler=re.sub(r".*(gcc-[0-9]+).*", r"\1", compiler),
         )
 
 
-def _architecture() -> tuple[str, str]:
-    architecture = _run(["dpkg", "--print-architecture"]).strip()
-    if architecture not in _ARCHITECTURES:
+def _flavour() -> tuple[str, str]:
+    architecture = debian.architecture()
+    if architecture not in _FLAVOURS:
         raise CannotMake(f"it is not known how kernels for {architecture} are packaged")
-    return _ARCHITECTURES[architecture]
+    return _FLAVOURS[architecture]
 
 
-def _depends(package: str, wanted: str) -> str:
-    listing = _run(["apt-cache", "depends", package])
-    found = re.search(rf"Depends: ({wanted})$", listing, re.MULTILINE)
-    if found is None:
-        raise CannotMake(f"{package} does not depend on any {wanted}; is 'apt-get update' missing?")
-    return found[1]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Workshop:
+    """A directory, and a root of the kernel's suite in which programs work on it."""
+
+    root: Path
+    directory: Path
+
+    def run(self, *command: str | Path, cwd: Path | None = None) -> None:
+        """Run a program in the root.
+
+        Args:
+            cwd: where, below the directory.
+        """
+        inside = debian.inside(self.root, binds=[self.directory])
+        run(*inside, "env", "-C", cwd or self.directory, *command)
 
 
-def _make(names: _Names, store: Path) -> Path:
-    result = store / names.release
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=store) as scratch:
+def _make(names: _Names, base: Path) -> Path:
+    result = base / names.release
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=base) as scratch:
         work = Path(scratch)
+        root = debian.root(names.suite, [names.compiler, *_BUILD_PACKAGES])
+        workshop = _Workshop(root, work)
         _unpack(names, work)
-        archive = _generate(names, work)
-        made = _build_module(names, work, archive)
+        archive = _generate(names, workshop)
+        made = _build_module(names, workshop, archive)
         made.rename(result)
     return result
 
 
 def _unpack(names: _Names, work: Path) -> None:
     """Put the headers packages below ``host``, and the kernel's two files below ``kernel``."""
-    packages = work / "packages"
-    packages.mkdir()
-    wanted = [names.headers, names.common, names.kbuild, names.source]
-    _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *wanted], cwd=packages)
     for name in (names.headers, names.common, names.kbuild):
-        _run(["dpkg-deb", "-x", _only(packages, f"{name}_*.deb"), work / "host"])
+        run("dpkg-deb", "-x", debian.download(names.suite, name), work / "host")
     kernel = work / "kernel"
     kernel.mkdir()
     # The source package is 140 MB, of which two small files are wanted.
@@ -197,19 +181,16 @@ def _unpack(names: _Names, work: Path) -> None:
         'xz -dc | tar -x --strip-components=2 --wildcards --no-wildcards-match-slash -C "$2" '
         '"linux-source-*/kernel/kheaders.c" "linux-source-*/kernel/gen_kheaders.sh"'
     )
-    _run(["bash", "-o", "pipefail", "-ec", script, "-", _only(packages, f"{names.source}_*.deb"), kernel])
+    source = debian.download(names.suite, names.source)
+    run("bash", "-o", "pipefail", "-ec", script, "-", source, kernel)
     # The flavour's Makefile names the common tree by its installed path.
     makefile = work / "host/usr/src" / names.headers / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{work}/host/usr/src/"))
 
 
-def _only(directory: Path, pattern: str) -> Path:
-    (found,) = directory.glob(pattern)
-    return found
-
-
-def _generate(names: _Names, work: Path) -> Path:
+def _generate(names: _Names, workshop: _Workshop) -> Path:
     """Make the archive as the kernel's build would: source tree and object tree apart."""
+    work = workshop.directory
     source = work / "host/usr/src" / names.common
     flavour = work / "host/usr/src" / names.headers
     objects = work / "objects"
@@ -224,15 +205,15 @@ def _generate(names: _Names, work: Path) -> Path:
     if "srclist=" in (work / "kernel/gen_kheaders.sh").read_text():
         # Since 6.17 or so it is kernel/Makefile that lists the files.
         arguments += [*_file_lists(names.srcarch, source, objects), f"@{moment}"]
-    environment = {
-        "SRCARCH": names.srcarch,
-        "srctree": str(source),
-        "building_out_of_srctree": "1",
-        "XZ": "xz",
-        "TAR": "tar",
-        "KBUILD_BUILD_TIMESTAMP": f"@{moment}",
-    }
-    _run(["sh", "kernel/gen_kheaders.sh", *arguments], cwd=objects, env=environment)
+    environment = [
+        f"SRCARCH={names.srcarch}",
+        f"srctree={source}",
+        "building_out_of_srctree=1",
+        "XZ=xz",
+        "TAR=tar",
+        f"KBUILD_BUILD_TIMESTAMP=@{moment}",
+    ]
+    workshop.run("env", *environment, "sh", "kernel/gen_kheaders.sh", *arguments, cwd=objects)
     return objects / "kernel/kheaders.tar.xz"
 
 
@@ -254,8 +235,9 @@ def _file_lists(srcarch: str, source: Path, objects: Path) -> list[str]:
     return ["kernel/srclist", "kernel/objlist"]
 
 
-def _build_module(names: _Names, work: Path, archive: Path) -> Path:
+def _build_module(names: _Names, workshop: _Workshop, archive: Path) -> Path:
     """Build the kernel's own kheaders.c, unmodified, as a module outside its tree."""
+    work = workshop.directory
     module = work / "module"
     (module / "kernel").mkdir(parents=True)
     # This is the name in kheaders.c's .incbin, which is searched along the assembler's -I.
@@ -263,38 +245,25 @@ def _build_module(names: _Names, work: Path, archive: Path) -> Path:
     shutil.copy(work / "kernel/kheaders.c", module)
     (module / "Kbuild").write_text("obj-m := kheaders.o\nCFLAGS_kheaders.o := -Wa,-I$(M)\n")
     flavour = work / "host/usr/src" / names.headers
-    _run(["make", "-s", "-C", flavour, f"M={module}", f"CC={names.compiler}", "modules"])
+    workshop.run("make", "-s", "-C", flavour, f"M={module}", f"CC={names.compiler}", "modules")
     made = work / "made"
     made.mkdir()
     shutil.copy(archive, made / "kheaders.tar.xz")
     shutil.copy(module / "kheaders.ko", made / "kheaders.unstripped.ko")
-    _run(["strip", "--strip-debug", "-o", made / "kheaders.ko", module / "kheaders.ko"])
-    _sign(work, made)
+    workshop.run("strip", "--strip-debug", "-o", made / "kheaders.ko", module / "kheaders.ko")
+    _sign(workshop, made)
     return made
 
 
-def _sign(work: Path, made: Path) -> None:
+def _sign(workshop: _Workshop, made: Path) -> None:
     """Append a signature by a key of our own to a copy of the module."""
+    work = workshop.directory
     key, certificate = work / "key.pem", work / "certificate.pem"
-    _run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-new",
-                "-x509",
-                "-nodes",
-                "-batch",
-                "-sha256",
-                "-subj",
-                "/CN=kheadersd tests/",
-            ),
-            *("-keyout", key, "-out", certificate),
-        ]
-    )
+    options = ["req", "-new", "-x509", "-nodes", "-batch", "-sha256", "-subj", "/CN=tests/"]
+    workshop.run("openssl", *options, "-keyout", key, "-out", certificate)
     shutil.copy(made / "kheaders.ko", made / "kheaders.signed.ko")
     signer = next((work / "host/usr/lib").glob("linux-kbuild-*/scripts/sign-file"))
-    _run([signer, "sha256", key, certificate, made / "kheaders.signed.ko"])
+    workshop.run(signer, "sha256", key, certificate, made / "kheaders.signed.ko")
 
 
 if __name__ == "__main__":

@@ -142,20 +142,26 @@ def _run_apt(configuration: Path, tool: str, *arguments: str, cwd: Path | None =
         raise CannotGet(str(error)) from error
 
 
-def newest(suite: str, pattern: str, architecture: str = "") -> str:
-    """The package of a suite with the highest version in its name.
+def names(suite: str, pattern: str, architecture: str = "") -> list[str]:
+    """The packages of a suite whose whole names match, in the order of the versions in their names.
 
     Args:
-        pattern: a regular expression for the whole name.
-
-    Raises:
-        CannotGet: it has none.
+        pattern: an extended regular expression as in regex(7).
     """
     listing = apt(suite, "apt-cache", "search", "--names-only", f"^({pattern})$", architecture=architecture)
-    names = [line.split()[0] for line in listing.splitlines()]
-    if not names:
-        raise CannotGet(f"{suite} has no package {pattern}")
-    return max(names, key=lambda name: [int(number) for number in re.findall(r"[0-9]+", name)])
+    found = [line.split()[0] for line in listing.splitlines()]
+    return sorted(found, key=lambda name: [int(number) for number in re.findall(r"[0-9]+", name)])
+
+
+def newest(suite: str, pattern: str, architecture: str = "") -> str:
+    """The last of `names`.
+
+    Raises:
+        CannotGet: there is none.
+    """
+    if found := names(suite, pattern, architecture):
+        return found[-1]
+    raise CannotGet(f"{suite} has no package {pattern}")
 
 
 def depends(suite: str, package: str, pattern: str, architecture: str = "") -> str:
@@ -217,10 +223,18 @@ def root(suite: str, packages: Iterable[str]) -> Path:
     """
     wanted = sorted({*packages})
     key = store.key_of(suite, *wanted)
-    return store.kept(f"roots/{suite}", key, lambda made: _make_root(made, suite, wanted))
+    return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted))
 
 
-def _make_root(made: Path, suite: str, packages: Sequence[str]) -> None:
+def make_root(made: Path, suite: str, packages: Sequence[str]) -> None:
+    """Make a root directory as `root` has it, which is the caller's to change.
+
+    Args:
+        made: a directory that is empty, or is made.
+
+    Raises:
+        CannotGet: it cannot be made.
+    """
     command = [
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"),
         *([f"--include={','.join(packages)}"] if packages else []),
@@ -236,7 +250,7 @@ def _make_root(made: Path, suite: str, packages: Sequence[str]) -> None:
         except CannotRun:
             # Without the updates that a mirror is just receiving.
             shutil.rmtree(made, ignore_errors=True)
-            made.mkdir()
+            made.mkdir(exist_ok=True)
             run(*command, release)
     except CannotRun as error:
         raise CannotGet(str(error)) from error

@@ -1,32 +1,29 @@
-"""What guests are built with: programs of this machine, and packages of its distribution."""
+"""What guests are built with: programs of this machine, and packages of the guest's suite."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from support import debian
+from support.programs import run
+
 INSIDE = Path(__file__).parent / "inside"
 """What is put into a guest."""
-
-_TIME_LIMIT = 1200.0  # seconds for each program that is run
 
 # What the initrd needs to find the disk, and the port of the agent.
 _INITRD_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "ext4")
 
 
-class CannotBuild(Exception):
-    """A program or a package that is needed is not there; the message says which."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bootable:
-    """A directory that has a kernel and its initrd, and the kernel's release."""
+    """A directory that has a kernel of a suite and its initrd, and the kernel's release."""
 
     directory: Path
+    suite: str
     release: str
 
     @property
@@ -38,14 +35,13 @@ class Bootable:
         return self.directory / "initrd"
 
 
-def make_initrd(result: Path, root: Path, release: str) -> None:
+def make_initrd(result: Path, root: Path, suite: str, release: str) -> None:
     """Put an initrd with a kernel's modules, which are installed below ``root``, into a directory."""
     tree = result / "initrd.tree"
     for part in ("bin", "proc", "sys", "dev", "root", "lib/modules"):
         (tree / part).mkdir(parents=True)
-    package = download("busybox-static", result)
-    run("dpkg-deb", "-x", package, result / "busybox")
-    shutil.copy(result / "busybox/bin/busybox", tree / "bin")
+    run("dpkg-deb", "-x", debian.download(suite, "busybox-static"), result / "busybox")
+    shutil.copy(next(result.glob("busybox/**/bin/busybox")), tree / "bin")
     shutil.copy(INSIDE / "init", tree)
     (tree / "init").chmod(0o755)
     names = []
@@ -56,7 +52,6 @@ def make_initrd(result: Path, root: Path, release: str) -> None:
     run("sh", "-ec", f"find . | cpio -o -H newc --quiet | gzip -1 >{result}/initrd", cwd=tree)
     shutil.rmtree(tree)
     shutil.rmtree(result / "busybox")
-    package.unlink()
 
 
 def _needed_modules(root: Path, release: str) -> list[Path]:
@@ -83,35 +78,10 @@ def _put_plain(file: Path, directory: Path) -> None:
         copied.unlink(missing_ok=True)
 
 
-def download(package: str, directory: Path) -> Path:
-    """The package as a file in a directory.
-
-    Raises:
-        CannotBuild: apt does not have it.
-    """
-    run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, cwd=directory)
-    return next(directory.glob(f"{package}_*.deb"))
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a program in the C locale and return what it printed."""
-    words = " ".join(str(word) for word in command)
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIME_LIMIT,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise CannotBuild(f"{command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"'{words}' did not end within {_TIME_LIMIT:g} seconds") from error
-    if done.returncode != 0:
-        raise CannotBuild(f"'{words}' failed with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+def add_kheaders(modules: Path, module: Path) -> None:
+    """Put kheaders.ko among a kernel's modules as its distribution would: compressed if the others are."""
+    place = modules / "kernel/kernel/kheaders.ko"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(module, place)
+    if next(modules.rglob("*.ko.xz"), None) is not None:
+        run("xz", "--check=crc32", "--lzma2=dict=1MiB", place)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from kheaders.make import RealHeaders
+from kheaders.make import make_real_headers
 
 from .figures import Figures, figures_of, table
 from .guest import Guest
@@ -17,12 +17,22 @@ from .snapshot import Snapshot, guest_from
 from .snapshot import booted as make_booted
 
 _HERE = Path(__file__).parent
+_SUITE = "trixie"
+"""What a test's guest is, unless the test is marked with others: all is proven there."""
+
 _TIME_LIMIT = 1800
 """Seconds for a test, and the fixtures that it is the first to need."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: on a real kernel in an emulated guest; takes minutes (-m vm)")
+    config.addinivalue_line("markers", "suites(*names): the suites of Debian that the test's guests have")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "suite" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("suites")
+        metafunc.parametrize("suite", marker.args if marker else [_SUITE], scope="session", indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,9 +93,16 @@ def figures(record_property: Callable[[str, object], None]) -> Figures:
 
 
 @pytest.fixture(scope="session")
-def image(real_headers: RealHeaders) -> Image:
+def suite(request: pytest.FixtureRequest) -> str:
+    """Debian's code name for what the guest is."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def image(suite: str) -> Image:
     """The disk, kernel and initrd; without the project. Minutes, the first time."""
-    return make_image(real_headers)
+    return make_image(make_real_headers(suite))
 
 
 @pytest.fixture(scope="session")

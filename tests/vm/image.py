@@ -1,8 +1,8 @@
-"""Makes the guest's disk, kernel and initrd from the packages of this machine's distribution.
+"""Makes the guest's disk, kernel and initrd from the packages of one of Debian's suites.
 
-The guest is the same Debian as this machine, its packages come from where apt gets them here, and its kernel
-is the stock cloud kernel, whose headers packages are not installed. Debian builds it without kheaders, so the
-real module, made for exactly this kernel (kheaders/make.py), is put where a distribution has it.
+The guest's kernel is the suite's stock cloud kernel, whose headers packages are not installed. Debian builds
+it without kheaders, so the real module, made for exactly this kernel (kheaders/make.py), is put where a
+distribution has it.
 
 Needs root and the packages mmdebstrap, e2fsprogs, cpio, kmod.
 """
@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kheaders.make import RealHeaders
-from support import store
+from support import debian, store
+from support.programs import CannotRun, run
 
 from . import building
-from .building import INSIDE, Bootable, CannotBuild, download, make_initrd, run
+from .building import INSIDE, Bootable, add_kheaders, make_initrd
 
 USER = "somebody"
 """An ordinary user of the guest."""
@@ -66,62 +67,38 @@ def image(headers: RealHeaders) -> Image:
     """The image, made now (some minutes) if it was not made before.
 
     Args:
-        headers: the real module; it decides which kernel the guest has.
+        headers: the real module; it decides which suite and kernel the guest has.
 
     Raises:
-        CannotBuild: something that is needed is missing, or a step failed.
+        CannotGet, CannotRun: something that is needed is missing, or a step failed.
     """
     packages = sorted({*_PACKAGES, *_daemon_packages()})
     sources = (Path(__file__), Path(building.__file__))
     key = store.key_of(
         " ".join(packages), headers.release, headers.module, *sources, *store.files_below(INSIDE)
     )
-    made = store.kept("guest/image", key, lambda directory: _build(directory, packages, headers))
-    return Image(made, headers.release)
+    kind = f"guest/image-{headers.suite}"
+    made = store.kept(kind, key, lambda directory: _build(directory, packages, headers))
+    return Image(made, headers.suite, headers.release)
 
 
 def _daemon_packages() -> list[str]:
     """What `./dev` says the daemon needs."""
     found = re.search(r'^run_packages="([^"$]*)"$', (_REPOSITORY / "dev").read_text(), re.MULTILINE)
     if found is None:
-        raise CannotBuild('./dev has no line run_packages="..." with the daemon\'s packages')
+        raise CannotRun('./dev has no line run_packages="..." with the daemon\'s packages')
     return found[1].split()
 
 
 def _build(result: Path, packages: Sequence[str], headers: RealHeaders) -> None:
     root = result / "root"
-    sources = _sources()
-    suite = sources[0].split()[-2]
-    run(
-        "mmdebstrap",
-        "--mode=root",
-        "--variant=minbase",
-        f"--include={','.join(packages)}",
-        *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "doc", "info", "locale")),
-        suite,
-        root,
-        *sources,
-    )
+    # Its own file system becomes another's: a copy of the kept root would take longer than making it.
+    debian.make_root(root, headers.suite, packages)
     _install_kernel(result, root, headers)
     _configure(root)
-    make_initrd(result, root, headers.release)
+    make_initrd(result, root, headers.suite, headers.release)
     run("mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "root", "-d", root, result / "root.ext4", _DISK_SIZE)
     shutil.rmtree(root)
-
-
-def _sources() -> list[str]:
-    """The lines of sources.list for what apt has of Debian on this machine, the release itself first."""
-    wanted = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
-    suites: dict[tuple[str, str], list[str]] = {}
-    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
-        origin, uri, release, component = line.split("|")
-        if origin == "Debian" and "backports" not in release:
-            suites.setdefault((uri, release), []).append(component)
-    if not suites:
-        raise CannotBuild("apt has no package lists of Debian here; is 'apt-get update' missing?")
-    keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    ordered = sorted(suites, key=lambda suite: len(suite[1]))
-    return [f"deb [signed-by={keys}] {uri} {release} main" for uri, release in ordered]
 
 
 def _install_kernel(result: Path, root: Path, headers: RealHeaders) -> None:
@@ -129,22 +106,19 @@ def _install_kernel(result: Path, root: Path, headers: RealHeaders) -> None:
     release = headers.release
     unpacked = result / "kernel"
     try:
-        package = download(f"linux-image-{release}", result)
-    except CannotBuild as error:
-        raise CannotBuild(
-            f"{error}. If the distribution no longer has this kernel, remove {headers.module.parent}: "
+        package = debian.download(headers.suite, f"linux-image-{release}")
+    except debian.CannotGet as error:
+        raise CannotRun(
+            f"{error}. If the suite no longer has this kernel, remove {headers.module.parent}: "
             "it is made again then, for the newest one"
         ) from None
     run("dpkg-deb", "-x", package, unpacked)
-    package.unlink()
     shutil.copy(unpacked / f"boot/vmlinuz-{release}", result / "vmlinuz")
     run("cp", "-a", f"{unpacked}/boot/.", root / "boot")
     modules = root / "usr/lib/modules" / release
     modules.parent.mkdir(parents=True, exist_ok=True)
     run("cp", "-a", next(unpacked.glob(f"**/lib/modules/{release}")), modules)
-    place = modules / "kernel/kernel/kheaders.ko"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(headers.module, place)
+    add_kheaders(modules, headers.module)
     run("depmod", "-b", root, release)
     shutil.rmtree(unpacked)
 

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 from kheaders.make import make_real_headers_of
-from support import store
+from support import debian, store
+from support.programs import run
 
 from . import building
-from .building import Bootable, download, make_initrd, run
+from .building import Bootable, add_kheaders, make_initrd
 
 _SHIPPED = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # the others are depmod's
 
@@ -27,35 +28,38 @@ class KernelPackage(Bootable):
         return f"linux-image-{self.release}"
 
 
-def second_kernel(running: str) -> KernelPackage:
-    """The distribution's kernel of the same flavour before ``running``, with its real kheaders.ko added.
+def second_kernel(suite: str, running: str) -> KernelPackage:
+    """The suite's newest kernel of the same series and flavour but ``running``, with its real kheaders.
 
     It is the real package with its real maintainer scripts, without most of the drivers and the image itself,
     and without what it would want besides: an emulated machine unpacks slowly. Two minutes, the first time.
     """
-    release = _release_before(running)
-    key = store.key_of(release, Path(__file__), Path(building.__file__))
-    directory = store.kept("guest/second-kernel", key, lambda directory: _make(release, directory))
-    return KernelPackage(directory, release)
+    release = _other_release(suite, running)
+    key = store.key_of(suite, release, Path(__file__), Path(building.__file__))
+    kind = f"guest/second-kernel-{suite}"
+    directory = store.kept(kind, key, lambda directory: _make(suite, release, directory))
+    return KernelPackage(directory, suite, release)
 
 
-def _release_before(running: str) -> str:
-    """The newest other one whose headers package apt knows."""
-    base, flavour = running.split("-", 1)[0], running.split("-", 2)[2]
-    pattern = rf"^linux-headers-{re.escape(base)}-[0-9]+-{re.escape(flavour)}$"
-    listing = run("apt-cache", "search", "--names-only", pattern)
-    names = [line.split()[0].removeprefix("linux-headers-") for line in listing.splitlines()]
-    return max((name for name in names if name != running), key=lambda name: int(name.split("-")[1]))
+def _other_release(suite: str, running: str) -> str:
+    series, flavour = ".".join(running.split(".")[:2]), running.split("-", running.count("-") - 1)[-1]
+    pattern = rf"linux-headers-{re.escape(series)}\.[^-]*(-[0-9]+)?-{flavour}"
+    releases = [name.removeprefix("linux-headers-") for name in debian.names(suite, pattern)]
+    return next(release for release in reversed(releases) if release != running)
 
 
-def _make(release: str, directory: Path) -> None:
-    headers = make_real_headers_of(release, directory)
+def _make(suite: str, release: str, directory: Path) -> None:
+    headers = make_real_headers_of(suite, release, directory)
     name = f"linux-image-{release}"
     tree = directory / "tree"
-    run("dpkg-deb", "-R", download(name, directory), tree)
+    run("dpkg-deb", "-R", debian.download(suite, name), tree)
     modules = next(tree.glob(f"**/lib/modules/{release}"))
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")  # where depmod and modprobe of a different suite look
     run("depmod", "-b", tree, release)
-    make_initrd(directory, tree, release)
+    make_initrd(directory, tree, suite, release)
+    if (tree / "lib").is_symlink():
+        (tree / "lib").unlink()
     shutil.copy(tree / f"boot/vmlinuz-{release}", directory / "vmlinuz")
     for file in modules.glob("modules.*"):
         if file.name not in _SHIPPED:
@@ -67,9 +71,7 @@ def _make(release: str, directory: Path) -> None:
             shutil.rmtree(system)
     for part in ("vmlinuz", "System.map"):  # it is booted from outside
         (tree / f"boot/{part}-{release}").write_bytes(b"")
-    place = modules / "kernel/kernel/kheaders.ko"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(headers.module, place)
+    add_kheaders(modules, headers.module)
     control = tree / "DEBIAN/control"
     wanted = r"^(Depends|Recommends|Suggests|Breaks):.*\n"
     control.write_text(re.sub(wanted, "", control.read_text(), flags=re.MULTILINE))

@@ -51,7 +51,8 @@ def booted(image: Image) -> Snapshot:
         ["qemu-system-x86_64", "--version"], capture_output=True, check=True, timeout=60
     ).stdout
     key = store.key_of(image.key, names, emulator, HARDWARE, Path(__file__), *project)
-    return Snapshot(image, store.kept("guest/booted", key, lambda directory: _make(image, directory)))
+    kind = f"guest/booted-{image.suite}"
+    return Snapshot(image, store.kept(kind, key, lambda directory: _make(image, directory)))
 
 
 def project_files() -> list[Path]:

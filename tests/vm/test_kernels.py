@@ -53,7 +53,7 @@ def test_the_distribution_deletes_the_running_kernel(guest: Guest) -> None:
 @pytest.fixture(scope="session")
 def package(image: Image) -> KernelPackage:
     """A second kernel, not installed."""
-    return second_kernel(image.release)
+    return second_kernel(image.suite, image.release)
 
 
 @pytest.fixture
