@@ -1,9 +1,14 @@
-"""Measures and prints a table: ``python tests/bench``, or ``python -m bench`` in tests/. Asserts nothing."""
+"""Measures and prints a table: ``python tests/bench``, or ``python -m bench`` in tests/. Asserts nothing.
+
+Each row is printed when it is done. One that cannot be measured is reported, and the others go on; the exit
+status is 1 then.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parent.parent
@@ -12,10 +17,10 @@ sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
 from kheaders.make import make_real_headers  # noqa: E402
 
 from bench import calls, extraction, precompiled, resources  # noqa: E402
-from bench.measure import Result, note, table  # noqa: E402
+from bench.measure import HEADING, note, table  # noqa: E402
 from bench.rig import make_rig  # noqa: E402
 
-_ROWS = {
+ROWS = {
     row.__name__: row
     for row in (
         extraction.tar,
@@ -35,7 +40,7 @@ _ROWS = {
 
 
 def _parse_arguments() -> argparse.Namespace:
-    rows = "\n".join(f"  {name:10}{row.__doc__}" for name, row in _ROWS.items())
+    rows = "\n".join(f"  {name:10}{row.__doc__}" for name, row in ROWS.items())
     parser = argparse.ArgumentParser(
         prog="bench",
         description="Measures kheadersd beside what it is compared with.",
@@ -51,24 +56,38 @@ def _parse_arguments() -> argparse.Namespace:
         help="where archive, cache and extracted files are (default: %(default)s, in memory)",
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.rows) - set(_ROWS):
-        parser.error(f"there is no row {', '.join(sorted(unknown))}: the rows are {', '.join(_ROWS)}")
+    if unknown := set(arguments.rows) - set(ROWS):
+        parser.error(f"there is no row {', '.join(sorted(unknown))}: the rows are {', '.join(ROWS)}")
     return arguments
 
 
-def main() -> None:
+def main() -> int:
+    """Returns the exit status: 1 when a row failed."""
     arguments = _parse_arguments()
-    results: list[Result] = []
+    failed = []
     with make_rig(arguments.directory, make_real_headers(), quick=arguments.quick) as rig:
-        for name in arguments.rows or _ROWS:
-            note(f"{name}: {_ROWS[name].__doc__}")
-            results += _ROWS[name](rig)
-        print(
+        _put(
             f"Headers of {rig.release}, {rig.archive.stat().st_size} bytes, files in {arguments.directory}; "
-            "medians of interleaved rounds, caches warm.\n"
+            f"medians of interleaved rounds, caches warm.\n\n{HEADING}"
         )
-    print(table(results))
+        for name in arguments.rows or ROWS:
+            note(f"{name}: {ROWS[name].__doc__}")
+            try:
+                results = ROWS[name](rig)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other rows are worth having
+                note(traceback.format_exc())
+                _put(f"{name} failed: {type(error).__name__}: {error}")
+                failed.append(name)
+            else:
+                _put(table(results) or f"{name} has nothing to measure here")
+    if failed:
+        note(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _put(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -62,15 +62,21 @@ def _space(unit: Unit) -> str:
     return f" {unit}" if unit else ""
 
 
+_WIDTHS = (72, 10, 10, 5, 9, 6)  # in characters, so that lines printed apart make one table
+
+
 def table(results: Sequence[Result]) -> str:
-    """The results as text, a line each, with a heading."""
-    rows = [("", "kheadersd", "compared", "ratio", "goal", ""), *(result.cells() for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        figures = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *figures]).rstrip())
-    return "\n".join(lines)
+    """The results as text, a line each, below `HEADING`."""
+    return "\n".join(_line(result.cells()) for result in results)
+
+
+def _line(cells: Sequence[str]) -> str:
+    what, *figures = cells
+    aligned = [figure.rjust(width) for figure, width in zip(figures, _WIDTHS[1:], strict=True)]
+    return "  ".join([what.ljust(_WIDTHS[0]), *aligned]).rstrip()
+
+
+HEADING = _line(("", "kheadersd", "compared", "ratio", "goal", ""))
 
 
 def note(text: str) -> None:
