@@ -28,7 +28,7 @@ def kheaders_files(release: str) -> dict[str, bytes]:
     return {
         "include/linux/kconfig.h": b"#ifndef __LINUX_KCONFIG_H\n#define __LINUX_KCONFIG_H\n#endif\n",
         "include/linux/types.h": b"#ifndef _LINUX_TYPES_H\n#define _LINUX_TYPES_H\n#endif\n",
-        "include/generated/autoconf.h": b"#define CONFIG_64BIT 1\n",
+        "include/generated/autoconf.h": b"#define CONFIG_X86 1\n#define CONFIG_64BIT 1\n",
         "include/generated/utsrelease.h": f'#define UTS_RELEASE "{release}"\n'.encode(),
         "arch/x86/include/asm/ptrace.h": b"#ifndef _ASM_X86_PTRACE_H\n#define _ASM_X86_PTRACE_H\n#endif\n",
     }

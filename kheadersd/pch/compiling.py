@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
 from ..apart.process import Command
+from ..architecture import of_machine
 from ..cache.entry import HEADERS
 from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace
-from ..headers import Unusable, architecture
+from ..headers import AUTOCONF, Unusable, architecture
 from .recipe import recipe
 from .reduction import (
     again,
@@ -38,9 +39,6 @@ _NO_ROOM = os.strerror(errno.ENOSPC)
 # Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
 _MOST = 4 << 20
 
-# By what uname(2) calls the machine, for types, which say nothing of it themselves.
-_ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}
-
 
 def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
     """The recipe for an entry. Blocking, for some microseconds.
@@ -53,10 +51,9 @@ def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
 
 
 def _architecture(entry: Entry) -> str:
-    """As the kernel calls it, by what was generated for it."""
+    """The kernel's name of it."""
     if entry.record.kind != HEADERS:
-        machine = os.uname().machine
-        return _ARCHITECTURES.get(machine, machine)
+        return of_machine(os.uname().machine)  # types say nothing of it themselves
     try:
         return architecture(entry.path)
     except Unusable as unusable:
@@ -117,7 +114,8 @@ async def find_needed(run: Run, pch: Pch, entry: Entry, seconds: float) -> tuple
     arguments = again_arguments(record.text, pch.path)
     told = await _run(run, record.compiler, arguments, entry, again(names, entry.path), seconds)
     first = included_first(record.text, entry.path)
-    return (*read_again(told.complaints, entry.path), *first, *directories(record.text, entry.path))
+    told_by = (AUTOCONF,) if entry.record.kind == HEADERS else ()  # of which architecture they are
+    return (*read_again(told.complaints, entry.path), *first, *told_by, *directories(record.text, entry.path))
 
 
 async def _run(

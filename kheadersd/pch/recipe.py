@@ -20,10 +20,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..architecture import ARCHITECTURES
 from ..errors import NotAvailable
 from .profile import BCC, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
+    from ..architecture import Clang
     from .compiler import Compiler
     from .profile import Profile
 
@@ -64,34 +66,6 @@ class Recipe:
         """
         return ("-include-pch", str(pch), *(self.text if self.cflags is None else self.cflags))
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Architecture:
-    """What differs from one architecture to the next.
-
-    Attributes:
-        triple: of the host.
-        bpf: of BPF with the same order of bytes.
-        macros: those of the host's compiler that its headers look at. Address spaces, which newer kernels
-            have in pointers, are not BPF's.
-    """
-
-    triple: str
-    bpf: str
-    macros: tuple[str, ...]
-
-
-# By the kernel's own names, those of the directories in arch/.
-_ARCHITECTURES = {
-    "x86": _Architecture(
-        "x86_64-linux-gnu",
-        "bpfel",
-        ("__x86_64__", "__x86_64", "__amd64__", "__amd64", "__seg_fs=", "__seg_gs="),
-    ),
-    "arm64": _Architecture(
-        "aarch64-linux-gnu", "bpfel", ("__aarch64__", "__AARCH64EL__", "__ARM_64BIT_STATE")
-    ),
-}
 
 # LLVM's release notes of Clang 16, "New Compiler Flags".
 _FIRST_WITH_CONFIGURATION = 16
@@ -176,7 +150,7 @@ def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: 
         module = importlib.import_module(".bcc", __package__)
         made: Recipe = module.bcc_recipe(profile, compiler, tree, digest, arch)
         return made
-    _check_architecture(arch)
+    _clang(arch)
     source = umbrella(profile)
     text = (
         *_isolation(compiler),
@@ -245,7 +219,7 @@ def _isolation(compiler: Compiler) -> tuple[str, ...]:
 
 
 def _target(profile: Profile, arch: str) -> tuple[str, ...]:
-    names = _ARCHITECTURES[arch]
+    names = _clang(arch)
     traced = f"-D__TARGET_ARCH_{arch}"
     if profile.base == TYPES:
         return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, traced)
@@ -260,7 +234,7 @@ def _target(profile: Profile, arch: str) -> tuple[str, ...]:
 def _backend(profile: Profile, arch: str) -> tuple[str, ...]:
     if profile.consumer != CLANG_HOST:
         return ()
-    return (f"--target={_ARCHITECTURES[arch].bpf}", _CPU, "-O2", "-Wno-override-module", "-c", "-x", "ir")
+    return (f"--target={_clang(arch).bpf}", _CPU, "-O2", "-Wno-override-module", "-c", "-x", "ir")
 
 
 def _paths(profile: Profile, compiler: Compiler, tree: Path, arch: str) -> tuple[str, ...]:
@@ -278,16 +252,17 @@ def host_triple(arch: str) -> str:
     Raises:
         NotAvailable: as `recipe`.
     """
-    _check_architecture(arch)
-    return _ARCHITECTURES[arch].triple
+    return _clang(arch).triple
 
 
-def _check_architecture(arch: str) -> None:
-    if arch not in _ARCHITECTURES:
+def _clang(arch: str) -> Clang:
+    known = ARCHITECTURES.get(arch)
+    if known is None or known.clang is None:
+        can = ", ".join(name for name, other in ARCHITECTURES.items() if other.clang is not None)
         raise NotAvailable(
-            f"headers of the architecture {arch} cannot be precompiled; "
-            f"those that can be are {', '.join(_ARCHITECTURES)}"
+            f"headers of the architecture {arch} cannot be precompiled; those that can be are {can}"
         )
+    return known.clang
 
 
 def include_directories(arch: str) -> tuple[str, ...]:

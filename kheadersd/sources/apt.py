@@ -14,6 +14,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
+from ..architecture import of_debian_port
 from ..cache.disk import explained
 from ..errors import Corrupt, LimitsExceeded, NoSpace
 from ..space import free_bytes
@@ -228,7 +229,7 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     import hashlib
 
     own, *rest = packages
-    srcarch = deb.source_architecture(own.architecture)
+    srcarch = of_debian_port(own.architecture)
     if srcarch is None:
         raise Nothing(Why.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
     places = [deb.place_generated if rest else deb.place_whole] + [deb.place_written] * len(rest)

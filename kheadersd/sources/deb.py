@@ -28,29 +28,6 @@ _MAX_MEMBERS = 16  # three, or four with a signature; the rest is room
 _DATA_MEMBER = re.compile(r"data\.tar(?:\.(?:gz|xz|zst))?")
 _READ_BYTES = 1 << 16
 
-# The kernel's directory below arch/ for each of Debian's names of an architecture.
-_SRCARCH = {
-    "alpha": "alpha",
-    "amd64": "x86",
-    "arm64": "arm64",
-    "armel": "arm",
-    "armhf": "arm",
-    "hppa": "parisc",
-    "i386": "x86",
-    "loong64": "loongarch",
-    "m68k": "m68k",
-    "mips64el": "mips",
-    "mipsel": "mips",
-    "powerpc": "powerpc",
-    "ppc64": "powerpc",
-    "ppc64el": "powerpc",
-    "riscv64": "riscv",
-    "s390x": "s390",
-    "sh4": "sh",
-    "sparc64": "sparc",
-    "x32": "x86",
-}
-
 
 class HeldFile:
     """A package that stays readable after its name is gone, for as long as somebody refers to it.
@@ -169,11 +146,6 @@ def layer(file: HeldFile, place: Callable[[str], str | None]) -> Layer:
         return decompressed(open_data, file.label)
 
     return Layer(file.label, chunks, place)
-
-
-def source_architecture(architecture: str) -> str | None:
-    """The kernel's name, as in ``arch/<srcarch>``, for Debian's; None for one that is not known here."""
-    return _SRCARCH.get(architecture)
 
 
 def place_whole(package: str, srcarch: str) -> Callable[[str], str | None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT, limit_met
 from ..apart.process import Command
+from ..architecture import ARCHITECTURES, of_machine
 from ..errors import CompileFailed
 from ..work import in_thread
 
@@ -35,20 +36,6 @@ _OF_KERNEL = b"\nstruct task_struct {"
 _NEAR = 4096
 _PIECE = 1024 * 1024
 _FIRST_LINES = 3
-
-_TARGETS = {
-    "x86_64": "x86",
-    "i686": "x86",
-    "aarch64": "arm64",
-    "armv7l": "arm",
-    "armv6l": "arm",
-    "ppc64le": "powerpc",
-    "ppc64": "powerpc",
-    "s390x": "s390",
-    "riscv64": "riscv",
-    "loongarch64": "loongarch",
-    "mips64": "mips",
-}
 
 
 async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
@@ -113,6 +100,6 @@ def compile_arguments(directory: Path, machine: str) -> tuple[str, ...]:
         directory: where vmlinux.h is.
         machine: as ``uname -m`` says it; the macro is the one that <bpf/bpf_tracing.h> asks for.
     """
-    target = _TARGETS.get(machine)
-    macro = (f"-D__TARGET_ARCH_{target}",) if target else ()
+    target = of_machine(machine)
+    macro = (f"-D__TARGET_ARCH_{target}",) if target in ARCHITECTURES else ()
     return ("--target=bpf", "-g", "-O2", *macro, f"-I{directory}")

@@ -146,9 +146,3 @@ def test_no_name_is_taken_from_both_packages() -> None:
     for path in ("include/generated/a.h", "include/linux/a.h", "arch/x86/include/generated/a.h"):
         taken = [place(f"usr/src/{OWN}/{path}") for place in places]
         assert sorted(map(str, taken)) == sorted(["None", path])
-
-
-def test_architectures() -> None:
-    assert deb.source_architecture("amd64") == "x86"
-    assert deb.source_architecture("ppc64el") == "powerpc"
-    assert deb.source_architecture("all") is None
