@@ -9,6 +9,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from .bus.callers import BUS_NAME
 from .bus.failures import BusError, ConnectionLost
 from .errors import (
     FREEDESKTOP_ERRORS,
@@ -138,7 +139,9 @@ class Authority:
         try:
             allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, *question))
         except BusError as error:
-            if error.name not in _NO_POLKIT:
+            # polkit passes on what others, such as the bus, have answered it: only the bus says that it is
+            # not there itself.
+            if error.name not in _NO_POLKIT or error.sender != BUS_NAME:
                 raise _unanswered(action, error) from None
             if action in _WITHOUT_POLKIT:
                 return

@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .errors import InvalidArgs, KheadersError
+from .system.printable import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,7 +153,7 @@ class Journal:
             return
         entry = {name: clean(value, _MAX_VALUE) for name, value in (fields or {}).items()}
         if traceback:
-            entry["EXCEPTION_INFO"] = _encodable(traceback[-_MAX_TRACEBACK:])
+            entry["EXCEPTION_INFO"] = encodable(traceback[-_MAX_TRACEBACK:])
         self._say(priority, clean(message, _MAX_MESSAGE), entry)
 
     def _say(self, priority: int, message: str, entry: dict[str, str]) -> None:
@@ -231,10 +232,6 @@ def clean(text: str, limit: int) -> str:
 
 def _escape(char: str) -> str:
     return " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 class Handler(logging.Handler):

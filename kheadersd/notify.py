@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING
 
+from .system.printable import encodable
+
 if TYPE_CHECKING:
     from .cache.entry import Entry
     from .release import Release
@@ -99,7 +101,7 @@ class ServiceManager:
         while self._pending and self._socket is not None:
             kind = next(iter(self._pending))
             try:
-                self._socket.sendto(self._pending[kind].encode(), self._address)
+                self._socket.sendto(encodable(self._pending[kind]).encode(), self._address)
             except BlockingIOError:
                 self._after(_AGAIN, self._flush)
                 return

@@ -6,17 +6,18 @@ Whatever a caller sends is checked here, before anything else sees it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib.resources
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from . import __version__
 from .authority import Action
-from .bus.library import Variant, encode
+from .bus.library import Variant, encode, escaped
 from .bus.objects import Interface, Method, Property, Reply
 from .errors import KheadersError
 from .journal import Event
@@ -161,15 +162,18 @@ class Service:
     async def _acquire(self, call: Call) -> Reply:
         request, options = self._request_and_options(call, (SOURCES, REFRESH, REASON))
         served, lease = await self._lease(call, request, options[REASON])
-        return Reply(encode(_LEASED, [str(served.path), 0, _details(served)]), [lease])
+        with _given_back(lease):
+            return Reply(encode(_LEASED, [str(served.path), 0, _details(served)]), [lease])
 
     async def _export(self, call: Call) -> Reply:
         request, _ = self._request_and_options(call, (SOURCES, REFRESH))
         uid = (await call.credentials()).uid
         served, lease = await self._lease(call, request, "it is being exported", in_entry=True)
         assert served.entry is not None
+        with _given_back(lease):
+            body = encode(_EXPORTED, [0, _details(served)])
         archive = await self._state.exports.start(served.entry, uid, ended=lambda: os.close(lease))
-        return Reply(encode(_EXPORTED, [0, _details(served)]), [archive])
+        return Reply(body, [archive])
 
     async def _lease(
         self, call: Call, request: Request, reason: str, *, in_entry: bool = False
@@ -189,13 +193,14 @@ class Service:
         lease = self._state.leases.grant(
             name, served.release, call.sender, credentials.uid, credentials.pid, reason
         )
-        self._state.journal.report(
-            Event.LEASE_GRANTED,
-            f"The headers of {served.release} are leased to {call.sender}: {reason or 'no reason'}",
-            release=served.release,
-            path=str(served.path),
-            client_uid=credentials.uid,
-        )
+        with _given_back(lease):
+            self._state.journal.report(
+                Event.LEASE_GRANTED,
+                f"The headers of {served.release} are leased to {call.sender}: {reason or 'no reason'}",
+                release=served.release,
+                path=str(served.path),
+                client_uid=credentials.uid,
+            )
         return served, lease
 
     async def _get(self, call: Call, request: Request) -> Served:
@@ -287,7 +292,7 @@ class Service:
         ]
 
     def _describe(self, call: Call) -> Values:  # noqa: ARG002
-        return [json.dumps(self._state.describe())]
+        return [json.dumps(escaped(self._state.describe()))]
 
     def _ready(self, request: Request) -> Served | None:
         """As `Provider.ready`, looked at once for all calls that have come in together."""
@@ -365,6 +370,16 @@ def interface_xml() -> str:
     """The ``<interface>`` element of the installed XML file, word for word."""
     text = importlib.resources.files("kheadersd").joinpath("data/org.kheaders.Provide.xml").read_text("utf-8")
     return text[text.index("<interface") : text.index("</interface>") + len("</interface>")]
+
+
+@contextlib.contextmanager
+def _given_back(lease: int) -> Iterator[None]:
+    """End a lease if what is done with it fails."""
+    try:
+        yield
+    except BaseException:
+        os.close(lease)
+        raise
 
 
 def _variants(options: object) -> Mapping[str, object]:

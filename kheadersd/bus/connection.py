@@ -12,7 +12,7 @@ from .callers import BUS_NAME, BUS_PATH, Callers
 from .dispatch import Dispatcher
 from .failures import BusError, ConnectionLost, NameTaken
 from .handshake import connect
-from .library import decode, encode
+from .library import decode, encode, encode_exactly
 from .standard import PROPERTIES, changed
 from .stream import SERVICE_MESSAGE, Message, Stream, close_descriptors
 
@@ -196,7 +196,7 @@ class Connection:
         fields = wire.Fields(
             path=path, interface=interface, member=member, destination=destination, signature=signature
         )
-        body = encode(signature, values)
+        body = encode_exactly(signature, values)
         serial = self._next_serial()
         pending = _Pending(self._loop.create_future(), destination, accept_fds)
         self._pending[serial] = pending
@@ -383,7 +383,7 @@ def _answer(message: Message) -> Answer:
     values = decode(fields.signature, message.body, message.big_endian, once=True)
     if message.kind == wire.ERROR:
         text = values[0] if values and isinstance(values[0], str) else ""
-        raise BusError(fields.error_name, text)
+        raise BusError(fields.error_name, text, fields.sender)
     return Answer(values, message.descriptors)
 
 

@@ -105,25 +105,29 @@ class Dispatcher:
             self._fail(message, error)
 
     def _answer(self, message: Message, method: Method, result: Result) -> None:
-        if type(result) is Reply:
-            body, descriptors = result.body, result.fds
+        descriptors: Sequence[int] = result.fds if type(result) is Reply else ()
+        try:
+            frame = self._frame(message, method, result)
+        except BaseException:
+            close_descriptors(descriptors)
+            raise
+        if frame:
+            self._send(frame, descriptors)
         else:
-            body, descriptors = encode(method.out_signature, result or ()), ()  # type: ignore[arg-type]
+            close_descriptors(descriptors)
+
+    def _frame(self, message: Message, method: Method, result: Result) -> bytes:
+        """The frame of an answer, empty where none is wanted."""
         if message.flags & wire.NO_REPLY_EXPECTED:
-            close_descriptors(descriptors)
-            return
+            return b""
+        if type(result) is Reply:
+            body, count = result.body, len(result.fds)
+        else:
+            body, count = encode(method.out_signature, result or ()), 0  # type: ignore[arg-type]
         if len(body) > _MAX_BODY:
-            close_descriptors(descriptors)
             raise LimitsExceeded(f"the answer of {len(body)} bytes is larger than the bus would carry")
-        frame = wire.method_return(
-            self._next_serial(),
-            message.serial,
-            message.fields.sender,
-            method.out_signature,
-            body,
-            len(descriptors),
-        )
-        self._send(frame, descriptors)
+        serial, sender = self._next_serial(), message.fields.sender
+        return wire.method_return(serial, message.serial, sender, method.out_signature, body, count)
 
     def _fail(self, message: Message, error: BaseException) -> None:
         if isinstance(error, KheadersError):

@@ -24,8 +24,10 @@ class BusError(KheadersError):
 
     Attributes:
         name: the error's name on the bus. Not passed on to callers of ours: for them it is another failure.
+        sender: whose answer it is, a unique name, or the bus's own.
     """
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(self, name: str, message: str, sender: str = "") -> None:
         super().__init__(message or name)
         self.name = name
+        self.sender = sender

@@ -15,6 +15,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..system.printable import encodable
 from .walk import check_body, split
 
 if TYPE_CHECKING:
@@ -75,15 +76,43 @@ _MEMOISED_BODIES = 128
 
 
 def encode(signature: str, values: Sequence[Any]) -> bytes:
-    """The body of a message, little-endian.
+    """The body of a message of ours, little-endian.
 
     Args:
         signature: the types of the values. Structs are given as lists, ``ay`` as bytes.
-        values: one value for each complete type.
+        values: one value for each complete type. Text that cannot travel on the bus (a NUL, or a surrogate,
+            as in a file name that is not UTF-8) is escaped: one odd name must not fail a whole answer.
 
     Raises:
-        ValueError: a value is not of its type, or holds text that cannot travel on the bus (a NUL, or a lone
-            surrogate, as in a file name that is not UTF-8).
+        ValueError: a value is not of its type.
+    """
+    try:
+        return encode_exactly(signature, values)
+    except ValueError:
+        harmless = escaped(list(values))
+        if harmless == list(values):
+            raise
+        return encode_exactly(signature, harmless)
+
+
+def escaped(value: Any) -> Any:
+    """A value whose text can travel on the bus; the same if it can already."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, Variant):
+        return Variant(value.signature, escaped(value.value))
+    if isinstance(value, dict):
+        return {escaped(key): escaped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [escaped(item) for item in value]
+    return value
+
+
+def encode_exactly(signature: str, values: Sequence[Any]) -> bytes:
+    """As `encode`, for what must not become something else, such as a question to others.
+
+    Raises:
+        ValueError: a value is not of its type, or holds text that cannot travel on the bus.
     """
     body = list(values)
     try:

@@ -9,6 +9,7 @@ import functools
 import struct
 from typing import NamedTuple
 
+from ..system.printable import encodable
 from .walk import Walker, split
 
 METHOD_CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
@@ -171,8 +172,8 @@ def method_return(
 
 
 def error(serial: int, reply_serial: int, destination: str, name: str, message: str) -> bytes:
-    """An ERROR frame. Text that cannot travel on the bus is replaced, and cut after 8 KiB."""
-    text = message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")[:8192]
+    """An ERROR frame. Text that cannot travel on the bus is escaped, and cut after 8 KiB."""
+    text = encodable(message).encode()[:8192]
     text = text.decode("utf-8", "ignore").encode()
     body = _pack_u32(len(text)) + text + b"\0"
     length, rest = _reply_fields(destination, "s", name, 0)

@@ -18,6 +18,18 @@ def printable(text: str | bytes, limit: int | None = None) -> str:
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
+def encodable(text: str) -> str:
+    r"""``text`` as D-Bus and JSON can carry it: the same, but for what is not valid UTF-8, and NULs.
+
+    A byte of a file name that is not UTF-8 becomes ``\xff``, and a NUL ``\x00``.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates than those that os.fsdecode makes
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
+
 def quoted(text: str | bytes, limit: int = 200) -> str:
     """`printable` in quotation marks, to be set apart from the words of a message."""
     return f"'{printable(text, limit)}'"

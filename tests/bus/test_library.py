@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheadersd.bus import library
-from kheadersd.bus.library import Variant, decode, encode, parse_address
+from kheadersd.bus.library import Variant, decode, encode, encode_exactly, parse_address
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,6 @@ def test_big_endian() -> None:
 @pytest.mark.parametrize(
     ("signature", "values"),
     [
-        ("s", ["a\0b"]),
-        ("s", ["\udc80"]),
         ("s", [5]),
         ("u", ["x"]),
         ("u", [-1]),
@@ -61,13 +59,40 @@ def test_big_endian() -> None:
         ("o", ["/a//b"]),
         ("o", ["/a/"]),
         ("a{sv}", [{"x": 5}]),
-        ("a{sv}", [{"x": Variant("s", "a\0")}]),
+        ("o", ["/\udc80"]),
         ("(", [1]),
     ],
 )
 def test_wrong_values_are_refused(signature: str, values: list[Any]) -> None:
     with pytest.raises(ValueError, match="not values of"):
         encode(signature, values)
+
+
+_ODD = [
+    ("s", ["a\0b"], ["a\\x00b"]),
+    ("s", ["/lib/\udcff\udcc3\udca9"], ["/lib/\\xffé"]),
+    ("s", ["\ud800"], ["\\ud800"]),
+    ("as", [["fine", "\udc80"]], [["fine", "\\x80"]]),
+    ("a{ss}", [{"\udc80": "\udc81"}], [{"\\x80": "\\x81"}]),
+    ("a{sv}", [{"x": Variant("as", ["\udc80"])}], [{"x": Variant("as", ["\\x80"])}]),
+    ("v", [Variant("v", Variant("s", "\udc80"))], [Variant("v", Variant("s", "\\x80"))]),
+]
+
+
+@pytest.mark.parametrize(("signature", "values", "expected"), _ODD)
+def test_text_that_cannot_travel_is_escaped(signature: str, values: list[Any], expected: list[Any]) -> None:
+    assert decode(signature, encode(signature, values)) == expected
+
+
+@pytest.mark.parametrize(("signature", "values"), [odd[:2] for odd in _ODD])
+def test_what_must_not_become_something_else_is_refused(signature: str, values: list[Any]) -> None:
+    with pytest.raises(ValueError, match="not values of"):
+        encode_exactly(signature, values)
+
+
+def test_a_struct_with_text_that_cannot_travel() -> None:
+    rows = decode("a(su)", encode("a(su)", [[["\udc80", 1]]]))
+    assert [tuple(row) for row in rows[0]] == [("\\x80", 1)]
 
 
 @pytest.mark.parametrize(
