@@ -10,9 +10,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from . import memory
+from .cache.disk import DiskError
 from .cache.entry import HEADERS, TYPES
-from .cache.pch import discard
-from .cache.retention import Retention, victims
+from .cache.leftover import Leftover, Stay
+from .cache.loading import is_unread
+from .cache.pch import retire as retire_pch
+from .cache.retention import Retention, leftovers_to_go, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
 from .work import Background, SharedWork, in_thread
@@ -51,8 +54,6 @@ class Keeper:
         self._work = SharedWork()
         self._pruning = asyncio.Lock()
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        # Directories of entries that were replaced while somebody held a lease on them.
-        self._waiting: dict[str, list[Path]] = {}
 
     def configure(self, config: Config) -> None:
         """Apply another retention policy, from now on and in the background."""
@@ -65,6 +66,10 @@ class Keeper:
             self._journal.report(
                 Event.CACHE_CLEARED, f"Cleared {name}: {why}", path=str(self.cache.directory / name)
             )
+        for name, why in found.aside:
+            self._journal.report(
+                Event.CACHE_CLEARED, f"Set {name} aside: {why}", path=str(self.cache.directory / name)
+            )
         for name in found.strangers:
             self._journal.report(
                 Event.CACHE_CLEARED,
@@ -73,8 +78,10 @@ class Keeper:
             )
         for problem in found.problems:
             self.failed(problem)
+        for entry, what in found.damaged:
+            self._tell_damage(entry, what)
         for entry in found.kept:
-            if not entry.durable:
+            if not entry.durable and not entry.damaged:
                 self._background.start(self._make_durable(entry))
         self._background.start(self._prune_quietly())
         self.tell_state()
@@ -162,12 +169,19 @@ class Keeper:
         self._background.start(self._settle_in(entry))
 
     def replaced(self, published: Published) -> None:
-        """Remove what had an entry's name before; later, if somebody may still be working in it."""
+        """Remove what had an entry's name before; if it was leased under that name, once the leases end."""
         name, trash = published.entry.name, published.replaced
         if trash is None:
             return
-        if self._leases.held(name):
-            self._waiting.setdefault(name, []).append(trash)
+        try:
+            inode = os.lstat(trash).st_ino
+        except OSError:
+            return
+        if self._leases.is_leased(name, inode):
+            # As many bytes as the new one, as a rule; a reduced one is not leased.
+            used = published.entry.record.bytes
+            now = time.time_ns() // 1000
+            self.cache.leave(Leftover(Stay.LEASED, name, trash, inode, used, now))
         else:
             self._background.start(self._discard(trash))
 
@@ -199,6 +213,13 @@ class Keeper:
         """An entry is not as it was made: hand it out no more, and make it again when it is needed."""
         if entry.damaged or self.is_being_replaced(entry):
             return
+        self._tell_damage(entry, what)
+        # What is left of it stays until the new one takes its place: programs may be using it.
+        entry.damaged = True
+        if not entry.directory.exists():
+            self._take_away(entry, "damaged")
+
+    def _tell_damage(self, entry: Entry, what: str) -> None:
         self._journal.report(
             Event.ENTRY_DAMAGED,
             f"The {entry.record.kind} of {entry.release} in {entry.path} are damaged: {what}; "
@@ -207,10 +228,6 @@ class Keeper:
             path=str(entry.path),
             digest=entry.record.digest,
         )
-        # What is left of it stays until the new one takes its place: programs may be using it.
-        entry.damaged = True
-        if not entry.directory.exists():
-            self._take_away(entry, "damaged")
 
     async def remove(self, release: Release, *, force: bool) -> int:
         """Remove the entries of a release, and all that was made from them.
@@ -220,7 +237,9 @@ class Keeper:
 
         Raises:
             NotCached: there are none.
-            InUse: somebody holds a lease, and ``force`` is not set. Nothing is removed then.
+            InUse: a program holds a lease, and ``force`` is not set. Nothing is removed then.
+            DiskError: something cannot be removed, as on a read-only file system. An entry that has still
+                its name stays.
         """
         entries = [entry for entry in self.cache.entries() if entry.release == release]
         if not entries:
@@ -231,28 +250,38 @@ class Keeper:
                 f"the headers of {release} are leased {held} times (see kheadersctl status); "
                 "wait for the leases to end, or force the removal"
             )
-        return await self._remove_all([(entry, "requested") for entry in entries])
+        freed, problems = await self._remove_all([(entry, "requested") for entry in entries])
+        if problems:
+            raise DiskError("; ".join(problems))
+        return freed
 
     async def retire(self, entries: Collection[Entry]) -> None:
         """Remove entries whose kernels are gone.
 
         Those that are leased stay until the retention policy takes them, or kernels are looked at again.
         """
-        await self._remove_all(
+        _, problems = await self._remove_all(
             [(entry, "its kernel was removed") for entry in entries if not self._leases.held(entry.name)]
         )
+        for problem in problems:
+            self.failed(problem)
 
     async def prune(self) -> tuple[list[Release], int]:
         """Apply the retention policy.
 
         Returns:
             The releases whose entries left, and the bytes that this freed.
+
+        Raises:
+            DiskError: something that has to go cannot be removed. The rest is gone.
         """
         # Not shared: one that is under way has chosen already, by what there was then.
         async with self._pruning:
             return await self._prune()
 
     async def _prune(self) -> tuple[list[Release], int]:
+        problems: list[str] = []
+        freed = await self._prune_leftovers(problems)
         protected = await in_thread(self._host.installed_releases)
         if self._host.running is not None:
             protected.add(self._host.running)
@@ -262,10 +291,48 @@ class Keeper:
             leased=self._leases.held_entries(),
             policy=self._retention,
             now=time.time_ns() // 1000,
+            besides=sum(leftover.bytes for leftover in self.cache.leftovers()),
         )
-        freed = await self._remove_all(chosen)
-        freed += await self._prune_pchs()
+        more, unremoved = await self._remove_all(chosen)
+        freed += more + await self._prune_pchs()
+        problems += unremoved
+        if problems:
+            raise DiskError("; ".join(dict.fromkeys(problems)))
         return [entry.release for entry, _ in chosen], freed
+
+    async def _prune_leftovers(self, problems: list[str]) -> int:
+        """Let leftovers go that the retention policy does not let stay; the bytes that this frees."""
+        chosen = leftovers_to_go(
+            self.cache.leftovers(),
+            policy=self._retention,
+            now=time.time_ns() // 1000,
+            entry_bytes=sum(entry.bytes for entry in self.cache.entries()),
+        )
+        freed = 0
+        for leftover, reason in chosen:
+            if not self._leases.is_leased(leftover.name, leftover.inode):
+                problems += await self._drop(leftover, reason)
+                freed += leftover.bytes
+        return freed
+
+    async def _drop(self, leftover: Leftover, reason: str) -> list[str]:
+        """Remove a leftover.
+
+        Returns:
+            What could not be removed, a sentence each.
+        """
+        try:
+            trash = self.cache.drop(leftover)
+        except DiskError as error:
+            return [error.message]
+        self._journal.report(
+            Event.CACHE_CLEARED,
+            f"Cleared {leftover.directory.name}: {reason}",
+            path=str(leftover.directory),
+            bytes=leftover.bytes,
+        )
+        self.tell_state()
+        return await in_thread(self.cache.discard, trash) if trash is not None else []
 
     async def _prune_pchs(self) -> int:
         """Let precompiled headers go that the cache has no room for, of entries that stay whatever they take.
@@ -282,8 +349,9 @@ class Keeper:
                 break
             # What is being changed is in use, and would be looked for below the wrong entry.
             if not self._leases.held(entry.name) and not self.is_busy(entry):
+                if not await self.drop_pch(entry, pch, "the cache has no room for it (MaxSize=)"):
+                    break
                 freed += pch.record.bytes
-                await self.drop_pch(entry, pch, "the cache has no room for it (MaxSize=)")
         return freed
 
     def grown(self) -> None:
@@ -296,25 +364,51 @@ class Keeper:
         except KheadersError as error:
             self.failed(error.message)
 
-    async def _remove_all(self, chosen: Collection[tuple[Entry, str]]) -> int:
+    async def _remove_all(self, chosen: Collection[tuple[Entry, str]]) -> tuple[int, list[str]]:
+        """Remove entries.
+
+        Returns:
+            The bytes that this frees, and what could not be removed, a sentence each.
+        """
         freed = 0
+        problems: list[str] = []
         discarding: list[asyncio.Task[None]] = []
         for entry, reason in chosen:
-            if entry in self.cache:
-                freed += entry.bytes
-                discarding += self._take_away(entry, reason)
+            if entry not in self.cache:
+                continue
+            size = entry.bytes
+            try:
+                trash = self._retire(entry, reason)
+            except DiskError as error:
+                problems.append(error.message)
+                continue
+            freed += size
+            if trash is not None:
+                discarding.append(self._background.start(self._discard(trash, problems)))
         if discarding:
             await asyncio.wait(discarding)
-        return freed
+        return freed, problems
 
-    def _take_away(self, entry: Entry, reason: str) -> list[asyncio.Task[None]]:
-        """Make an entry vanish; the tasks remove its files."""
-        discarding = []
+    def _take_away(self, entry: Entry, reason: str) -> None:
+        """Make an entry vanish, and remove its files in the background."""
         try:
-            if (trash := self.cache.retire(entry)) is not None:
-                discarding.append(self._background.start(self._discard(trash)))
-        except KheadersError as error:
+            trash = self._retire(entry, reason)
+        except DiskError as error:
             self.failed(error.message)
+            return
+        if trash is not None:
+            self._background.start(self._discard(trash))
+
+    def _retire(self, entry: Entry, reason: str) -> Path | None:
+        """Make an entry vanish, and tell of it.
+
+        Returns:
+            Where its files are now, if there are any.
+
+        Raises:
+            DiskError: it cannot be renamed; it is still there.
+        """
+        trash = self.cache.retire(entry)
         self._journal.report(
             Event.ENTRY_REMOVED,
             f"Removed the {entry.record.kind} of {entry.release} from {entry.path}: {reason}",
@@ -326,19 +420,27 @@ class Keeper:
         )
         self._observer.entry_removed(entry, reason)
         self.tell_state()
-        return discarding
+        return trash
 
     def leases_changed(self) -> None:
         """Remove what only waited for a lease to end. Called whenever there are more or fewer."""
-        for name in [name for name in self._waiting if not self._leases.held(name)]:
-            for trash in self._waiting.pop(name):
-                self._background.start(self._discard(trash))
+        for leftover in self.cache.leftovers():
+            if leftover.stay is Stay.LEASED and not self._leases.is_leased(leftover.name, leftover.inode):
+                self._background.start(self._drop_quietly(leftover))
         if any(entry.damaged for entry in self.cache.entries()):
             self._background.start(self._prune_quietly())
 
-    async def _discard(self, trash: Path) -> None:
-        for problem in await in_thread(self.cache.discard, trash):
+    async def _drop_quietly(self, leftover: Leftover) -> None:
+        for problem in await self._drop(leftover, "its leases have ended"):
             self.failed(problem)
+
+    async def _discard(self, trash: Path, problems: list[str] | None = None) -> None:
+        """Remove files; what cannot be removed goes to ``problems``, or to the journal."""
+        for problem in await in_thread(self.cache.discard, trash):
+            if problems is None:
+                self.failed(problem)
+            else:
+                problems.append(problem)
 
     # Looking
 
@@ -373,8 +475,8 @@ class Keeper:
             problems = await in_thread(self.cache.verify, entry)
             if entry not in self.cache:
                 return None
-            if problems:
-                self.found_damaged(entry, problems[0])
+            if damages := [problem for problem in problems if not is_unread(problem)]:
+                self.found_damaged(entry, damages[0])
             for pch in list(entry.pchs.values()):
                 problem = await in_thread(pch.problem)
                 if problem and self._has(entry, pch):
@@ -388,15 +490,25 @@ class Keeper:
             self.report_pch(Event.PCH_DAMAGED, f"{pch.path} is not what the compiler wrote", entry, pch)
             await self.drop_pch(entry, pch, "it was damaged")
 
-    async def drop_pch(self, entry: Entry, pch: Pch, why: str) -> None:
-        """Remove a precompiled header."""
+    async def drop_pch(self, entry: Entry, pch: Pch, why: str) -> bool:
+        """Remove a precompiled header.
+
+        Returns:
+            Whether it is gone: it stays where it cannot be removed, as on a read-only file system.
+        """
         if not self._has(entry, pch):
-            return
+            return True
+        try:
+            trash = retire_pch(pch)
+        except DiskError as error:
+            self.failed(error.message)
+            return False
         del entry.pchs[pch.record.key]
         self.report_pch(Event.PCH_REMOVED, f"Removed {pch.path}: {why}", entry, pch)
         self.tell_state()
-        for problem in await in_thread(discard, pch.path.parent):
-            self.failed(problem)
+        if trash is not None:
+            await self._discard(trash)
+        return True
 
     def _has(self, entry: Entry, pch: Pch) -> bool:
         """Whether it is still there: entries and what was made from them may go whenever we wait."""

@@ -189,9 +189,9 @@ class Service:
             if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break
         _given(served.entry)
-        name = served.entry.name if served.entry is not None else ""
+        name, inode = (served.entry.name, served.entry.inode) if served.entry is not None else ("", 0)
         lease = self._state.leases.grant(
-            name, served.release, call.sender, credentials.uid, credentials.pid, reason
+            name, served.release, call.sender, credentials.uid, credentials.pid, reason, inode
         )
         with _given_back(lease):
             self._state.journal.report(

@@ -126,9 +126,11 @@ class State:
         Raises:
             KheadersError: the cache directory cannot be used.
         """
-        found = await in_thread(self.cache.open)
+        await in_thread(self.cache.claim)
+        # Before anything is judged: what programs work with is not removed.
         for problem in self.leases.adopt():
             self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
+        found = await in_thread(self.cache.open, self.leases.granted_on())
         self.keeper.opened(found)
         await self.module.recover()
         self.watching.start()

@@ -7,7 +7,8 @@ Layout, below a directory that only the daemon can write to::
     <release>-<digest>/manifest     every file with its hash
     <release>-<digest>/durable      the seal of the tree, once all of it is on the disk
     <release>-<digest>/pch/<key>/   what was precompiled from it, see `pch`
-    .staging-*, .trash-*            being made, being removed; cleared at the next start
+    .staging-*, .trash-*            being made, being removed; cleared at the next start, unless it is leased
+    .aside-*                        entries of other versions of the daemon
 
 Methods that say "blocking" are for threads: except for `Cache.open` they change nothing in memory. The
 others belong to the event loop and take microseconds.
@@ -20,20 +21,21 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..errors import Corrupt
 from . import disk, loading
 from .claim import Claim
 from .disk import DiskError
 from .entry import HEADERS, Entry, Record, entry_name, is_entry_name, set_last_used
+from .opening import Opening
 from .sentry import Sentry
-from .staging import STAGING, TRASH, Published, Staging, swap, trash_name
+from .staging import ASIDE, STAGING, TRASH, Published, Staging, swap, trash_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ..extraction.manifest import Manifest
     from ..release import Release
+    from .leftover import Leftover
 
 __all__ = ["Cache", "Opened", "Published", "Staging"]
 
@@ -46,13 +48,17 @@ class Opened:
 
     Attributes:
         kept: the entries; those that are not `Entry.durable` are to be given to `Cache.make_durable`.
+        damaged: those of them that are damaged and stay because they are leased, and what is wrong.
         cleared: names of what was removed, and why.
+        aside: names of entries of another version of the daemon, which were renamed, and of which.
         strangers: names in the directory that are not ours, left alone.
-        problems: what could not be removed, a sentence each.
+        problems: what could not be removed, or not be read now and was left alone, a sentence each.
     """
 
     kept: tuple[Entry, ...]
+    damaged: tuple[tuple[Entry, str], ...]
     cleared: tuple[tuple[str, str], ...]
+    aside: tuple[tuple[str, str], ...]
     strangers: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -69,43 +75,54 @@ class Cache:
         self.directory = directory
         self._foreign = {*foreign, "lost+found"}
         self._entries: dict[str, Entry] = {}
+        self._leftovers: dict[int, Leftover] = {}
         self._sentry = Sentry()
         self._claim = Claim(directory)
 
     # Start and end
 
-    def open(self) -> Opened:
-        """Claim the directory, clear what a crash left, load the entries; blocking, before anything else.
+    def claim(self) -> None:
+        """Make sure that the directory is there and that no other daemon uses it; blocking.
+
+        Raises:
+            DiskError: it cannot be made or used safely, or another daemon uses it.
+        """
+        self._claim.ensure()
+
+    def open(self, is_leased: Callable[[str, int], bool] = lambda *_: False) -> Opened:
+        """Clear what a crash left, load the entries; blocking, before anything else but `claim`.
+
+        What is damaged is removed, unless it is leased. What cannot be read at this moment stays, unknown.
+
+        Args:
+            is_leased: whether a directory is leased, given the name of the entry and its inode.
 
         Raises:
             DiskError: the directory cannot be made or used safely, or another daemon uses it.
         """
-        self._claim.ensure()
+        self.claim()
         self._sentry.open()
-        this_boot = disk.boot_id()
-        cleared: list[tuple[str, str]] = []
-        strangers: list[str] = []
-        problems: list[str] = []
         with disk.explained("read the cache", self.directory):
+            # Hidden names first: an entry that was set aside can get its name back.
             names = sorted(os.listdir(self.directory))
+        opening = Opening(self, is_leased)
         for name in names:
-            if name.startswith((STAGING, TRASH)):
-                cleared.append((name, "left over from an interrupted run"))
-            elif is_entry_name(name):
-                try:
-                    self._entries[name] = loading.load(self.directory / name, this_boot)
-                    continue
-                except (OSError, ValueError, Corrupt) as error:
-                    cleared.append((name, str(error)))
-            else:
-                if name not in self._foreign:
-                    strangers.append(name)
-                continue
-            problems += disk.remove_tree(self.directory / name)
+            if is_entry_name(name) or name.startswith((STAGING, TRASH, ASIDE)):
+                opening.look_at(self.directory / name)
+            elif name not in self._foreign:
+                opening.strangers.append(name)
+        self._entries.update((entry.name, entry) for entry in opening.entries)
         for entry in sorted(self.entries(), key=lambda entry: entry.record.extracted_at):
             self.prefer(entry)
             entry.seal.guard(self._sentry)
-        return Opened(self.entries(), tuple(cleared), tuple(strangers), tuple(problems))
+        return Opened(
+            self.entries(),
+            tuple(opening.damaged),
+            tuple(opening.cleared),
+            tuple(opening.aside),
+            tuple(opening.strangers),
+            tuple(opening.problems),
+        )
 
     def close(self) -> None:
         """Let go of the directory; entries stay. May be called twice."""
@@ -140,7 +157,30 @@ class Cache:
         return self._entries.get(entry.name) is entry
 
     def total_bytes(self) -> int:
-        return sum(entry.bytes for entry in self._entries.values())
+        """The space on disk of all entries and leftovers."""
+        entries = sum(entry.bytes for entry in self._entries.values())
+        return entries + sum(leftover.bytes for leftover in self._leftovers.values())
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """What takes space besides the entries."""
+        return tuple(self._leftovers.values())
+
+    def leave(self, leftover: Leftover) -> None:
+        """Count something that is no entry; anew, if its directory was renamed."""
+        self._leftovers[leftover.inode] = leftover
+
+    def drop(self, leftover: Leftover) -> Path | None:
+        """Make a leftover vanish, in one step.
+
+        Returns:
+            Where its files are now, for `discard`; None if they had gone, or were replaced, already.
+
+        Raises:
+            DiskError: the directory cannot be renamed; the leftover is still there.
+        """
+        trash = self._to_trash(leftover.directory, leftover.inode)
+        self._leftovers.pop(leftover.inode, None)
+        return trash
 
     def check(self, entry: Entry) -> bool:
         """Whether an entry is still there and, as far as its `Seal` can tell, as it was made."""
@@ -258,20 +298,24 @@ class Cache:
             Where its files are now, for `discard`; None if they had gone, or were replaced, already.
 
         Raises:
-            DiskError: the directory cannot be renamed. The entry is forgotten nevertheless.
+            DiskError: the directory cannot be renamed. The entry is still there, in memory too.
         """
+        trash = self._to_trash(entry.directory, entry.inode)
         if entry in self:
             del self._entries[entry.name]
         entry.seal.unguard()
+        return trash
+
+    def _to_trash(self, directory: Path, inode: int) -> Path | None:
         trash = trash_name(self.directory)
         try:
-            if os.lstat(entry.directory).st_ino != entry.inode:
+            if os.lstat(directory).st_ino != inode:
                 return None
-            os.rename(entry.directory, trash)
+            os.rename(directory, trash)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DiskError(f"cannot remove {entry.directory}: {error.strerror}") from error
+            raise DiskError(f"cannot remove {directory}: {error.strerror}") from error
         return trash
 
     def discard(self, trash: Path) -> list[str]:

@@ -27,6 +27,11 @@ _NAME = re.compile(r"(.+)-([0-9a-f]{64})", re.ASCII)
 _MAX_COUNT = 2**32
 _MAX_NUMBER = 2**64
 
+
+class OtherVersion(ValueError):
+    """A record that another version of the daemon wrote."""
+
+
 HEADERS, TYPES = "headers", "types"
 """The kinds of entries: trees of headers, and a vmlinux.h made from a kernel's BTF."""
 
@@ -80,12 +85,15 @@ class Record:
         """Read a record.
 
         Raises:
-            ValueError: it is no record, or one of another version; the message says which.
+            OtherVersion: it is one of another version.
+            ValueError: it is no record; the message says what is wrong.
         """
         values = json.loads(data.decode())
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
         version = values.pop("version", None)
+        if type(version) is int and version != _VERSION:
+            raise OtherVersion(f"its version is {version}, not {_VERSION}")
         if version != _VERSION:
             raise ValueError(f"its version is {version!r}, not {_VERSION}")
         names = {field.name for field in dataclasses.fields(cls)}

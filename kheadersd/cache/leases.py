@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import LimitsExceeded
+from ..system import files
 from . import disk
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
 _RECORD = ".json"
 _MAX_RECORD = 16 * 1024
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-_NUMBERS = ("uid", "pid", "since")
+_NUMBERS = ("uid", "pid", "since", "inode")
 
 K = TypeVar("K")
 
@@ -46,6 +47,7 @@ class Lease:
         uid, pid: of who asked; the descriptor may have been passed on since.
         reason: what for, in the holder's words.
         since: microseconds since the epoch.
+        inode: of the entry's directory when the lease was granted; 0 if that is not known.
     """
 
     entry_name: str
@@ -55,6 +57,7 @@ class Lease:
     pid: int
     reason: str
     since: int
+    inode: int = 0
 
 
 class Leases:
@@ -85,6 +88,7 @@ class Leases:
         self._leases: dict[int, tuple[Lease, Path]] = {}
         self._by_entry: collections.Counter[str] = collections.Counter()
         self._by_uid: collections.Counter[int] = collections.Counter()
+        self._some_unread = False
 
     def limit(self, *, max_total: int, max_per_uid: int) -> None:
         """Set other limits, as in the constructor; leases that are held stay."""
@@ -106,7 +110,29 @@ class Leases:
         """The names of all entries that are leased."""
         return frozenset(self._by_entry)
 
-    def grant(self, entry_name: str, release: str, sender: str, uid: int, pid: int, reason: str) -> int:
+    def is_leased(self, entry_name: str, inode: int) -> bool:
+        """Whether a lease was granted on the directory of that inode while it had the name of the entry."""
+        return self.granted_on()(entry_name, inode)
+
+    def granted_on(self) -> Callable[[str, int], bool]:
+        """`is_leased` as it is now, for any thread.
+
+        Where a lease cannot be read, it may be on any directory.
+        """
+        known = frozenset((lease.entry_name, lease.inode) for lease, _ in self._leases.values())
+        some_unread = self._some_unread
+        return lambda name, inode: some_unread or (name, inode) in known or (name, 0) in known
+
+    def grant(
+        self,
+        entry_name: str,
+        release: str,
+        sender: str,
+        uid: int,
+        pid: int,
+        reason: str,
+        inode: int = 0,
+    ) -> int:
         """Make a lease; for the meaning of the arguments see `Lease`.
 
         Returns:
@@ -118,7 +144,7 @@ class Leases:
             NoSpace, DiskError: the FIFO cannot be made.
         """
         self._check_limits(uid)
-        lease = Lease(entry_name, release, sender, uid, pid, reason, time.time_ns() // 1000)
+        lease = Lease(entry_name, release, sender, uid, pid, reason, time.time_ns() // 1000, inode)
         path = self._directory / os.urandom(8).hex()
         try:
             reader, writer = self._make(path, lease)
@@ -146,14 +172,19 @@ class Leases:
         except FileNotFoundError:
             return ()
         except OSError as error:
+            self._some_unread = True
             return (f"cannot read {self._directory}: {error.strerror}",)
-        for name in names:
-            path = self._directory / name.removesuffix(_RECORD)
+        for name in dict.fromkeys(name.removesuffix(_RECORD) for name in names):
+            path = self._directory / name
             try:
                 self._adopt(path)
-            except (OSError, ValueError, TypeError) as error:
+            except (files.UnfitFile, ValueError, TypeError, RecursionError) as error:
                 problems.append(f"the lease {path} is lost: {error}")
                 _forget(path)
+            except OSError as error:
+                # It is still held, and the next daemon may be able to read it.
+                self._some_unread = True
+                problems.append(f"the lease {path} cannot be read now: {error.strerror}; no entry is removed")
         if self._leases:
             self._on_change()
         return tuple(problems)
@@ -204,7 +235,7 @@ class Leases:
             return
         try:
             lease = _read(path)
-        except (OSError, ValueError, TypeError):
+        except BaseException:
             os.close(writer)
             raise
         self._watch(writer, lease, path)
@@ -228,8 +259,10 @@ class Leases:
 
 
 def _read(path: Path) -> Lease:
-    with open(_record_of(path), "rb") as file:
-        values = json.loads(file.read(_MAX_RECORD))
+    try:
+        values = json.loads(files.read_file(_record_of(path), _MAX_RECORD, follow=False))
+    except FileNotFoundError:
+        raise ValueError("it has no record") from None
     lease = Lease(**values)
     for name, value in values.items():
         if type(value) is not (int if name in _NUMBERS else str):

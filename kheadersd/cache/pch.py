@@ -11,7 +11,6 @@ Everything here is blocking, but for `Pch.intact`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -19,7 +18,9 @@ import re
 import stat
 from typing import TYPE_CHECKING, Any
 
+from ..system import files
 from . import disk
+from .entry import OtherVersion
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_RECORD = 4 << 20
 _BLOCK = 1 << 20
 _STAGING = ".staging-"
+_TRASH = ".trash-"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 Stamp = tuple[int, int, int]
@@ -90,11 +92,17 @@ class PchRecord:
         """Read a record.
 
         Raises:
-            ValueError: it is no record, or one of another version.
+            OtherVersion: it is one of another version.
+            ValueError: it is no record.
         """
         values = json.loads(data.decode())
-        if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
-            raise ValueError("it is not a record of this version")
+        if not isinstance(values, dict):
+            raise ValueError("it is not a JSON object")
+        version = values.pop("version", None)
+        if type(version) is int and version != _VERSION:
+            raise OtherVersion(f"its version is {version}, not {_VERSION}")
+        if version != _VERSION:
+            raise ValueError(f"its version is {version!r}, not {_VERSION}")
         fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if set(values) != set(fields):
             raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(fields) ^ set(values)))}")
@@ -231,8 +239,8 @@ class PchStaging:
             os.chmod(parent, 0o755)
             os.chmod(self.path, 0o755)
             target = parent / record.key
-            if target.exists():
-                discard(target)
+            if (old := _to_trash(target)) is not None:
+                disk.remove_tree(old)
             os.rename(self.path, target)
             disk.sync_directory(parent)
         self._published = True
@@ -240,23 +248,35 @@ class PchStaging:
         return Pch(record, path, _stamp(path))
 
 
-def discard(directory: Path) -> list[str]:
-    """Remove what was precompiled, so that nobody sees half of it.
+def retire(pch: Pch) -> Path | None:
+    """Make a precompiled header vanish in one step, so that no program sees half of it; 0.1 ms.
 
     Returns:
-        What could not be removed and why.
+        Where its files are now, for `Cache.discard`; None if they were gone already.
+
+    Raises:
+        DiskError: it cannot be renamed, and is still there.
     """
-    trash = directory.parent / (".trash-" + os.urandom(8).hex())
-    with contextlib.suppress(OSError):
+    try:
+        return _to_trash(pch.path.parent)
+    except OSError as error:
+        raise disk.DiskError(f"cannot remove {pch.path}: {error.strerror}") from error
+
+
+def _to_trash(directory: Path) -> Path | None:
+    trash = directory.parent / (_TRASH + os.urandom(8).hex())
+    try:
         os.rename(directory, trash)
-        return disk.remove_tree(trash)
-    return []
+    except FileNotFoundError:
+        return None
+    return trash
 
 
-def load(entry: Path) -> dict[str, Pch]:
-    """What is there for an entry at start; what cannot be used is removed.
+def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
+    """What is there for an entry at start; what is damaged is removed, unless it may be in use.
 
-    None of it is known to be intact: it is confirmed before it is handed out.
+    None of it is known to be intact: it is confirmed before it is handed out. What is of another version, or
+    cannot be read now, is left alone.
     """
     found: dict[str, Pch] = {}
     try:
@@ -268,12 +288,16 @@ def load(entry: Path) -> dict[str, Pch]:
         try:
             if not stat.S_ISDIR(os.lstat(directory).st_mode):
                 raise ValueError("it is not a directory")
-            with open(directory / "record.json", "rb") as file:
-                record = PchRecord.decode(file.read(_MAX_RECORD))
+            record = PchRecord.decode(files.read_file(directory / "record.json", _MAX_RECORD, follow=False))
             if record.key != name or os.lstat(directory / NAME).st_size != record.bytes:
                 raise ValueError("it is not what was written")
-        except (OSError, ValueError, RecursionError):
-            disk.remove_tree(directory)
+        except OtherVersion:
+            continue
+        except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError):
+            if discard_damaged:
+                disk.remove_tree(directory)
+        except OSError:
+            continue
         else:
             found[name] = Pch(record, directory / NAME, None)
     return found
@@ -295,7 +319,7 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
     Raises:
         OSError: it could not be written.
     """
-    found = load(old)
+    found = load(old, discard_damaged=False)
     for key, pch in found.items():
         target = new / "pch" / key
         target.mkdir(parents=True)
@@ -331,7 +355,9 @@ def _sha256(path: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while piece := file.read(_BLOCK):
+    with files.opened(path, follow=False) as (descriptor, status):
+        left = status.st_size + 1  # a file that grows is not followed for ever
+        while left and (piece := os.read(descriptor, min(left, _BLOCK))):
             digest.update(piece)
+            left -= len(piece)
     return digest.hexdigest()

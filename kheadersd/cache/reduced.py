@@ -8,8 +8,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE, Manifest
+from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
 from ..extraction.tarstream import DIRECTORY, FILE
+from ..system import files
 from . import disk
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def reduce(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
         NoSpace, Vanished, DiskError: it could not be written.
     """
     with disk.explained("read the manifest of the entry", entry.directory):
-        manifest = Manifest.decode((entry.directory / "manifest").read_bytes())
+        encoded = files.read_file(entry.directory / "manifest", MAX_ENCODED, follow=False)
+    manifest = Manifest.decode(encoded)
     kept = _kept(manifest, needed)
     with cache.stage(entry.release, entry.record.digest) as staging, disk.explained("reduce", entry.path):
         for name, item in kept.entries.items():

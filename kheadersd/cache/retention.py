@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from .leftover import Leftover, Stay
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -34,6 +36,7 @@ def victims(
     leased: Collection[str],
     policy: Retention,
     now: int,
+    besides: int = 0,
 ) -> list[tuple[Entry, str]]:
     """Choose the entries that have to go, and say why.
 
@@ -47,6 +50,7 @@ def victims(
         protected: the running and the installed kernels.
         leased: names of entries.
         now: microseconds since the epoch.
+        besides: bytes that the cache takes for what is no entry.
     """
     remaining = sorted(entries, key=lambda entry: (entry.last_used, entry.record.extracted_at, entry.name))
     damaged = [entry for entry in remaining if entry.damaged and entry.name not in leased]
@@ -55,7 +59,7 @@ def victims(
     kept = {entry.name for entry in _newest(remaining) if entry.release in protected}
     candidates = [entry for entry in remaining if entry.name not in kept and entry.name not in leased]
     count = len(remaining)
-    size = sum(entry.bytes for entry in remaining)
+    size = sum(entry.bytes for entry in remaining) + besides
     # Least recently used first: once one may stay, so may all that were used later.
     for entry in candidates:
         reason = _excess(policy, now - entry.last_used, count, size)
@@ -64,6 +68,28 @@ def victims(
         chosen.append((entry, reason))
         count -= 1
         size -= entry.bytes
+    return chosen
+
+
+def leftovers_to_go(
+    leftovers: Iterable[Leftover], *, policy: Retention, now: int, entry_bytes: int
+) -> list[tuple[Leftover, str]]:
+    """Choose the leftovers that have to go, and say why: those that were not used for the longest time.
+
+    Those that are leased count, and stay. The others go before any entry does: they are of no use now.
+
+    Args:
+        now: microseconds since the epoch.
+        entry_bytes: what all entries take.
+    """
+    remaining = sorted(leftovers, key=lambda leftover: leftover.last_used)
+    size = entry_bytes + sum(leftover.bytes for leftover in remaining)
+    chosen = []
+    for leftover in remaining:
+        reason = _excess(policy, now - leftover.last_used, 0, size)
+        if leftover.stay is not Stay.LEASED and reason:
+            chosen.append((leftover, reason))
+            size -= leftover.bytes
     return chosen
 
 

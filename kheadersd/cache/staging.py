@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STAGING = ".staging-"
 TRASH = ".trash-"
+ASIDE = ".aside-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,3 +148,8 @@ def swap(one: Path, other: Path) -> None:
 def trash_name(parent: Path) -> Path:
     """A new name for something on its way out."""
     return parent / (TRASH + os.urandom(8).hex())
+
+
+def aside_name(parent: Path) -> Path:
+    """A new name for an entry of another version."""
+    return parent / (ASIDE + os.urandom(8).hex())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,12 @@ _BY_LETTER = {letter: kind for kind, letter in _LETTERS.items()}
 _BLOCK = 256 * 1024
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not make us wait
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Unread(str):
+    """A problem of `compare` that says nothing about the tree: a file could not be read at this moment."""
+
+    __slots__ = ()
 
 
 class Entry(NamedTuple):
@@ -105,7 +112,8 @@ def compare(tree: Path, manifest: Manifest) -> list[str]:
     followed, nothing but regular files is opened for reading.
 
     Returns:
-        at most 100 problems in plain words, then the number of the others; empty if there are none.
+        at most 100 problems in plain words, then the number of the others; empty if there are none. An
+        `Unread` among them is no difference.
     """
     problems: list[str] = []
     more = 0
@@ -129,7 +137,7 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
     try:
         top = os.open(tree, _OPEN_DIRECTORY)
     except OSError as error:
-        yield f"{tree}: {_words(error)}"
+        yield _problem(str(tree), error)
         return
     try:
         unreachable: set[str] = set()
@@ -141,7 +149,7 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
                 fd = os.open(directory or ".", _OPEN_DIRECTORY, dir_fd=top)
             except OSError as error:
                 unreachable.add(directory)
-                yield f"{shown(directory)}: {_directory_words(error)}"
+                yield _problem(shown(directory), error)
                 continue
             try:
                 yield from _problems_in(fd, directory + "/" if directory else "", expected)
@@ -164,7 +172,8 @@ def _problems_in(fd: int, prefix: str, expected: Mapping[str, Entry]) -> Iterato
         try:
             problem = _file_problem(fd, name, entry) if entry.kind == FILE else _link_problem(fd, name, entry)
         except OSError as error:
-            problem = _words(error)
+            yield _problem(shown(prefix + name), error)
+            continue
         if problem:
             yield f"{shown(prefix + name)}: {problem}"
 
@@ -223,12 +232,10 @@ def _kind_problem(status: os.stat_result, expected: str) -> str:
     return f"wrong kind, a {kind} instead of a {expected}"
 
 
-def _words(error: OSError) -> str:
+def _problem(name: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "missing"
-    return f"cannot be read: {error.strerror}"
-
-
-def _directory_words(error: OSError) -> str:
-    # With O_DIRECTORY and O_NOFOLLOW a symlink, too, is "not a directory".
-    return "wrong kind, not a directory" if isinstance(error, NotADirectoryError) else _words(error)
+        return f"{name}: missing"
+    if isinstance(error, NotADirectoryError) or error.errno == errno.ELOOP:
+        # With O_DIRECTORY and O_NOFOLLOW a symlink, too, is "not a directory".
+        return f"{name}: wrong kind, not a directory"
+    return Unread(f"{name}: cannot be read: {error.strerror}")

@@ -553,7 +553,7 @@ def test_files_missing_in_the_same_boot(cache: Cache, directory: Path) -> None:
         ("[]", "not a JSON object"),
         ("\0" * 4096, "entry.json cannot be used"),
         ("[" * 50_000, "entry.json cannot be used"),
-        ('{"version": 3}', "its version is 3"),
+        ('{"version": "3"}', "its version is '3'"),
         ('{"version": 2}', "missing or unknown keys"),
     ],
 )

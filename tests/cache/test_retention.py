@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from kheadersd.cache.entry import Entry, Record
-from kheadersd.cache.retention import Retention, victims
+from kheadersd.cache.leftover import Leftover, Stay
+from kheadersd.cache.retention import Retention, leftovers_to_go, victims
 from kheadersd.cache.seal import Seal
 from kheadersd.release import Release
 
@@ -76,6 +77,28 @@ def test_only_the_newest_entry_of_a_protected_release_stays() -> None:
     release = Release("6.1")
     chosen = victims([older, newer], protected={release}, leased=(), policy=Retention(max_entries=1), now=NOW)
     assert [entry for entry, _ in chosen] == [older]
+
+
+def test_what_is_no_entry_goes_first_and_counts() -> None:
+    def leftover(number: int, stay: Stay) -> Leftover:
+        return Leftover(stay, "some", Path("/nowhere"), number, 10, NOW - number * DAY)
+
+    leased = leftover(30, Stay.LEASED)
+    older, newer = (leftover(days, Stay.OTHER_VERSION) for days in (20, 10))
+    for policy, chosen in (
+        (Retention(), []),
+        (Retention(max_bytes=40), []),
+        (Retention(max_bytes=39), [older]),
+        (Retention(max_bytes=0), [older, newer]),
+        (Retention(max_age=15 * DAY), [older]),
+        (Retention(max_entries=0), []),
+    ):
+        found = leftovers_to_go([newer, leased, older], policy=policy, now=NOW, entry_bytes=10)
+        assert [leftover for leftover, _ in found] == chosen
+    policy = Retention(max_bytes=30)
+    assert victims([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=10) == []
+    chosen_entries = victims([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=11)
+    assert [entry for entry, _ in chosen_entries] == [OLD]
 
 
 def test_a_clock_that_was_set_back_removes_nothing() -> None:

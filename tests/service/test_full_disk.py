@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +13,9 @@ from pathlib import Path
 import pytest
 from archives import make_kheaders
 from running import Bus, Daemon, MakeDaemon, Refused
+from sources.hosts import make_module
 
-from service.clients import big_kheaders
+from service.clients import big_kheaders, wait_until
 from service.conftest import RELEASE, ServedHost
 
 pytestmark = [
@@ -166,3 +170,45 @@ def test_a_read_only_file_system(bus: Bus, host: ServedHost, disk: Disk, make_da
     assert daemon.stop() == 0
     daemon.start()
     serves(bus)
+
+
+def test_what_cannot_be_removed_stays(
+    bus: Bus, host: ServedHost, disk: Disk, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """In memory and on the disk; and the caller hears of it."""
+    disk.mount("size=8m")
+    config = tmp_path / "kheadersd.conf"
+    config.write_text("")
+    old = host.modules.with_name("6.0.0-old")
+    old.mkdir()
+    place = old / "kernel/kernel"
+    place.mkdir(parents=True)
+    (place / "kheaders.ko").write_bytes(make_module(make_kheaders(old.name), f"{old.name} SMP"))
+    daemon = make_daemon(bus, root=host.root, cache=disk.directory, arguments=[f"--config={config}"])
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    wait_until(lambda: bus.get("EntryCount") == 2)  # that of the other kernel is made ahead
+    wait_until(lambda: len(list(disk.directory.glob("*/durable"))) == 2)
+    before = (bus.get("EntryCount"), bus.get("CacheBytes"), daemon.entries())
+    disk.remount("ro")
+    for options in (("0",), ("1", "force", "b", "true")):
+        refused = bus.call("Remove", "sa{sv}", "", *options)
+        assert isinstance(refused, Refused)
+        assert "cannot remove" in refused.message
+        assert "Read-only file system" in refused.message
+    refused = bus.call("GetHeaders", "sa{sv}", "", "1", "refresh", "b", "true")
+    assert isinstance(refused, Refused)
+    # What is retired because its kernel is gone, and what the policy does not let stay.
+    shutil.rmtree(old)
+    wait_until(lambda: "Read-only file system" in daemon.log.read_text())
+    config.write_text("[Cache]\nMaxEntries=0\n")
+    os.kill(daemon.pid, signal.SIGHUP)
+    wait_until(lambda: json.loads(bus.call("Describe")[0])["retention"]["max_entries"] == 0)
+    refused = bus.call("Prune", "a{sv}", "0")
+    assert isinstance(refused, Refused)
+    assert f"cannot remove {disk.directory}" in refused.message
+    assert (bus.get("EntryCount"), bus.get("CacheBytes"), daemon.entries()) == before
+    assert bus.call("Lookup", "s", "")[0] == path
+    disk.remount("rw")
+    assert bus.call("Prune", "a{sv}", "0")[0] == [old.name]
+    assert bus.call("Remove", "sa{sv}", "", "0")[0] > 0
+    assert daemon.entries() == daemon.leftovers() == []

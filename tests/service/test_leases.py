@@ -233,3 +233,77 @@ def test_the_cache_is_removed_under_a_lease(bus: Bus, host: ServedHost, daemon: 
         assert details["fresh"] is True
         assert usable(path)
     wait_until(lambda: bus.get("LeaseCount") == 0)
+
+
+async def test_only_the_generations_that_a_lease_saw_stay_and_count(
+    bus: Bus, daemon: Daemon, host: ServedHost
+) -> None:
+    """However often the headers are made anew; a restart changes nothing."""
+    host.show(make_kheaders(RELEASE, {"include/linux/large.h": bytes(200_000)}))
+    async with client_on(bus) as client:
+        path, lease = await client.acquire()
+        inside = os.open(path, os.O_RDONLY)
+        one = await client.property("CacheBytes")
+        for _ in range(4):
+            await client.get(refresh=Variant("b", True))
+        await eventually(lambda: len(trash(daemon)) == 1)
+        assert await client.property("CacheBytes") == 2 * one
+    daemon.kill()
+    daemon.start()
+    assert len(trash(daemon)) == 1
+    assert os.stat("include/linux/large.h", dir_fd=inside)
+    assert bus.get("CacheBytes") >= 2 * one
+    os.close(inside)
+    os.close(lease)
+    wait_until(lambda: trash(daemon) == [])
+    wait_until(lambda: bus.get("CacheBytes") == one)
+
+
+def trash(daemon: Daemon) -> list[Path]:
+    return list(daemon.cache.glob(".trash-*"))
+
+
+@pytest.mark.parametrize("how", ["a header is missing", "another version"])
+async def test_what_is_leased_survives_a_restart(bus: Bus, daemon: Daemon, how: str) -> None:
+    async with client_on(bus) as client:
+        path, lease = await client.acquire()
+    daemon.kill()
+    if how == "another version":
+        record = Path(path).parent / "entry.json"
+        record.write_text(record.read_text().replace('"version": ', '"version": 100'))
+    else:
+        os.unlink(f"{path}/include/linux/types.h")
+    daemon.start()
+    assert usable(path)
+    assert bus.get("CacheBytes") > 0
+    assert isinstance(bus.call("Lookup", "s", ""), Refused)
+    # Made anew, it has the name, and the leased one is still there.
+    assert bus.call("GetHeaders", "sa{sv}", "", "0")[1]["fresh"] is True
+    assert len(trash(daemon)) == 1
+    os.close(lease)
+    wait_until(lambda: trash(daemon) == [])
+    assert usable(path)
+
+
+def test_entries_of_another_version_leave_by_retention(
+    bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    config = tmp_path / "kheadersd.conf"
+    config.write_text("")
+    daemon = make_daemon(bus, root=host.root, arguments=[f"--config={config}"])
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    daemon.stop()
+    record = Path(path).parent / "entry.json"
+    record.write_text(record.read_text().replace('"version": ', '"version": 100'))
+    daemon.start()
+    assert (daemon.entries(), bus.get("EntryCount")) == ([], 0)
+    (aside,) = daemon.cache.glob(".aside-*")
+    assert (aside / "tree/include/linux/kconfig.h").exists()
+    assert bus.get("CacheBytes") > 0
+    assert bus.call("Prune", "a{sv}", "0") == [[], 0]
+    daemon.stop()
+    config.write_text("[Cache]\nMaxSize=1K\n")
+    daemon.start()
+    wait_until(lambda: bus.get("CacheBytes") == 0)
+    assert daemon.leftovers() == []
+    assert not aside.exists()
