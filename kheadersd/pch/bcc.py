@@ -82,6 +82,11 @@ def is_current(digest: str) -> bool:
         return False
 
 
+def is_supported(library: Libbcc) -> bool:
+    """Whether it is known how this version compiles."""
+    return library.version in _FLAGS
+
+
 def bcc_recipe(
     profile: Profile,
     compiler: Compiler,
@@ -97,7 +102,7 @@ def bcc_recipe(
             is not known here; or the architecture is none of those.
     """
     library = checked(libraries, compiler)
-    if library.version not in _FLAGS:
+    if not is_supported(library):
         raise NotAvailable(
             f"nothing can be precompiled for libbcc {library.version}: how it compiles is known for "
             f"{', '.join(_FLAGS)}"

@@ -56,7 +56,7 @@ def corpus(rig: Rig) -> list[Result]:
 def bcc(rig: Rig) -> list[Result]:
     """CPU that libbcc takes to compile its own tools, against their text."""
     if not can_be_tried():
-        note("  bcc, its tools or the clang of its LLVM are not installed")
+        note("  bcc, its tools or the clang of its LLVM are not installed, or of no known version")
         return []
     results = []
     with rig.daemon() as daemon:

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from kheadersd.errors import NotAvailable
-from kheadersd.pch.bcc import compiler_name
-from kheadersd.pch.libbcc import PLACES
+from kheadersd.pch.bcc import compiler_name, is_supported
+from kheadersd.pch.libbcc import LIBRARIES, PLACES
 from pch.making import is_there
 
 _PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
@@ -26,14 +26,19 @@ TOOLS = {
 }
 
 
-def can_be_tried() -> bool:
+def is_installed() -> bool:
     """Whether there are libbcc, its tools, and the clang of its LLVM."""
     if not any(place.exists() for place in PLACES) or not Path("/usr/sbin/tcplife-bpfcc").exists():
         return False
     try:
         return is_there(compiler_name())
-    except NotAvailable:  # a libbcc that is not known yet
+    except NotAvailable:  # a libbcc with LLVM within
         return False
+
+
+def can_be_tried() -> bool:
+    """Whether, besides, the daemon knows how this libbcc compiles."""
+    return is_installed() and is_supported(LIBRARIES.installed())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
