@@ -75,6 +75,11 @@ _MEMOISED_BODY = 128  # bytes: a request, or a property's name; also bounds what
 _MEMOISED_BODIES = 128
 
 
+def _release(used: object) -> None:
+    """Free what dbus-next's objects hold: they refer to themselves, and stay until garbage is collected."""
+    getattr(used, "__dict__", {}).clear()
+
+
 def encode(signature: str, values: Sequence[Any]) -> bytes:
     """The body of a message of ours, little-endian.
 
@@ -118,7 +123,9 @@ def encode_exactly(signature: str, values: Sequence[Any]) -> bytes:
     try:
         split(signature)
         _parse_signature(signature).verify(body)
-        encoded = bytes(_Marshaller(signature, body).marshall())
+        marshaller = _Marshaller(signature, body)
+        encoded = bytes(marshaller.marshall())
+        _release(marshaller)
         # The libraries let different things pass, and the bus would end our connection for any of them.
         check_body(signature, encoded, False)
     except (MemoryError, KeyboardInterrupt):
@@ -148,7 +155,10 @@ def decode(signature: str, body: bytes, big_endian: bool = False, *, once: bool 
 def _decode(signature: str, body: bytes, big_endian: bool) -> list[Any]:
     try:
         check_body(signature, body, big_endian)
-        return list(_Unmarshaller(io.BytesIO(_minimal_frame(signature, body, big_endian))).unmarshall().body)
+        unmarshaller = _Unmarshaller(io.BytesIO(_minimal_frame(signature, body, big_endian)))
+        values = list(unmarshaller.unmarshall().body)
+        _release(unmarshaller)
+        return values
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - the library raises nearly everything

@@ -245,7 +245,7 @@ print(resident() - before, peak - before)
 
 @real
 def test_memory_is_given_back(tmp_path: Path) -> None:
-    """The kernel has some 50 MB when it is decompressed."""
+    """No more than the compressor's dictionary, which is as large as the kernel: 6.12 takes 58 MiB."""
     release, image = real_image()
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, image, release, tmp_path],
@@ -256,4 +256,4 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
     )
     kept, peak = map(int, done.stdout.split())
     assert kept < 4 * 1024
-    assert peak < 40 * 1024
+    assert peak < 80 * 1024

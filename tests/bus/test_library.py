@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import struct
+import weakref
 from typing import Any
 
 import pytest
@@ -164,3 +166,18 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "a b" / "bus").touch()
     address = parse_address(library.session_bus_address())
     assert address == [("unix", {"path": str(tmp_path / "a b" / "bus")})]
+
+
+def test_what_was_encoded_is_freed_at_once() -> None:
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    value = Text("x")
+    alive = weakref.ref(value)
+    gc.disable()
+    try:
+        encode("s", [value])
+        del value
+        assert alive() is None, "it waits for the garbage collector"
+    finally:
+        gc.enable()
