@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .release import Release
     from .served import Observer
     from .state import State
+    from .types.maker import ServedTypes
 
 NAME = "org.kheaders.Provide"
 PATH = "/org/kheaders/Provide"
@@ -119,12 +120,12 @@ class Service:
     def _make_interface(self) -> Interface:
         state = self._state
         methods = {
-            "GetHeaders": Method("sa{sv}", _HEADERS, self._get_headers),
-            "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire)),
-            "Export": Method("sa{sv}", _EXPORTED, self._told_of_failure(self._export)),
+            "GetHeaders": Method("sa{sv}", _HEADERS, self._get_headers, reads_at_once=True),
+            "Acquire": Method("sa{sv}", _LEASED, self._told_of_failure(self._acquire), only_reads=True),
+            "Export": Method("sa{sv}", _EXPORTED, self._told_of_failure(self._export), only_reads=True),
             "Lookup": Method("s", _HEADERS, self._lookup, only_reads=True),
-            "GetPch": Method("ssa{sv}", _PRECOMPILED, self._get_pch),
-            "GetTypes": Method("sa{sv}", _HEADERS, self._told_of_failure(self._get_types)),
+            "GetPch": Method("ssa{sv}", _PRECOMPILED, self._get_pch, reads_at_once=True),
+            "GetTypes": Method("sa{sv}", _HEADERS, self._get_types, reads_at_once=True),
             "UnloadModule": Method("a{sv}", "s", self._told_of_failure(self._unload_module)),
             "Remove": Method("sa{sv}", "t", self._told_of_failure(self._remove)),
             "Prune": Method("a{sv}", "ast", self._told_of_failure(self._prune)),
@@ -247,10 +248,19 @@ class Service:
             self._remember(served, reply)
         return reply
 
-    async def _get_types(self, call: Call) -> Values:
+    def _get_types(self, call: Call) -> Values | Awaitable[Values | Reply]:
         release = self._release(call.args[0])
         Options(_variants(call.args[1]), ())
-        served = await self._state.workshop.types.get(release, _Asking(call, self._authority))
+        if there := self._state.workshop.types.there(release):
+            return self._types(there)
+
+        async def slowly(call: Call) -> Values:
+            asking = _Asking(call, self._authority)
+            return self._types(await self._state.workshop.types.get(release, asking))
+
+        return self._told_of_failure(slowly)(call)
+
+    def _types(self, served: ServedTypes) -> Values:
         _given(served.entry)
         details = _details(
             dataclasses.replace(self._state.provider.describe(served.entry), fresh=served.fresh)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_BODY = 31 << 20  # a message of more than 32 MiB makes a default system bus end our connection
+# For calls that want no answer: how long is remembered what they do, how many that do nothing, and how many
+# that take time are begun meanwhile for a sender.
+_UNHEARD_SECONDS = 1.0
+_MAX_IDLE = 1024
+_MAX_BEGUN = 64
 _NO_REPLY = FREEDESKTOP_ERRORS + "NoReply"
 _FAILED = FREEDESKTOP_ERRORS + "Failed"
 
@@ -50,13 +57,18 @@ class Dispatcher:
         self._send = send
         self._next_serial = next_serial
         self._known_user = known_user
+        # Of calls that want no answer: those that do nothing else, and how many were begun for each sender.
+        self._idle: set[tuple[wire.Fields, bytes]] = set()
+        self._begun: collections.Counter[str] = collections.Counter()
+        self._unheard_until = 0.0
 
     def handle(self, message: Message) -> None:
         """Answer a call, at once or by a task. Never raises."""
         try:
             fields = message.fields
             method = self.objects.find(fields.path, fields.interface, fields.member)
-            if method.only_reads and message.flags & wire.NO_REPLY_EXPECTED:
+            if message.flags & wire.NO_REPLY_EXPECTED:
+                self._handle_unheard(message, method)
                 return
             result = method.handler(self._call(message, method))
             if type(result) is not Reply and isinstance(result, Awaitable):
@@ -65,6 +77,36 @@ class Dispatcher:
                 self._answer(message, method, result)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - reported to the caller and the log
             self._fail(message, error)
+
+    def _handle_unheard(self, message: Message, method: Method) -> None:
+        """Do what a call is for that wants no answer; nothing if all it would do is to be answered.
+
+        Of a method that reads at once, one call in a second is worked out of all that are the same, to know
+        that. Of those that take time, a sender gets so many a second. The others are dropped: to know more, a
+        caller can ask for an answer.
+        """
+        if method.only_reads:
+            return
+        now = time.monotonic()
+        if now > self._unheard_until:
+            self._idle.clear()
+            self._begun.clear()
+            self._unheard_until = now + _UNHEARD_SECONDS
+        sender = message.fields.sender
+        call = (message.fields, message.body)
+        if call in self._idle or self._begun[sender] >= _MAX_BEGUN:
+            return
+        result = None
+        try:
+            result = method.handler(self._call(message, method))
+        finally:
+            if method.reads_at_once and not isinstance(result, Awaitable) and len(self._idle) < _MAX_IDLE:
+                self._idle.add(call)
+        if type(result) is not Reply and isinstance(result, Awaitable):
+            self._begun[sender] += 1
+            self._start(message, method, result)
+        else:
+            self._answer(message, method, result)
 
     def refuse(self, message: Message) -> None:
         """Answer a call whose body was too large to be read."""

@@ -80,13 +80,15 @@ A KheadersError becomes an error reply. The task is cancelled when the caller le
 class Method:
     """
     Attributes:
-        only_reads: nothing happens but that the answer is made: a call that wants no answer is left out.
+        only_reads: only who gets the answer has anything of it: a call that wants none is left out.
+        reads_at_once: the same holds where the handler answers at once, instead of by an awaitable.
     """
 
     in_signature: str
     out_signature: str
     handler: Handler
     only_reads: bool = False
+    reads_at_once: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

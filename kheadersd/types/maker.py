@@ -91,6 +91,11 @@ class TypesMaker:
             self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
         return None
 
+    def there(self, release: Release) -> ServedTypes | None:
+        """What can be handed out at once."""
+        entry = self.ready(release)
+        return self._served(entry, fresh=False) if entry is not None and entry.has_headers else None
+
     async def get(self, release: Release, caller: Caller) -> ServedTypes:
         """The vmlinux.h of a release: the one that is there, or a new one.
 
@@ -101,8 +106,8 @@ class TypesMaker:
             NoSpace, Timeout: it could not be made.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not have it made.
         """
-        if (entry := self.ready(release)) and entry.has_headers:
-            return self._served(entry, fresh=False)
+        if there := self.there(release):
+            return there
         uid = await caller.consent(Action.EXTRACT)
         made, fresh = await self._work.share(release, lambda: self._make(release, uid))
         return self._served(made, fresh=fresh)

@@ -29,6 +29,7 @@ ROWS = {
         extraction.callers,
         resources.memory,
         calls.growth,
+        calls.unheard,
         resources.start,
         precompiled.corpus,
         precompiled.bcc,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
+from bus.raw import HERE
 from running import NAME
+from service.callers import Flood, Watch, client, frames
+
+from kheadersd.bus import encode
 
 from .measure import MIB, Result, median, note
 from .rig import FLOOR
@@ -88,6 +93,29 @@ def growth(rig: Rig) -> list[Result]:
         Result(f"after {calls} calls: memory", (after[0] - before[0]) / MIB, "MiB", goal=1.0),
         Result(f"after {calls} calls: descriptors", after[1] - before[1], goal=0),
     ]
+
+
+def unheard(rig: Rig) -> list[Result]:
+    """How long a caller waits while another sends 100,000 calls that want no answer."""
+    calls = rig.calls(100_000)
+    results = []
+    with rig.daemon() as daemon, client(rig.bus.socket) as caller, client(rig.bus.socket) as flooding:
+        rig.call(daemon.pid, profile=_PROFILE)
+        for member, signature, values in (
+            ("GetHeaders", "sa{sv}", [rig.release, {}]),
+            ("GetPch", "ssa{sv}", [rig.release, _PROFILE, {}]),
+            ("Acquire", "sa{sv}", [rig.release, {}]),
+        ):
+            watch = Watch(daemon, caller)
+            fields = HERE._replace(member=member, signature=signature)
+            bodies = itertools.repeat(encode(signature, values), calls)
+            with Flood(flooding, frames(fields, bodies, no_reply=True)) as flood:
+                watch.keep_asking(lambda: flood.sending)
+                watch.ask("Lookup", "s", "")
+            note(f"  {member}: {watch.asked} calls of the other")
+            what = f"the longest Lookup beside {calls} calls of {member} without a reply"
+            results.append(Result(what, watch.longest, "s", goal=0.2))
+    return results
 
 
 def _both(rig: Rig, pid: int, name: str, profile: str | None = None) -> tuple[Calls, Calls]:

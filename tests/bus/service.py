@@ -27,12 +27,17 @@ class Service:
         self.reply = Reply(encode("s", [TREE]))
         self.level = "info"
         self.started = 0
+        self.worked = 0
         self.waiting = 0
         self.cancelled = 0
         self.longest_gap = 0.0
         self.work: asyncio.Task[None] | None = None
         self.methods = {
             "GetHeaders": Method("s", "s", lambda _call: self.reply),
+            "Read": Method("s", "s", self.read, only_reads=True),
+            "ReadAtOnce": Method("s", "s", self.read, reads_at_once=True),
+            "ReadLater": Method("s", "s", self.read_later, reads_at_once=True),
+            "Worked": Method("", "u", lambda _call: [self.worked]),
             "Echo": Method("v", "v", lambda call: call.args),
             "WhoAmI": Method("s", "su", self.who_am_i),
             "Slow": Method("u", "", self.slow),
@@ -54,6 +59,15 @@ class Service:
             "Level": Property("s", lambda: self.level, self.set_level),
             "Waiting": Property("u", lambda: self.waiting, emits="invalidates"),
         }
+
+    def read(self, call: Call) -> list[Any]:
+        self.worked += 1
+        if call.args[0] == "missing":
+            raise NotCached("there is none")
+        return call.args  # type: ignore[return-value]
+
+    async def read_later(self, call: Call) -> list[Any]:
+        return self.read(call)
 
     async def who_am_i(self, call: Call) -> list[Any]:
         return [call.sender, (await call.credentials()).uid]

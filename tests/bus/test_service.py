@@ -170,6 +170,25 @@ def test_no_reply_when_none_is_wanted(client: RawClient) -> None:
     assert client.next_reply().reply_serial == serial
 
 
+@pytest.mark.parametrize("argument", ["there", "missing"])
+def test_a_read_that_nobody_waits_for_does_no_work(client: RawClient, argument: str) -> None:
+    def unheard(member: str, count: int) -> int:
+        """How often the handler ran for so many calls."""
+        before = int(client.call("Worked").values[0])
+        fields = HERE._replace(member=member, signature="s")
+        for _ in range(count):
+            client.send(fields, encode("s", [argument]), flags=wire.NO_REPLY_EXPECTED)
+        return int(client.call("Worked").values[0]) - before
+
+    started = time.monotonic()
+    assert unheard("Read", 2000) == 0
+    at_once = unheard("ReadAtOnce", 2000)
+    later = unheard("ReadLater", 2000)
+    seconds = int(time.monotonic() - started) + 2
+    assert 1 <= at_once <= seconds, "one a second tells that there is nothing else to do"
+    assert 1 <= later <= 64 * seconds
+
+
 def test_big_endian_caller(client: RawClient) -> None:
     client.serial += 1
     body = struct.pack(">I", 1) + b"x\0"
