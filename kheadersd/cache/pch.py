@@ -4,6 +4,7 @@ Layout, below the directory of the entry::
 
     pch/<key>/headers.pch    a precompiled header of clang's
     pch/<key>/record.json    the record
+    pch/<key>/prefix.h       what is included before every program, where something is
     pch/<key>/include/bpf    a symlink to libbpf's headers, which programs include besides
 
 Everything here is blocking, but for `Pch.intact`.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .entry import Entry
 
 NAME = "headers.pch"
+PREFIX = "prefix.h"
+"""The name of the prefix header, beside the precompiled one."""
 
 _LIBBPF = "/usr/include/bpf"
 
@@ -219,10 +222,13 @@ class PchStaging:
         with disk.explained("measure the precompiled header", self.path):
             return _sha256(self.path / NAME), os.fstat(self.file).st_size
 
-    def publish(self, entry: Entry, record: PchRecord) -> Pch:
+    def publish(self, entry: Entry, record: PchRecord, prefix: Bytes = b"") -> Pch:
         """Give it its name below the entry, in one step, after it has reached the disk.
 
         Whatever had the name before is removed.
+
+        Args:
+            prefix: the content of the prefix header; without any there is no such file.
 
         Raises:
             NoSpace, Vanished, DiskError: it cannot be kept.
@@ -230,6 +236,8 @@ class PchStaging:
         with disk.explained("keep the precompiled header", self.path.parent):
             os.fsync(self.file)
             disk.write_new(self.path / "record.json", record.encode(), sync=True)
+            if prefix:
+                disk.write_new(self.path / PREFIX, prefix, sync=True)
             include = self.path / "include"
             include.mkdir()
             os.chmod(include, 0o755)

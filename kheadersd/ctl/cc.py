@@ -179,6 +179,7 @@ async def _plain(
 
 
 async def _with_headers(client: Client, arguments: argparse.Namespace, profile: str, directory: Path) -> _Way:
+    from ..cache.pch import PREFIX
     from ..errors import KheadersError
     from ..headers import Unusable, architecture
     from ..pch import profile as profiles
@@ -203,11 +204,12 @@ async def _with_headers(client: Client, arguments: argparse.Namespace, profile: 
     (directory / "include/bpf").symlink_to(LIBBPF)
     tree = Path(path)
     try:
-        made = recipe(known[profile], itself, tree, "", await asyncio.to_thread(architecture, tree))
+        arch = await asyncio.to_thread(architecture, tree)
+        made = recipe(known[profile], itself, tree, "", arch, beside=directory)
     except (KheadersError, Unusable) as error:
         raise CommandError(NOT_AVAILABLE, error.message) from None
-    libbpf = ("-idirafter", str(directory / "include"))
-    return _Way("plain headers", compiler, (*made.text, *libbpf), made.backend)
+    (directory / PREFIX).write_bytes(made.prefix)
+    return _Way("plain headers", compiler, made.text, made.backend)
 
 
 def _local_compiler(wanted: str, why: CommandError | None) -> str:

@@ -21,9 +21,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..cache.pch import PREFIX
 from ..errors import KheadersError, NotAvailable
 from .libbcc import LIBRARIES, checked
-from .recipe import Recipe, host_triple, include_directories, key_of, precompile, umbrella
+from .recipe import (
+    Recipe,
+    as_if_included,
+    host_triple,
+    include_directories,
+    key_of,
+    precompile,
+    prefix,
+    umbrella,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +65,8 @@ _FLAGS = {
         "-fno-jump-tables",
     ),
 }
+# Tagged anonymous members, in the kernel's headers since 6.19. Libbcc does not give it by itself.
+_EXTENSIONS = "-fms-extensions"
 _FIRST = "include/linux/kconfig.h"
 _NOWHERE = ".remapped"  # no header is called so
 
@@ -107,14 +119,14 @@ def bcc_recipe(
             f"nothing can be precompiled for libbcc {library.version}: how it compiles is known for "
             f"{', '.join(_FLAGS)}"
         )
-    source = _virtual(library) + umbrella(profile)
-    flags = (f"--target={host_triple(arch)}", *_FLAGS[library.version], *profile.flags)
+    source = as_if_included(PREFIX, prefix(profile)) + _virtual(library) + umbrella(profile)
+    flags = (f"--target={host_triple(arch)}", *_FLAGS[library.version], _EXTENSIONS, *profile.flags)
     own = ("-nostdinc", "-isystem", str(compiler.resource / "include"))
     names = include_directories(arch)
     absolute = (*(f"-I{tree / name}" for name in names), "-include", str(tree / _FIRST))
     # From its working directory, as libbcc does it.
     relative = (f"-working-directory={tree}", *(f"-I{name}" for name in names), "-include", f"./{_FIRST}")
-    cflags = (*_first_names(tree, names), *profile.flags)
+    cflags = (_EXTENSIONS, *_first_names(tree, names), *profile.flags)
     build = precompile((*flags, *own, *absolute))
     text = (*flags, "-emit-llvm", *own, *relative, *cflags)
     identity = ("libbcc", library.version, str(library.path), library.digest)
@@ -124,8 +136,7 @@ def bcc_recipe(
 
 def _virtual(library: Libbcc) -> bytes:
     """Libbcc's own headers, as if they were read from files."""
-    pieces = (f'# 1 "{name}" 1\n{text}\n# 1 "<stdin>" 2\n' for name, text in library.headers)
-    return "".join(pieces).encode()
+    return b"".join(as_if_included(name, text.encode()) for name, text in library.headers)
 
 
 def _first_names(tree: Path, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -352,7 +352,7 @@ def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Comp
         bytes=size,
         made_at=time.time_ns() // 1000,
     )
-    return staging.publish(entry, record)
+    return staging.publish(entry, record, made.prefix)
 
 
 def _served(

@@ -9,11 +9,16 @@ Facts that this rests on, seen with clang 14, 16 and 19:
   whose size did not, or (in some distributions) another patch release of itself. So the key is of everything.
 - The headers of a kernel choose by macros of the host's compiler, such as ``__x86_64__``: with
   ``--target=bpf`` and without them, types have the wrong size, and nobody complains.
+
+A prefix header (``prefix.h``, made of the files in data/prefix) is included before every program: with it,
+headers compile that were written for the kernel's own compiler and Makefiles. It goes into the precompiled
+header by stdin, as if it were a file, and is a file for compiling without one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -21,19 +26,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..architecture import ARCHITECTURES
+from ..cache.pch import PREFIX
 from ..errors import NotAvailable
-from .profile import BCC, CLANG_HOST, TYPES
+from .profile import BCC, CLANG_BPF, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
     from ..architecture import Clang
     from .compiler import Compiler
     from .profile import Profile
 
-VERSION = 3
+VERSION = 4
 """Is in every key. To be raised when they have to be made again although the compiler is told the same."""
 
 LIBBPF = Path("/usr/include/bpf")
 """What ``<key>/include/bpf`` is a symlink to: libbpf's headers, and nothing else of /usr/include."""
+
+_PREFIX_FILES = Path(__file__).parent.parent / "data/prefix"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class Recipe:
         key: sha256, 64 hex digits, of everything that the result depends on.
         cflags: what a caller adds to the precompiled header instead of ``text``, if it has the rest itself.
         library: the digest of the library that compiles programs, where that is not the compiler.
+        prefix: what `PREFIX` has to contain, where ``text`` includes it; else empty.
     """
 
     source: bytes
@@ -58,6 +67,7 @@ class Recipe:
     key: str
     cflags: tuple[str, ...] | None = None
     library: str = ""
+    prefix: bytes = b""
 
     def arguments(self, pch: Path) -> tuple[str, ...]:
         """The complete arguments for a program: ``clang <arguments> -c prog.c -o prog.o``.
@@ -107,40 +117,28 @@ _QUIET = (
     "-Wno-pointer-sign",
     "-Wno-pragma-once-outside-header",
     "-Wno-tautological-compare",
+    # The kernel was configured for its own compiler, which may know attributes that this one does not.
+    "-Wno-unknown-attributes",
     "-Wno-unused-value",
 )
 
 
-def _without_assembly() -> tuple[str, ...]:
-    """Macros that let BPF's compiler read headers with the assembly of the host.
-
-    They leave alone what is written in the program itself, at include level 0, also by a macro from a header:
-    there assembly is BPF's. In headers each statement of assembly becomes one that no assembler accepts, so
-    that a program which uses such a function is refused, rather than compiled to something else. A plain
-    ``asm("…")`` may also name a register, as in ``register unsigned long sp asm("rsp")``, and therefore
-    becomes the name of one of BPF's, which is no statement either.
-    """
-    register, refused = '("r10")', '("assembly of the host: this function cannot be used in BPF")'
-    picked = "__kheaders_pick(__INCLUDE_LEVEL__,"
-    return (
-        "-D__kheaders_level_0=~,",
-        "-D__kheaders_level(level)=__kheaders_level_##level",
-        "-D__kheaders_second(first,second,...)=second",
-        "-D__kheaders_choose(...)=__kheaders_second(__VA_ARGS__,)",
-        "-D__kheaders_pick(level,here,there)=__kheaders_choose(__kheaders_level(level) here,there)",
-        *(f"-D{word}(...)={word} {picked}(__VA_ARGS__),{register})" for word in ("asm", "__asm__")),
-        *(f"-D{word}(...)={word} {picked}(__VA_ARGS__),{refused})" for word in ("volatile", "__volatile__")),
-        f"-Dgoto(...)={picked}goto (__VA_ARGS__),{refused})",
-    )
-
-
-def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: str) -> Recipe:
+def recipe(
+    profile: Profile,
+    compiler: Compiler,
+    tree: Path,
+    digest: str,
+    arch: str,
+    beside: Path | None = None,
+) -> Recipe:
     """The recipe for a profile, a compiler and a tree.
 
     Args:
         tree: absolute, where it will be as long as the result is used: ``<entry>/tree``.
         digest: of the archive or the BTF that the tree was made from.
         arch: as the kernel calls it: "x86", "arm64".
+        beside: the directory that will have the prefix header and libbpf's headers (``include/bpf``); the
+            default is that of the precompiled header.
 
     Raises:
         NotAvailable: the architecture is none of those.
@@ -151,7 +149,8 @@ def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: 
         made: Recipe = module.bcc_recipe(profile, compiler, tree, digest, arch)
         return made
     _clang(arch)
-    source = umbrella(profile)
+    before = prefix(profile)
+    source = as_if_included(PREFIX, before) + umbrella(profile)
     text = (
         *_isolation(compiler),
         *_target(profile, arch),
@@ -162,7 +161,26 @@ def recipe(profile: Profile, compiler: Compiler, tree: Path, digest: str, arch: 
     backend = _backend(profile, arch)
     build = precompile(text)
     key = key_of(profile, compiler, tree, digest, arch, (source, build, text, backend))
-    return Recipe(source, build, (*text, *_libbpf(tree, key)), backend, key)
+    around = _beside(beside or tree.parent / "pch" / key, before)
+    return Recipe(source, build, (*text, *around), backend, key, prefix=before)
+
+
+def prefix(profile: Profile) -> bytes:
+    """The prefix header for a profile; empty for types, which are no headers of the kernel's."""
+    if profile.base == TYPES:
+        return b""
+    names = ("makefile.h", "without_assembly.h") if profile.consumer == CLANG_BPF else ("makefile.h",)
+    return b"".join(map(_prefix_file, names))
+
+
+@functools.cache
+def _prefix_file(name: str) -> bytes:
+    return (_PREFIX_FILES / name).read_bytes()
+
+
+def as_if_included(name: str, text: bytes) -> bytes:
+    """Text to be compiled from stdin, such that the compiler takes it for an included file of that name."""
+    return b'# 1 "%s" 1\n%s\n# 1 "<stdin>" 2\n' % (name.encode(), text) if text else b""
 
 
 def umbrella(profile: Profile) -> bytes:
@@ -228,7 +246,7 @@ def _target(profile: Profile, arch: str) -> tuple[str, ...]:
         first = (f"--target={names.triple}", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-fno-pic")
         return (*first, *_LANGUAGE, *_CODE, *_MACROS, traced)
     host = tuple(f"-D{macro}" for macro in (*names.macros, "__linux__"))
-    return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, *_MACROS, traced, *host, *_without_assembly())
+    return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, *_MACROS, traced, *host)
 
 
 def _backend(profile: Profile, arch: str) -> tuple[str, ...]:
@@ -270,6 +288,7 @@ def include_directories(arch: str) -> tuple[str, ...]:
     return tuple(name.format(arch) for name in _INCLUDES)
 
 
-def _libbpf(tree: Path, key: str) -> tuple[str, ...]:
-    # Behind everything else, and beside the precompiled header: it stays as long as that does.
-    return ("-idirafter", str(tree.parent / "pch" / key / "include"))
+def _beside(directory: Path, before: bytes) -> tuple[str, ...]:
+    # Libbpf's headers behind everything else. Both stay as long as the precompiled header does.
+    first = ("-include", str(directory / PREFIX)) if before else ()
+    return (*first, "-idirafter", str(directory / "include"))

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from kheadersd.cache.pch import PREFIX
 from kheadersd.pch import profile as profiles
 from kheadersd.pch import reduction
 from kheadersd.pch.compiler import Compiler
@@ -117,6 +118,7 @@ def make(compiler: Compiler, profile: Profile, tree: Path) -> Made:
     pch = tree.parent / "pch" / made.key / "headers.pch"
     (pch.parent / "include").mkdir(parents=True)
     (pch.parent / "include/bpf").symlink_to(LIBBPF)
+    (pch.parent / PREFIX).write_bytes(made.prefix)
     with open(pch, "wb") as output:
         subprocess.run(
             [compiler.path, *made.build], input=made.source, stdout=output, check=True, timeout=_SECONDS

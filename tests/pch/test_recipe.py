@@ -143,10 +143,12 @@ def test_the_arguments() -> None:
     # Nothing of /usr/include but what is beside the precompiled header.
     assert "-nostdinc" in made.text
     assert made.text[-2:] == ("-idirafter", str(pch.parent / "include"))
+    assert made.text[-4:-2] == ("-include", str(pch.parent / "prefix.h"))
     assert made.text[made.text.index("-isystem") + 1] == "/usr/lib/clang/16/include"
     # What a profile adds wins.
-    assert made.text.index("-DB=2") == len(made.text) - 3
-    assert made.source == b"#include <linux/sched.h>\n#include <linux/fs.h>\n"
+    assert made.text.index("-DB=2") == len(made.text) - 5
+    assert made.source.endswith(b'\n# 1 "<stdin>" 2\n#include <linux/sched.h>\n#include <linux/fs.h>\n')
+    assert made.source.startswith(b'# 1 "prefix.h" 1\n' + made.prefix)
     assert made.build[-3:] == ("-o", "-", "-")
     assert made.backend == ()
     assert not any("\n" in item or "\0" in item for item in (*made.build, *made.text))
