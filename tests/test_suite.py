@@ -1,0 +1,38 @@
+"""The suite itself: it is the same in each process, wherever and whenever that is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+def _collected(directory: Path, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:cacheprovider"),
+            *("--rootdir", REPOSITORY, REPOSITORY / "tests"),
+        ],
+        cwd=directory,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+def test_each_process_collects_the_same_tests(tmp_path: Path) -> None:
+    """As pytest-xdist's workers must: ids have neither the time of day nor the order of a set in them."""
+    here = _collected(REPOSITORY, PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C.UTF-8")
+    there = _collected(tmp_path, PYTHONHASHSEED="2", TZ="Pacific/Chatham", LC_ALL="POSIX")
+    assert len(here) > 2000
+    assert here == there
