@@ -1,8 +1,8 @@
 """inotify(7) for one purpose: to know that something in some directories has changed.
 
-What has changed is left to be found by looking: events can be lost in an overflow and describe what was. So
-neither names nor kinds of events are read. (Of the wrappers in Debian 12 and
-13, inotify and pyinotify are no longer maintained, and watchdog has threads of its own.)
+What has changed is left to be found by looking: events can be lost in an overflow and describe what was.
+(Of the wrappers in Debian 12 and 13, inotify and pyinotify are no longer maintained, and watchdog has threads
+of its own.)
 """
 
 from __future__ import annotations
@@ -13,32 +13,42 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 # sys/inotify.h
+_MODIFY, ATTRIB = 0x2, 0x4
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 _DELETE_SELF, _MOVE_SELF, _ONLYDIR = 0x400, 0x800, 0x0100_0000
 _NAMES_AND_CONTENT = (
     _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
 )
+_EVERY_CHANGE = _NAMES_AND_CONTENT | _MODIFY | ATTRIB
 _BUFFER = 64 * 1024
 _EVENT = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
+
+_KINDS = 0xFFFF  # what is above says more of it, as that it is a directory
 
 OVERFLOW = -1
 """Stands for all watches when events were lost."""
 
 
 class Inotify:
-    """Watches directories, not what is below them: names that come and go, and files that were written to."""
+    """Watches directories, not what is below them: names that come and go, and files that were written to.
 
-    def __init__(self) -> None:
+    Args:
+        closely: also files that are written to at this moment, or truncated by their path, and modes, owners
+            and other attributes.
+    """
+
+    def __init__(self, *, closely: bool = False) -> None:
         """
         Raises:
             OSError: this user has too many of them (fs.inotify.max_user_instances), or the kernel has none.
         """
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._watches: dict[int, Path] = {}
+        self._mask = _EVERY_CHANGE if closely else _NAMES_AND_CONTENT
         self._descriptor = -1
         self._descriptor = self._check(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
@@ -61,17 +71,26 @@ class Inotify:
 
         `OVERFLOW` is among them if some were lost: then it can have been any watch.
         """
-        numbers: set[int] = set()
+        return {number for number, _, _ in self.events()}
+
+    def events(self) -> Iterator[tuple[int, int, bytes]]:
+        """The events that have come, which are forgotten with that.
+
+        Yields:
+            The number of the watch, or `OVERFLOW`; the kind, `ATTRIB` or another; and the name in the
+            directory, empty for the directory itself.
+        """
         while True:
             try:
                 events = os.read(self._descriptor, _BUFFER)
             except BlockingIOError:
-                return numbers
+                return
             offset = 0
             while offset < len(events):
-                number, _, _, size = _EVENT.unpack_from(events, offset)
-                numbers.add(number)
-                offset += _EVENT.size + size
+                number, kind, _, size = _EVENT.unpack_from(events, offset)
+                offset += _EVENT.size
+                yield number, kind & _KINDS, events[offset : offset + size].rstrip(b"\0")
+                offset += size
 
     def add(self, directory: Path) -> int:
         """Watch one more directory.
@@ -83,7 +102,7 @@ class Inotify:
             OSError: it is not there; or there are too many watches (ENOSPC).
         """
         name = os.fsencode(directory)
-        return self._check(self._libc.inotify_add_watch(self._descriptor, name, _NAMES_AND_CONTENT), name)
+        return self._check(self._libc.inotify_add_watch(self._descriptor, name, self._mask), name)
 
     def remove(self, number: int) -> None:
         """Watch a directory no more. Nothing happens if it is gone: the kernel has removed the watch."""

@@ -197,7 +197,9 @@ class Keeper:
 
     async def _make_durable(self, entry: Entry) -> None:
         try:
-            whole = await in_thread(self.cache.make_durable, entry)
+            await in_thread(self.cache.sync, entry)
+            async with self.lock(entry.name):
+                whole = await in_thread(self.cache.mark_durable, entry)
         except KheadersError as error:
             if entry in self.cache:
                 self.failed(error.message)

@@ -26,6 +26,7 @@ from .claim import Claim
 from .disk import DiskError
 from .entry import HEADERS, Entry, Record, entry_name, is_entry_name, set_last_used
 from .opening import Opening
+from .seal import fingerprint
 from .sentry import Sentry
 from .staging import ASIDE, STAGING, TRASH, Published, Staging, swap, trash_name
 
@@ -265,10 +266,12 @@ class Cache:
         set_last_used(entry.directory, entry.last_used)
 
     def make_durable(self, entry: Entry) -> bool:
-        """Sync an entry to the disk and mark it; blocking, some 0.2 s. Sets nothing in memory.
+        """Both `sync` and `mark_durable`, where nothing else is done with the entry."""
+        self.sync(entry)
+        return self.mark_durable(entry)
 
-        Returns:
-            False if files are missing: somebody removed some while it was made, and it must be retired.
+    def sync(self, entry: Entry) -> None:
+        """Sync an entry to the disk; blocking, some 0.2 s.
 
         Raises:
             NoSpace: the disk turned out to be full only now.
@@ -276,15 +279,27 @@ class Cache:
             DiskError: the disk failed.
         """
         with disk.explained("sync the entry to the disk", entry.directory):
-            whole = disk.count_files(entry.path) == entry.record.files
-            if whole:
-                disk.sync_file_system(entry.directory)
+            disk.sync_file_system(entry.directory)
+
+    def mark_durable(self, entry: Entry) -> bool:
+        """Mark an entry that was synced; blocking, some 50 ms. Sets nothing in memory.
+
+        To be called under the entry's lock: nothing else may change what is on the disk of it meanwhile.
+
+        Returns:
+            False if files are missing: a program removed some while it was made, and it must be retired.
+
+        Raises:
+            As `sync`.
+        """
+        with disk.explained("sync the entry to the disk", entry.directory):
+            count, whole = fingerprint(entry.path)
             disk.check_inode(os.lstat(entry.directory), entry.inode)
-            if not whole:
+            if count != entry.record.files:
                 return False
             mark = entry.directory / "durable"
             mark.unlink(missing_ok=True)
-            disk.write_new(mark, entry.seal.encode(), sync=True)
+            disk.write_new(mark, entry.seal.encode(whole), sync=True)
             disk.sync_directory(entry.directory)
             disk.sync_directory(self.directory)
         return True

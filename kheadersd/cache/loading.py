@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..system import files
-from . import disk, pch
+from . import pch
 from .entry import Entry, OtherVersion, Record
 from .seal import Seal
 
@@ -20,15 +20,13 @@ _MAX_RECORD = 64 * 1024
 _MAX_MARK = 4 << 20
 
 
-def load(directory: Path, this_boot: str, *, is_leased: bool = False) -> tuple[Entry, str]:
-    """Load an entry at start; blocking, a millisecond, or some 0.2 s if its files have to be compared.
+def load(directory: Path, *, is_leased: bool = False) -> tuple[Entry, str]:
+    """Load an entry at start; blocking, some 30 ms, or 0.2 s if its files have to be compared.
 
-    An entry with its durable mark and an unbroken seal is taken as it is. One without the mark, of this same
-    boot, cannot have lost what was written: it is kept if no file is missing. Every other one is compared
-    with its manifest.
+    An entry with its durable mark, and no change since, is taken as it is. Every other one is compared with
+    its manifest.
 
     Args:
-        this_boot: as `disk.boot_id` gives it.
         is_leased: whether programs may be working in it: then a damaged one is loaded too.
 
     Returns:
@@ -47,7 +45,7 @@ def load(directory: Path, this_boot: str, *, is_leased: bool = False) -> tuple[E
         raise Corrupt(f"its record is that of {record.name}")
     damage = ""
     try:
-        seal, durable = _examine(directory, record, this_boot)
+        seal, durable = _examine(directory, record)
     except Corrupt as error:
         if not is_leased:
             raise
@@ -59,7 +57,7 @@ def load(directory: Path, this_boot: str, *, is_leased: bool = False) -> tuple[E
     return entry, damage
 
 
-def _examine(directory: Path, record: Record, this_boot: str) -> tuple[Seal, bool]:
+def _examine(directory: Path, record: Record) -> tuple[Seal, bool]:
     """The seal of an entry's tree, and whether all of it is known to be on the disk.
 
     Raises:
@@ -77,14 +75,12 @@ def _examine(directory: Path, record: Record, this_boot: str) -> tuple[Seal, boo
         raise Corrupt("the daemon ended while its headers were being taken away")
     if seal.matches(mark):
         return seal, True
-    fresh = not mark and record.boot_id == this_boot != ""
-    if not (fresh and disk.count_files(tree) == record.files):
-        problems = compare(directory, record)
-        damages = [problem for problem in problems if not is_unread(problem)]
-        if damages:
-            raise Corrupt("; ".join(damages[:3]))
-        if problems:
-            raise OSError(0, problems[0])
+    problems = compare(directory, record)
+    damages = [problem for problem in problems if not is_unread(problem)]
+    if damages:
+        raise Corrupt("; ".join(damages[:3]))
+    if problems:
+        raise OSError(0, problems[0])
     return seal, False
 
 

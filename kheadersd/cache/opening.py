@@ -41,7 +41,6 @@ class Opening:
         self.problems: list[str] = []
         self._cache = cache
         self._is_leased = is_leased
-        self._boot = disk.boot_id()
 
     def look_at(self, path: Path) -> None:
         """Take up one name in the directory of the cache, hidden ones first."""
@@ -64,7 +63,7 @@ class Opening:
         inode = os.lstat(path).st_ino
         leased = self._is_leased(path.name, inode)
         try:
-            entry, damage = loading.load(path, self._boot, is_leased=leased)
+            entry, damage = loading.load(path, is_leased=leased)
         except OtherVersion as error:
             if not leased:
                 aside = aside_name(path.parent)

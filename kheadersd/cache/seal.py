@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +31,12 @@ Stamp = tuple[int, int, int]
 class Seal:
     """What a tree was like when it was made, and whether it still is.
 
-    A `Sentry` watches all of the tree's directories (some 320), and tells of every name and every content
-    that changes. Where it cannot (fs.inotify.max_user_watches, max_user_instances), stamps are compared: a
-    directory's ctime changes with every name made, removed or renamed in it. Then content changed in place,
-    except in four files, is not noticed, nor what happened in the last 20 ms outside of the two main
-    directories. `Cache.verify` notices all of it.
+    A `Sentry` watches all of the tree's directories (some 320), and tells of every name, content and mode
+    that changes; of what is written through a mapping, once it is unmapped. Where it cannot
+    (fs.inotify.max_user_watches, max_user_instances), stamps are compared: a directory's ctime changes with
+    every name made, removed or renamed in it. Then content changed in place, except in four files, is not
+    noticed, nor what happened in the last 20 ms outside of the two main directories. At the next start, and
+    by `Cache.verify`, all of it is noticed.
     """
 
     __slots__ = ("_broken", "_deeper", "_looked", "_main", "_sentry", "tree")
@@ -116,12 +118,54 @@ class Seal:
             self._looked = now
         return True
 
-    def encode(self) -> bytes:
-        return json.dumps({"version": 1, "stamps": self.stamps()}).encode()
+    def encode(self, fingerprint: str) -> bytes:
+        """The seal to be kept, with the `fingerprint` of the tree."""
+        return self._encoded_stamps() + json.dumps(fingerprint).encode() + b"}"
 
     def matches(self, encoded: bytes) -> bool:
-        """Whether ``encoded`` is this seal, kept from an earlier time; False for any nonsense."""
-        return encoded == self.encode()
+        """Whether ``encoded`` is this seal, kept from an earlier time; False for any nonsense.
+
+        Blocking, some 30 ms: all files are looked at.
+
+        Raises:
+            OSError: a directory cannot be read now.
+        """
+        return encoded.startswith(self._encoded_stamps()) and encoded == self.encode(
+            fingerprint(self.tree)[1]
+        )
+
+    def _encoded_stamps(self) -> bytes:
+        stamps = json.dumps(self.stamps())
+        return f'{{"version": 2, "stamps": {stamps}, "fingerprint": '.encode()
+
+
+def fingerprint(tree: Path) -> tuple[int, str]:
+    """What any change of a tree changes, of a name or of a content; blocking, some 30 ms for 6,000 files.
+
+    Returns:
+        The number of regular files, and a digest over the name, inode, ctime and size of all.
+
+    Raises:
+        OSError: a directory is not there any more, or cannot be read now.
+    """
+    import hashlib
+
+    count = 0
+    lines: list[str] = []
+    pending = [os.fspath(tree)]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as entries:
+            children = sorted(entries, key=lambda child: child.name)
+        lines.append(f"{directory[len(os.fspath(tree)) :]}/")
+        for child in children:
+            status = child.stat(follow_symlinks=False)
+            lines.append(f"{child.name}\0{status.st_ino} {status.st_ctime_ns} {status.st_size}")
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(child.path)
+            elif stat.S_ISREG(status.st_mode):
+                count += 1
+    return count, hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _unchanged(sentinels: tuple[tuple[str, str, Stamp], ...]) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from typing import TYPE_CHECKING
 
-from ..inotify import OVERFLOW, Inotify
+from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE
+from ..inotify import ATTRIB, OVERFLOW, Inotify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,21 +21,21 @@ class Sentry:
     """One inotify instance, and which of its watches belongs to whose seal. Watches nothing until opened."""
 
     def __init__(self) -> None:
-        self._seals: dict[int, Seal] = {}
+        self._watched: dict[int, tuple[Seal, Path]] = {}
         self._inotify: Inotify | None = None
 
     def open(self) -> None:
         """Begin. Nothing is watched where there is no instance to be had (fs.inotify.max_user_instances)."""
         if self._inotify is None:
             with contextlib.suppress(OSError):
-                self._inotify = Inotify()
+                self._inotify = Inotify(closely=True)
 
     def close(self) -> None:
         """Watch nothing any more. May be called twice."""
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
-        self._seals.clear()
+        self._watched.clear()
 
     def watch(self, seal: Seal, directories: Iterable[Path]) -> bool:
         """Watch all the directories of a tree, or none of them.
@@ -44,7 +47,7 @@ class Sentry:
             return False
         try:
             for directory in directories:
-                self._seals[self._inotify.add(directory)] = seal
+                self._watched[self._inotify.add(directory)] = seal, directory
         except OSError:
             self.forget(seal)
             return False
@@ -52,8 +55,8 @@ class Sentry:
 
     def forget(self, seal: Seal) -> None:
         """Watch a tree no more."""
-        for number in [number for number, owner in self._seals.items() if owner is seal]:
-            del self._seals[number]
+        for number in [number for number, (owner, _) in self._watched.items() if owner is seal]:
+            del self._watched[number]
             if self._inotify is not None:
                 self._inotify.remove(number)
 
@@ -61,9 +64,25 @@ class Sentry:
         """Let every seal know what has happened to its tree; a microsecond if nothing has."""
         if self._inotify is None:
             return
-        for number in self._inotify.changed():
+        for number, kind, name in self._inotify.events():
             if number == OVERFLOW:
-                for seal in self._seals.values():
+                for seal, _ in self._watched.values():
                     seal.doubt()
-            elif (seal_of := self._seals.get(number)) is not None:
-                seal_of.break_()
+            elif (watched := self._watched.get(number)) is not None:
+                seal, directory = watched
+                if kind != ATTRIB or not _has_its_mode(directory, name):
+                    seal.break_()
+
+
+def _has_its_mode(directory: Path, name: bytes) -> bool:
+    """Whether a file or directory of a tree has still the mode that it was made with.
+
+    Other attributes do not matter: backups set the time of access back, and security labels come and go.
+    """
+    try:
+        status = os.lstat(os.path.join(os.fsencode(directory), name))
+    except OSError:
+        return False
+    mode = status.st_mode
+    wanted = DIRECTORY_MODE if stat.S_ISDIR(mode) else FILE_MODE
+    return stat.S_ISLNK(mode) or stat.S_IMODE(mode) == wanted

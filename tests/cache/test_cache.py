@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import mmap
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from cache.made_up import NOON, RELEASE, SECOND, archive, extract_to, make, name
 from kheadersd.cache.cache import Cache
 from kheadersd.cache.disk import DiskError, Vanished
 from kheadersd.errors import NoSpace
+from kheadersd.extraction.manifest import FILE_MODE
 from kheadersd.release import Release
 
 if TYPE_CHECKING:
@@ -323,6 +325,70 @@ def test_an_emptied_tree_is_noticed(cache: Cache) -> None:
 def test_emptied_files_are_noticed(cache: Cache, name: str) -> None:
     entry = make(cache).entry
     os.truncate(entry.path / name, 0)
+    assert not cache.check(entry)
+    assert cache.verify(entry)
+
+
+DEEP = "arch/x86/include/asm/ptrace.h"  # none of those that are looked at each time
+
+
+def by_descriptor(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(3)
+
+
+def by_mapping(path: Path) -> None:
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[:1] = b"x"
+
+
+def in_place_with_its_times(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = [lambda path: os.truncate(path, 3), by_descriptor, by_mapping, in_place_with_its_times]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_of_content_is_noticed(cache: Cache, change: Callable[[Path], None]) -> None:
+    entry = make(cache).entry
+    assert cache.check(entry)
+    change(entry.path / DEEP)
+    assert not cache.check(entry)
+    assert cache.verify(entry)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_content_changed_while_no_daemon_watched(
+    cache: Cache, directory: Path, change: Callable[[Path], None], marked: bool
+) -> None:
+    entry = make(cache).entry
+    if marked:
+        assert cache.make_durable(entry)
+    cache.close()
+    change(entry.path / DEEP)
+    kept, cleared = reopen(directory)
+    assert kept == ()
+    assert "ptrace.h" in cleared[entry.name]
+
+
+def test_hidden_headers_are_noticed_and_other_attributes_do_not_matter(cache: Cache, directory: Path) -> None:
+    entry = make(cache).entry
+    assert cache.make_durable(entry)
+    header = entry.path / DEEP
+    os.utime(header, (0, 0))
+    header.chmod(FILE_MODE)
+    assert cache.check(entry)
+    cache.close()
+    ((again,), cleared) = reopen(directory)
+    assert (again.name, cleared) == (entry.name, {})
+    cache.open()
+    (entry,) = cache.entries()
+    assert cache.check(entry)
+    header.chmod(0)
     assert not cache.check(entry)
     assert cache.verify(entry)
 

@@ -99,6 +99,19 @@ async def test_the_mark_of_one_is_not_given_to_another(state: State, entry: Entr
     assert not (reduced.directory / "durable").exists()
 
 
+async def test_an_entry_is_marked_under_its_lock(state: State) -> None:
+    """While it is locked, something else may be changing what is on its disk."""
+    served = await state.provider.get(REQUEST, Root())
+    entry = served.entry
+    assert entry is not None
+    mark = entry.directory / "durable"
+    async with (lock := state.keeper.lock(entry.name)):
+        await eventually(lambda: "waiters:1" in repr(lock))
+        assert not mark.exists()
+    await state.keeper.close()
+    assert mark.exists()
+
+
 async def test_a_kernel_that_cannot_be_looked_at_is_taken_to_be_installed(host: Host, state: State) -> None:
     directory = host.path("lib/modules", "4.9.9-hidden")
     directory.mkdir()
