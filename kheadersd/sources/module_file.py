@@ -199,8 +199,10 @@ def _check_vermagic(elf: ELFFile, module: bytes, label: str, release: Release) -
 
 
 def _between_symbols(elf: ELFFile, module: bytes, label: str) -> bytes:
+    from elftools.elf.sections import SymbolTableSection
+
     table = elf.get_section_by_name(".symtab")
-    if table is None:
+    if not isinstance(table, SymbolTableSection):
         raise Corrupt(f"{label} has no symbol table: it was stripped so far that no kernel loads it")
     count = table.num_symbols()
     if count > _MAX_SYMBOLS:

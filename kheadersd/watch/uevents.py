@@ -7,12 +7,12 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..work import in_thread
 
 if TYPE_CHECKING:
-    Monitor = Any  # pyudev has no types
+    from pyudev import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Uevents:
         self._subsystem = subsystem
         self._name = name
         self._on_event = on_event
-        self._monitor: Monitor = None
+        self._monitor: Monitor | None = None
         self._errors = 0
 
     async def start(self) -> None:
@@ -62,10 +62,13 @@ class Uevents:
             self._monitor = None  # with which libudev closes the socket
 
     def _readable(self) -> None:
+        monitor = self._monitor
+        if monitor is None:
+            return
         concerned = False
         try:
             for _ in range(_AT_ONCE):
-                device = self._monitor.poll(0)
+                device = monitor.poll(0)
                 self._errors = 0
                 if device is None:
                     break
@@ -74,7 +77,7 @@ class Uevents:
             # Events were lost. The socket reports that until its error is read, and pyudev never reads it.
             concerned = True
             self._errors += 1
-            lost = _clear_error(self._monitor.fileno())
+            lost = _clear_error(monitor.fileno())
             if self._errors > _ERRORS:
                 log.warning("the kernel's events cannot be received any more: %s", error)
                 self.close()

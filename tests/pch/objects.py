@@ -48,6 +48,7 @@ def contents(path: Path) -> dict[str, object]:
                 )
             elif isinstance(section, RelocationSection):
                 symbols = elf.get_section(section["sh_link"])
+                assert isinstance(symbols, SymbolTableSection)
                 result[section.name] = [
                     (
                         relocation["r_offset"],
@@ -58,15 +59,21 @@ def contents(path: Path) -> dict[str, object]:
                 ]
             else:
                 result[section.name] = section["sh_type"], section["sh_flags"], section.data()
-        btf = _Btf(elf.get_section_by_name(".BTF").data())
-        result[".BTF.ext"] = sorted(btf.extensions(elf.get_section_by_name(".BTF.ext").data()))
+        btf = _Btf(_data(elf, ".BTF"))
+        result[".BTF.ext"] = sorted(btf.extensions(_data(elf, ".BTF.ext")))
     return result
 
 
 def types(path: Path) -> set[str]:
     """All types that .BTF defines: each with its members, and what it refers to by kind and name."""
     with open(path, "rb") as file:
-        return _Btf(ELFFile(file).get_section_by_name(".BTF").data()).defined()
+        return _Btf(_data(ELFFile(file), ".BTF")).defined()
+
+
+def _data(elf: ELFFile, name: str) -> bytes:
+    section = elf.get_section_by_name(name)
+    assert section is not None, name
+    return section.data()
 
 
 def _symbol(symbol: Any, names: list[str]) -> tuple[str, ...]:
