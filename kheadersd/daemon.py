@@ -298,6 +298,10 @@ class _Daemon:
             try:
                 address = session_bus_address() if self._session else system_bus_address()
                 return await self._unless_stopped(Connection.open(address))
+            except ValueError as error:
+                if first:
+                    raise KheadersError(str(error)) from None
+                log.debug("no bus yet: %s", error)
             except (ConnectionLost, Timeout) as error:
                 if first and asyncio.get_running_loop().time() > deadline:
                     raise

@@ -162,9 +162,11 @@ class UnitLoader:
     @contextlib.asynccontextmanager
     async def _limited(self, unit: str, done: str) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._time_limit):
+            async with asyncio.timeout(self._time_limit) as limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise Timeout(
                 f"{unit} was not {done} within {self._time_limit:g} seconds; see 'journalctl -u {unit}'"
             ) from None

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LimitsExceeded, Timeout
+from ..work import within
 from . import wire
 from .callers import BUS_NAME, BUS_PATH, Callers
 from .dispatch import Dispatcher
@@ -94,19 +95,23 @@ class Connection:
             ConnectionLost: there is no bus, or it does not want us.
             Timeout: it is there and says nothing.
         """
+
+        def late() -> Timeout:
+            return Timeout(f"the bus at {address} did not answer within {timeout:g} seconds")
+
         try:
-            async with asyncio.timeout(timeout):
-                connection = cls(await connect(address), max_message=max_message)
-                try:
-                    (name,) = await connection._ask_bus("Hello")
-                except BaseException:
-                    connection._abandon()
-                    raise
-        except TimeoutError as error:
-            raise Timeout(f"the bus at {address} did not answer within {timeout:g} seconds") from error
+            return await within(timeout, cls._open(address, max_message), late)
         except BusError as error:
             raise ConnectionLost(f"the bus at {address} did not let us in: {error.message}") from error
-        connection._unique_name = name
+
+    @classmethod
+    async def _open(cls, address: str, max_message: int) -> Connection:
+        connection = cls(await connect(address), max_message=max_message)
+        try:
+            (connection._unique_name,) = await connection._ask_bus("Hello")
+        except BaseException:
+            connection._abandon()
+            raise
         return connection
 
     @property
@@ -191,6 +196,10 @@ class Connection:
             LimitsExceeded: the answer is larger than what this connection reads.
             ValueError: the values are not of this signature, or the answer is not of its own.
         """
+
+        def late() -> Timeout:
+            return Timeout(f"{destination} did not answer {member} within {timeout:g} seconds")
+
         self._check_open()
         flags = wire.ALLOW_INTERACTIVE_AUTHORIZATION if allow_interactive else 0
         fields = wire.Fields(
@@ -202,12 +211,9 @@ class Connection:
         self._pending[serial] = pending
         try:
             self._stream.send(wire.method_call(serial, fields, body, flags))
-            async with asyncio.timeout(None if timeout == float("inf") else timeout):
-                message = await pending.answer
-        except BaseException as error:
+            message = await within(None if timeout == float("inf") else timeout, pending.answer, late)
+        except BaseException:
             _discard(pending.answer)
-            if isinstance(error, TimeoutError):
-                raise Timeout(f"{destination} did not answer {member} within {timeout:g} seconds") from error
             raise
         finally:
             del self._pending[serial]

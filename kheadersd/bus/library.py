@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import os
+import string
 import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,6 +72,8 @@ if not TYPE_CHECKING:
 # callers choose the signatures of their variants. Ours are a few dozen.
 _MAX_SIGNATURES = 128
 
+# "Server Addresses" in the D-Bus specification: "optionally-escaped" bytes.
+_PLAIN_IN_ADDRESS = frozenset((string.ascii_letters + string.digits + "-_/.\\*").encode())
 _MEMOISED_BODY = 128  # bytes: a request, or a property's name; also bounds what hostile bodies can pin
 _MEMOISED_BODIES = 128
 
@@ -234,7 +237,7 @@ def session_bus_address() -> str:
     socket_path = os.path.join(runtime, "bus")
     if os.path.exists(socket_path):
         return "unix:path=" + "".join(
-            c if c.isalnum() or c in "-_/.\\*" else f"%{ord(c):02x}" for c in socket_path
+            chr(byte) if byte in _PLAIN_IN_ADDRESS else f"%{byte:02x}" for byte in os.fsencode(socket_path)
         )
     raise ValueError(
         f"there is no session bus: DBUS_SESSION_BUS_ADDRESS is not set and {socket_path} does not exist; "

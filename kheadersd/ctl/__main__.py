@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import InvalidArgs
 from ..release import parse_release
+from ..system.printable import quoted
 from .text import SHELLS, by_source, lines
 
 if TYPE_CHECKING:
@@ -111,11 +112,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments, tail = arguments[:cut], arguments[cut + 1 :]
     parser = _parser()
     options = parser.parse_args(arguments, argparse.Namespace(session=False, json=False))
-    if release := getattr(options, "release", None):
-        try:
-            parse_release(release)
-        except InvalidArgs as error:
-            parser.error(error.message)
+    _check(parser, options)
     if options.action == "exec":
         if tail is not None:  # a "--" after the command's name is the command's own
             options.command = [*options.command, "--", *tail] if options.command else tail
@@ -124,6 +121,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.action == "cc":
         options.flags = tail or []
     return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process (2) on what cannot be asked for; names of files and a command's words may be any."""
+    for name in ("profile", "compiler", "header"):
+        given = getattr(options, name, None) or ()
+        for value in (given,) if isinstance(given, str) else given:
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                parser.error(f"the {name} {quoted(value)} is not valid UTF-8")
+    if release := getattr(options, "release", None):
+        try:
+            parse_release(release)
+        except InvalidArgs as error:
+            parser.error(error.message)
 
 
 def _parser() -> argparse.ArgumentParser:

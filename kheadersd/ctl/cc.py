@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -237,19 +238,40 @@ async def _communicate(child: asyncio.subprocess.Process) -> tuple[bytes, bytes]
 
 
 def _put(new: Path, output: Path) -> None:
-    """Have the new file at its place, which may be on another file system, or no regular file."""
-    if output.exists() and not output.is_file():
-        with output.open("wb") as out, new.open("rb") as content:
+    """Have the new file at its place, which may be on another file system, or a device.
+
+    Others may have prepared links in a directory that they can write to. One at the place is replaced, but
+    for those in /dev, such as /dev/stdout; and the new file's name there is not known beforehand.
+    """
+    if _is_device(output):
+        with new.open("rb") as content, output.open("wb") as out:
             shutil.copyfileobj(content, out)
         return
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    descriptor, beside = tempfile.mkstemp(prefix=".", dir=output.parent)
     try:
-        shutil.copyfile(new, beside)
+        with new.open("rb") as content, open(descriptor, "wb") as out:
+            shutil.copyfileobj(content, out)
+            os.fchmod(descriptor, 0o666 & ~_umask())
         os.replace(beside, output)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            os.unlink(beside)
         raise
+
+
+def _is_device(output: Path) -> bool:
+    """Whether there is something that is written to, instead of being replaced."""
+    try:
+        status = output.stat() if output.parent == Path("/dev") else output.lstat()
+    except OSError:
+        return False
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 async def _run(command: Sequence[str]) -> tuple[str, int]:

@@ -116,7 +116,8 @@ async def _were_dropped(client: Client, release: str) -> bool:
 
 async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepared:
     """Acquire headers for the program that is to be run."""
-    reason = text.one_line("kheadersctl exec " + " ".join(arguments.command))[:_MAX_REASON]
+    # Not its arguments, which may have passwords: everybody can read the reasons of leases.
+    reason = text.one_line("kheadersctl exec " + os.path.basename(arguments.command[0]))[:_MAX_REASON]
     options = {**_source_options(arguments), "reason": Variant("s", reason)}
     work = client.call("Acquire", "sa{sv}", [arguments.release, options], accept_fds=True)
     answer = await following_progress(client, work)

@@ -12,6 +12,7 @@ from ..architecture import of_machine
 from ..cache.entry import HEADERS
 from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace
 from ..headers import AUTOCONF, Unusable, architecture
+from ..system.printable import printable
 from .recipe import recipe
 from .reduction import (
     again,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 _FIRST_LINES = 5
-_LONGEST_LINE = 200
+_LONGEST_LINE = 1000
 _NO_ROOM = os.strerror(errno.ENOSPC)
 # Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
 _MOST = 4 << 20
@@ -137,7 +138,8 @@ async def _run(
 
 
 def _failed(finished: Finished, what: str) -> CompileFailed:
-    lines = [line.strip()[:_LONGEST_LINE] for line in finished.complaints.splitlines() if line.strip()]
+    lines = [printable(line.strip(), _LONGEST_LINE) for line in finished.complaints.splitlines()]
+    lines = [line for line in lines if line]
     # What is wrong comes first, be it behind the names of files that led there.
     errors = [line for line in lines if "error:" in line] or lines
     reason = limit_met(finished) or "; ".join(errors[:_FIRST_LINES]) or f"it gave {finished.status}"

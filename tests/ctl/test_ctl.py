@@ -152,6 +152,52 @@ def test_usage(lonely: Ctl, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([command, b"\xff"] for command in ("get", "export", "env", "verify", "remove", "types")),
+        ["exec", "--release", b"a\xff", "--", "true"],
+        ["cc", "--release", b"\xff", "a.c"],
+        ["cc", "--profile", b"\xff", "a.c"],
+        ["cc", "--compiler", b"clang\xff", "a.c"],
+        ["pch", b"\xff"],
+        ["pch", "bpf-core", b"\xff"],
+        ["pch", "bpf-core", "--compiler", b"\xff"],
+        ["pch", "bpf-core", "--header", "linux/fs.h", "--header", b"linux/\xff.h"],
+    ],
+    ids=ascii,
+)
+def test_arguments_that_are_not_utf8(lonely: Ctl, arguments: list[str]) -> None:
+    done = lonely(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not valid UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[b"\xff"], ["get", "--source", b"\xff"], ["list", b"\xff"]], ids=ascii)
+def test_words_that_are_not_utf8(lonely: Ctl, arguments: list[str]) -> None:
+    """Which would be wrong in any case."""
+    done = lonely(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [[], ["--session"]])
+def test_variables_that_are_not_utf8(lonely: Ctl, tmp_path: Path, option: list[str]) -> None:
+    name = "DBUS_SESSION_BUS_ADDRESS" if option else "DBUS_SYSTEM_BUS_ADDRESS"
+    lonely.environment[name] = os.fsdecode(b"unix:path=/\xff")
+    for command in (["get"], ["exec", "--", "true"], ["status", "--json"]):
+        done = lonely(*option, *command)
+        assert (done.returncode, done.stdout) == (5, "")
+        assert "Traceback" not in done.stderr
+        assert " bus: " in done.stderr
+    if option:
+        del lonely.environment[name]
+        lonely.environment["XDG_RUNTIME_DIR"] = os.fsdecode(bytes(tmp_path) + b"/\xff")
+        done = lonely(*option, "get")
+        assert done.returncode == 5
+        assert "no session bus" in done.stderr
+
+
 def test_help_and_version_need_no_bus(lonely: Ctl) -> None:
     lonely.environment["DBUS_SYSTEM_BUS_ADDRESS"] = "unix:path=/nowhere"
     assert lonely("--version").stdout == "kheadersctl 0.1.0\n"
@@ -271,7 +317,9 @@ def test_exec_sets_the_environment_and_holds_the_lease(ctl: Ctl, service: Servic
         (["no-such-program-at-all"], 127, "No such file or directory"),
         (["/etc/passwd"], 126, "Permission denied"),
         (["/"], 126, "Permission denied"),
+        ([os.fsdecode(b"/no/\xff")], 127, "cannot run /no/"),
         (["true"], 0, ""),
+        (["true", os.fsdecode(b"\xff")], 0, ""),
         (["sh", "-c", "exit 3"], 3, ""),
     ],
 )

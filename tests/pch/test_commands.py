@@ -197,6 +197,45 @@ def test_cc(real_daemon: Daemon, shell: Shell) -> None:
     assert (shell.directory / "other.o").read_bytes() == (shell.directory / "reads.bpf.o").read_bytes()
 
 
+def test_cc_follows_no_link(real_daemon: Daemon, shell: Shell, tmp_path: Path) -> None:
+    """Others may have prepared some in a directory that they can write to."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    output = shell.directory / "reads.bpf.o"
+    output.symlink_to(precious)
+    # The shell's number is that of what it becomes: a name that is made of it can be known beforehand.
+    script = (
+        f"ln -s {precious} .reads.bpf.o.$$; "
+        f"exec {sys.executable} -m kheadersd.ctl cc {COMPILER} --profile=bpf-core reads.bpf.c"
+    )
+    assert shell("-c", script, command="sh").returncode == 0
+    assert precious.read_text() == "mine"
+    assert is_bpf(output)
+    assert not output.is_symlink()
+    assert output.stat().st_mode & 0o777 == 0o666 & ~_umask()
+    (link,) = shell.left() - {"reads.bpf.c", "core.bpf.c", "reads.bpf.o"}
+    assert (shell.directory / link).is_symlink()
+
+
+def test_cc_writes_to_what_is_no_file(real_daemon: Daemon, shell: Shell) -> None:
+    assert shell("cc", COMPILER, "--profile=bpf-core", "reads.bpf.c", "-o", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device()
+    compile_ = f"{sys.executable} -m kheadersd.ctl cc {COMPILER} --profile=bpf-core reads.bpf.c"
+    assert shell("-c", f"{compile_} -o /dev/stdout | cat > piped.o", command="sh").returncode == 0
+    assert is_bpf(shell.directory / "piped.o")
+    done = shell("cc", COMPILER, "--profile=bpf-core", "reads.bpf.c", "-o", "/dev/full")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "kheadersctl: cannot write /dev/full: No space left on device\n",
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def test_cc_in_two_steps(real_daemon: Daemon, shell: Shell) -> None:
     done = shell("cc", COMPILER, "--profile=host-tracing", "-v", "reads.bpf.c")
     assert done.returncode == 0, done.stderr

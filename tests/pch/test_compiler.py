@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from kheadersd.apart.confined import confined
+from kheadersd.apart.process import Finished
 from kheadersd.config import Config
 from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
+from kheadersd.pch import compiling
 from kheadersd.pch.compiler import Compiler, Compilers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
@@ -598,3 +600,13 @@ async def test_replaced_while_it_is_read(root: Path) -> None:
     with pytest.raises(NotAvailable, match=r"was replaced while it was read; try again"):
         await finding
     assert (await found.find("clang")).major == 16
+
+
+def test_the_compilers_lines_are_long_enough() -> None:
+    """What is wrong is named at the end of a line that begins with a path."""
+    wrong = "error: use of undeclared identifier 'KASAN_SHADOW_SCALE_SHIFT'"
+    line = f"/var/cache/kheaders/{'6.1.0' * 50}/include/linux/kasan.h:31:2: {wrong}"
+    error = compiling._failed(Finished(1, "", f"In file included from x\n{line}\x1b[0m\n"), "it fails")
+    assert error.message == f"it fails: {line}\\x1b[0m"
+    error = compiling._failed(Finished(1, "", "error: " + "x" * 5000), "it fails")
+    assert len(error.message) == len("it fails: ") + 1000

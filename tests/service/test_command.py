@@ -44,7 +44,7 @@ def test_exec_holds_a_lease_while_the_command_runs(ctl: Ctl, bus: Bus) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == ctl("get").stdout.strip()
         assert bus.get("LeaseCount") == 1
-        assert "kheadersctl exec sh -c" in ctl("status").stdout
+        assert "kheadersctl exec sh\n" in ctl("status").stdout
         held = ctl("remove")
         assert (held.returncode, held.stdout) == (1, "")
         assert "leased" in held.stderr
@@ -53,6 +53,24 @@ def test_exec_holds_a_lease_while_the_command_runs(ctl: Ctl, bus: Bus) -> None:
     wait_until(lambda: bus.get("LeaseCount") == 0)
     assert ctl("exec", "--", "true").returncode == 0
     assert ctl("exec", "--", "/nowhere").returncode == 127
+    wait_until(lambda: bus.get("LeaseCount") == 0)
+
+
+def test_exec_tells_nobody_what_the_command_is_given(ctl: Ctl, bus: Bus, daemon: Daemon) -> None:
+    """It may be a password; the reasons of leases can be read by everybody."""
+    script = "echo ready; read word"
+    with ctl.started("exec", "--", "/bin/sh", "-c", script, "hunter2", "--password=hunter2") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        ((*_, reason),) = bus.call("ListLeases")[0]
+        assert reason == "kheadersctl exec sh"
+        for text in (str(bus.call("Describe")), ctl("status").stdout, daemon.log.read_text()):
+            assert "kheadersctl exec sh" in text
+            assert "hunter2" not in text
+        records = [path.read_bytes() for path in daemon.cache.rglob("*") if path.is_file()]
+        assert any(b"kheadersctl exec sh" in record for record in records)
+        assert not any(b"hunter2" in record for record in records)
+        process.communicate("go on\n", timeout=10)
     wait_until(lambda: bus.get("LeaseCount") == 0)
 
 

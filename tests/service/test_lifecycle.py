@@ -7,13 +7,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from archives import make_kheaders
-from running import Bus, Daemon, Refused
+from running import REPOSITORY, Bus, Daemon, Refused
 
 from service.clients import (
     BIG_FILES,
@@ -246,6 +247,24 @@ def test_no_bus_at_all(bus: Bus, host: ServedHost, tmp_path: Path) -> None:
     assert "kheadersd cannot run" in daemon.log.read_text()
     assert str(bus.socket) in daemon.log.read_text()
     assert daemon.traceback() == ""
+
+
+def test_no_session_bus(host: ServedHost, tmp_path: Path) -> None:
+    """A trial is told at once that there is none, in words."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DBUS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "kheadersd", "--session", f"--root={host.root}"],
+        cwd=REPOSITORY,
+        env={**environment, "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "kheadersd cannot run: there is no session bus" in done.stderr
+    assert "dbus-run-session" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import threading
@@ -16,7 +17,8 @@ from bus.raw import BUS, HERE, INTERFACE, RawClient, Reply
 from polkit import NAME, POLKITD, Polkit, rule
 from running import Bus, Daemon, MakeDaemon
 
-from kheadersd.bus import Variant, encode, wire
+from kheadersd.bus import Call, Connection, Interface, Method, Variant, encode, wire
+from kheadersd.errors import KheadersError
 from service.callers import (
     HEADERS,
     NO_OPTIONS,
@@ -310,6 +312,33 @@ def test_polkit_that_never_answers(bus: Bus, daemon: Daemon, nobody: RawClient) 
         assert "polkit could not be asked" in refused.values[0]
         assert 10 < took < 60
         mute.wait_for_questions(1, "CancelCheckAuthorization")
+
+
+@pytest.mark.parametrize("name", ["NameHasNoOwner", "ServiceUnknown", "Spawn.ServiceNotFound"])
+async def test_only_the_bus_says_that_there_is_no_polkit(
+    bus: Bus, daemon: Daemon, nobody: RawClient, name: str
+) -> None:
+    """polkit passes on what others have answered it, such as that a name has no owner."""
+
+    class Passed(KheadersError):
+        bus_name = error(name)
+
+    def refuse(call: Call) -> None:
+        raise Passed("what polkit was told")
+
+    polkit = await Connection.open(bus.address)
+    try:
+        methods = {"CheckAuthorization": Method("(sa{sv})sa{ss}us", "(bba{ss})", refuse)}
+        path, interface = f"/{NAME.replace('.', '/')}/Authority", f"{NAME}.Authority"
+        polkit.export(path, [Interface(interface, methods, {}, "")])
+        await polkit.request_name(NAME)
+        reply = await asyncio.to_thread(nobody.call, "GetHeaders", HEADERS, ["", NO_OPTIONS])
+        assert reply.name == DENIED
+        assert "what polkit was told" in reply.values[0]
+    finally:
+        await polkit.close()
+    # And what nobody may without polkit's word is everybody's where there is none.
+    assert await asyncio.to_thread(outcome, nobody, "GetHeaders", HEADERS, ["", NO_OPTIONS]) == ""
 
 
 def test_one_user_cannot_keep_polkit_from_others(
