@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from .served import Observer
 
 
-# Microseconds for which a precompiled header is taken to be in use by who was given it.
-_IN_USE = 3_600_000_000
-
-
 class Keeper:
     """The life of entries after they were made. Belongs to the event loop."""
 
@@ -107,6 +103,10 @@ class Keeper:
     def lock(self, name: str) -> asyncio.Lock:
         """To be held by whoever changes what is on the disk of the entry of that name."""
         return self._locks.setdefault(name, asyncio.Lock())
+
+    def is_leased(self, entry: Entry) -> bool:
+        """Whether a program holds a lease on it."""
+        return self._leases.held(entry.name) > 0
 
     def is_busy(self, entry: Entry) -> bool:
         """Whether somebody changes what is on its disk at this moment."""
@@ -344,10 +344,9 @@ class Keeper:
         """
         limit = self._retention.max_bytes
         freed = 0
-        recent = time.time_ns() // 1000 - _IN_USE
         owners = [(pch, entry) for entry in self.cache.entries() for pch in entry.pchs.values()]
         for pch, entry in sorted(owners, key=lambda owner: owner[0].last_used):
-            if limit is None or self.cache.total_bytes() <= limit or pch.last_used > recent:
+            if limit is None or self.cache.total_bytes() <= limit or pch.is_in_use():
                 break
             # What is being changed is in use, and would be looked for below the wrong entry.
             if not self._leases.held(entry.name) and not self.is_busy(entry):

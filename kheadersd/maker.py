@@ -8,9 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .cache.disk import Vanished
+from .cache.disk import DiskError, Vanished
 from .cache.entry import Record, entry_name
-from .errors import Corrupt, KheadersError, ReleaseMismatch
+from .errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from .extraction.extract import Cancelled, extract
 from .headers import Unusable, check_usable
 from .sources import Why
@@ -112,6 +112,9 @@ class Maker:
                 await in_thread(self._cache.rewrite, entry, record)
             except Vanished:
                 return None
+            except (NoSpace, DiskError) as error:
+                # The headers are good nevertheless; where they are found now is known until the next start.
+                self._keeper.failed(error.message)
             # It may have been removed, or replaced, meanwhile.
             if entry not in self._cache or not self._cache.check(entry):
                 return None

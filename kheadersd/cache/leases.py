@@ -156,8 +156,15 @@ class Leases:
                 ) from error
             with disk.explained("make a lease", self._directory):
                 raise
-        self._watch(writer, lease, path)
-        self._on_change()
+        try:
+            self._watch(writer, lease, path)
+            self._on_change()
+        except BaseException:
+            os.close(reader)  # which ends the lease, if it is watched
+            if writer not in self._leases:
+                os.close(writer)
+                _forget(path)
+            raise
         return reader
 
     def adopt(self) -> tuple[str, ...]:
@@ -241,11 +248,11 @@ class Leases:
         self._watch(writer, lease, path)
 
     def _watch(self, writer: int, lease: Lease, path: Path) -> None:
+        # The selector reports the error on the write end, EPOLLERR, as readable.
+        asyncio.get_running_loop().add_reader(writer, self._ended, writer)
         self._leases[writer] = (lease, path)
         self._by_entry[lease.entry_name] += 1
         self._by_uid[lease.uid] += 1
-        # The selector reports the error on the write end, EPOLLERR, as readable.
-        asyncio.get_running_loop().add_reader(writer, self._ended, writer)
 
     def _ended(self, writer: int) -> None:
         asyncio.get_running_loop().remove_reader(writer)

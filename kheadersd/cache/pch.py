@@ -12,11 +12,13 @@ Everything here is blocking, but for `Pch.intact`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 from ..system import files
@@ -40,6 +42,8 @@ _VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_RECORD = 4 << 20
 _BLOCK = 1 << 20
+_MINUTE = 60_000_000  # microseconds
+_IN_USE = 60 * _MINUTE
 _STAGING = ".staging-"
 _TRASH = ".trash-"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -54,7 +58,7 @@ class PchRecord:
 
     Attributes:
         key: of everything that it depends on, 64 hex digits.
-        profile: the name of the profile, "" for a caller's own list of headers.
+        profile: the name of the profile, also of one with a caller's own list of headers.
         headers: as in ``#include <…>``, in this order.
         compiler: the path of the compiler.
         compiler_version: as it tells itself.
@@ -134,20 +138,32 @@ class Pch:
     Attributes:
         record: what is known of it.
         path: the file.
-        last_used: microseconds since the epoch, as far as this daemon knows.
+        last_used: microseconds since the epoch; right to a minute, it is the mtime of the record.
     """
 
-    __slots__ = ("_stamp", "last_used", "path", "record")
+    __slots__ = ("_noted", "_stamp", "last_used", "path", "record")
 
-    def __init__(self, record: PchRecord, path: Path, stamp: Stamp | None) -> None:
+    def __init__(self, record: PchRecord, path: Path, stamp: Stamp | None, last_used: int = 0) -> None:
         self.record = record
         self.path = path
-        self.last_used = record.made_at
+        self.last_used = self._noted = last_used or record.made_at
         self._stamp = stamp
 
     def intact(self) -> bool:
         """Whether the file is the one that was made or last confirmed, untouched; 2 microseconds."""
         return self._stamp is not None and _stamp(self.path) == self._stamp
+
+    def touch(self) -> None:
+        """Note that it is used, in memory and, at most once a minute, on the disk."""
+        self.last_used = now = time.time_ns() // 1000
+        if not 0 <= now - self._noted < _MINUTE:
+            self._noted = now
+            with contextlib.suppress(OSError):  # then it may leave earlier
+                os.utime(self.path.parent / "record.json", ns=(now * 1000, now * 1000))
+
+    def is_in_use(self) -> bool:
+        """Whether a program was given it within the last hour, and is taken to use it still."""
+        return time.time_ns() // 1000 - self.last_used < _IN_USE
 
     def confirm(self) -> bool:
         """Read all of it; some 20 ms. Afterwards `intact` holds, if this does."""
@@ -296,7 +312,8 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
         try:
             if not stat.S_ISDIR(os.lstat(directory).st_mode):
                 raise ValueError("it is not a directory")
-            record = PchRecord.decode(files.read_file(directory / "record.json", _MAX_RECORD, follow=False))
+            with files.opened(directory / "record.json", follow=False) as (descriptor, status):
+                record = PchRecord.decode(files.read_up_to(descriptor, _MAX_RECORD))
             if record.key != name or os.lstat(directory / NAME).st_size != record.bytes:
                 raise ValueError("it is not what was written")
         except OtherVersion:
@@ -307,7 +324,8 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
         except OSError:
             continue
         else:
-            found[name] = Pch(record, directory / NAME, None)
+            used = min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
+            found[name] = Pch(record, directory / NAME, None, used)
     return found
 
 

@@ -40,7 +40,8 @@ def victims(
 ) -> list[tuple[Entry, str]]:
     """Choose the entries that have to go, and say why.
 
-    Damaged ones go first, and then what was not used for the longest time.
+    Damaged ones go first, then what was not used for too long, then each that has a newer one of the same
+    release and kind, then what was not used for the longest time.
 
     The newest entry of each kind of a protected release and leased entries never leave, though they count
     towards the limits. An older entry of a protected release, which nobody is given any more, has no such
@@ -56,13 +57,22 @@ def victims(
     damaged = [entry for entry in remaining if entry.damaged and entry.name not in leased]
     chosen = [(entry, "damaged") for entry in damaged]
     remaining = [entry for entry in remaining if entry not in damaged]
-    kept = {entry.name for entry in _newest(remaining) if entry.release in protected}
-    candidates = [entry for entry in remaining if entry.name not in kept and entry.name not in leased]
-    count = len(remaining)
-    size = sum(entry.bytes for entry in remaining) + besides
-    # Least recently used first: once one may stay, so may all that were used later.
+    newest = {entry.name: entry for entry in _newest(remaining)}
+    candidates = [
+        entry
+        for entry in remaining
+        if entry.name not in leased and not (entry.name in newest and entry.release in protected)
+    ]
+    old = [(entry, reason) for entry in candidates if (reason := _too_old(policy, now - entry.last_used))]
+    chosen += old
+    count = len(remaining) - len(old)
+    size = sum(entry.bytes for entry in remaining) + besides - sum(entry.bytes for entry, _ in old)
+    # A tree whose owner changes it again and again must not push out what others use.
+    candidates.sort(key=lambda entry: entry.name in newest)
     for entry in candidates:
-        reason = _excess(policy, now - entry.last_used, count, size)
+        if _too_old(policy, now - entry.last_used):
+            continue
+        reason = _too_much(policy, count, size)
         if not reason:
             break
         chosen.append((entry, reason))
@@ -86,16 +96,20 @@ def leftovers_to_go(
     size = entry_bytes + sum(leftover.bytes for leftover in remaining)
     chosen = []
     for leftover in remaining:
-        reason = _excess(policy, now - leftover.last_used, 0, size)
+        reason = _too_old(policy, now - leftover.last_used) or _too_much(policy, 0, size)
         if leftover.stay is not Stay.LEASED and reason:
             chosen.append((leftover, reason))
             size -= leftover.bytes
     return chosen
 
 
-def _excess(policy: Retention, age: int, count: int, size: int) -> str:
+def _too_old(policy: Retention, age: int) -> str:
     if policy.max_age is not None and age > policy.max_age:
         return f"not used for {_duration(age)}"
+    return ""
+
+
+def _too_much(policy: Retention, count: int, size: int) -> str:
     if policy.max_entries is not None and count > policy.max_entries:
         return f"the cache may have {policy.max_entries} entries, and had {count}"
     if policy.max_bytes is not None and size > policy.max_bytes:

@@ -111,7 +111,7 @@ class Precompiler:
         if not self._holds(answer, request):
             del self._answers[request]
             return None
-        answer.pch.last_used = time.time_ns() // 1000
+        answer.pch.touch()
         used = answer.entry.last_used
         if self._cache.touch(answer.entry) != used:
             answer = self._answers[request] = dataclasses.replace(answer)  # with other details
@@ -234,7 +234,8 @@ class Precompiler:
     async def _made(
         self, request: PchRequest, profile: Profile, wanted: str, caller: Caller, uid: int
     ) -> ServedPch:
-        # Others' headers are not taken away at the word of somebody who may do no more than everybody.
+        # Headers and precompiled headers in use are not taken away at the word of a caller who may do no more
+        # than everybody.
         at_once = uid in (0, os.getuid())
         for _ in range(_ATTEMPTS):
             compiler = await self._compilers.find(wanted)
@@ -267,6 +268,11 @@ class Precompiler:
             fresh = pch is None
             if pch is None and (pch := await self._compile(entry, profile, compiler, made)) is None:
                 return None
+            if fresh:
+                await self._shelf.retire_of(entry)
+                manages = at_once or bool(request.headers)
+                may_go = functools.partial(self._may_go, entry, manages)
+                await self._shelf.make_room(entry, pch, self._config.max_pchs, may_go)
         why_kept = ""
         if not request.keep_headers:
             entry, why_kept = await self._reducer.reduce(
@@ -277,6 +283,19 @@ class Precompiler:
             return None
         served = _served(entry, pch, compiler, profile, made, fresh=fresh)
         return dataclasses.replace(served, why_kept=why_kept) if why_kept else served
+
+    def _may_go(self, entry: Entry, manages: bool, pch: Pch) -> bool:
+        """Whether a precompiled header may make room for another.
+
+        Args:
+            manages: whether the caller may manage the cache. The request of one who may not takes none away
+                that was used within the last hour, is leased, or is of a list of headers of a caller's own,
+                which not every user can have made again; so there are for a while as many as profiles and
+                compilers.
+        """
+        known = (self._profiles or {}).get(pch.record.profile)
+        is_everybodys = known is not None and known.headers == pch.record.headers
+        return manages or (is_everybodys and not pch.is_in_use() and not self._keeper.is_leased(entry))
 
     async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
         if profile.base == TYPES:
@@ -311,8 +330,6 @@ class Precompiler:
         finally:
             for staging in stagings:
                 await in_thread(staging.close)
-        await self._shelf.retire_of(entry)
-        await self._shelf.make_room(entry, self._config.max_pchs)
         return pch
 
     async def _is_unchanged(self, entry: Entry, compiler: Compiler) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, KheadersError, NotAvailable
@@ -11,6 +10,8 @@ from ..work import in_thread
 from .bcc import is_current
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..cache.entry import Entry
     from ..cache.pch import Pch
     from ..keeper import Keeper
@@ -29,7 +30,7 @@ class Shelf:
         pch = entry.pchs.get(key)
         if pch is None:
             return None
-        pch.last_used = time.time_ns() // 1000
+        pch.touch()
         if pch.intact() or await in_thread(pch.confirm):
             return pch
         await self._keeper.found_pch_damaged(entry, pch)
@@ -55,10 +56,17 @@ class Shelf:
         self._keeper.tell_state()
         self._keeper.grown()
 
-    async def make_room(self, entry: Entry, most: int) -> None:
-        """Let those go that were not used for the longest time, until there are at most so many."""
-        by_use = sorted(entry.pchs.values(), key=lambda pch: pch.last_used)
-        for pch in by_use[: max(0, len(by_use) - most)]:
+    async def make_room(self, entry: Entry, new: Pch, most: int, may_go: Callable[[Pch], bool]) -> None:
+        """Let those go that were not used for the longest time, until there are at most so many.
+
+        Args:
+            new: stays.
+            may_go: those of which it does not hold stay, too. Then there are more.
+        """
+        others = sorted((pch for pch in entry.pchs.values() if pch is not new), key=lambda pch: pch.last_used)
+        too_many = max(0, len(entry.pchs) - most)
+        others = [pch for pch in others if may_go(pch)]
+        for pch in others[:too_many]:
             await self._keeper.drop_pch(
                 entry, pch, f"an entry may have {most} (MaxPCHs=), and there are newer ones"
             )

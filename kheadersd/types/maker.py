@@ -9,9 +9,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..authority import Action
-from ..cache.disk import Vanished, explained
+from ..cache.disk import DiskError, Vanished, explained
 from ..cache.entry import TYPES, Record, entry_name
-from ..errors import KheadersError, NotAvailable
+from ..errors import KheadersError, NoSpace, NotAvailable
 from ..extraction.manifest import FILE_MODE, Manifest
 from ..extraction.manifest import Entry as Item
 from ..extraction.tarstream import FILE
@@ -170,6 +170,8 @@ class TypesMaker:
                 await in_thread(self._cache.rewrite, entry, record)
             except Vanished:
                 return None
+            except (NoSpace, DiskError) as error:
+                self._keeper.failed(error.message)
             # It may have been removed, or replaced, meanwhile.
             if entry not in self._cache or not self._is_good(entry):
                 return None

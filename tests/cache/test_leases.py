@@ -338,3 +338,22 @@ async def test_adopting_nonsense(directory: Path) -> None:
     for holder in holders:
         os.close(holder)
     watched.leases.close()
+
+
+async def test_a_lease_that_cannot_be_told_of_is_given_back(directory: Path) -> None:
+    """Whatever fails once there is a descriptor."""
+
+    failures = [RuntimeError()]
+
+    def changed() -> None:
+        if failures:
+            raise failures.pop()
+
+    leases = Leases(directory, on_change=changed)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RuntimeError):
+        leases.grant(ENTRY, "6.1", ":1.7", 1000, 4321, "")
+    await until(lambda: len(leases) == 0)
+    assert names(directory) == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    leases.close()

@@ -79,6 +79,16 @@ def test_only_the_newest_entry_of_a_protected_release_stays() -> None:
     assert [entry for entry, _ in chosen] == [older]
 
 
+def test_what_has_a_newer_one_goes_before_what_is_used() -> None:
+    """As copies of a tree that its owner changes again and again, which are newer than all else."""
+    copies = [entry("6.1", days, digest=digest) for days, digest in ((3, "a"), (2, "b"), (1, "c"))]
+    chosen = victims([*copies, OLD], protected=(), leased=(), policy=Retention(max_entries=2), now=NOW)
+    assert [entry for entry, _ in chosen] == copies[:2]
+    policy = Retention(max_entries=3, max_age=25 * DAY)
+    chosen = victims([*copies, OLD], protected=(), leased=(), policy=policy, now=NOW)
+    assert [entry for entry, _ in chosen] == [OLD]
+
+
 def test_what_is_no_entry_goes_first_and_counts() -> None:
     def leftover(number: int, stay: Stay) -> Leftover:
         return Leftover(stay, "some", Path("/nowhere"), number, 10, NOW - number * DAY)

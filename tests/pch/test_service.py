@@ -689,6 +689,40 @@ def test_there_are_not_too_many(bus: Bus, keeps_two: Daemon) -> None:
     assert bus.call("ListEntries")[0][0]["pch_count"] == 2
 
 
+def test_an_ordinary_user_pushes_none_out_that_is_used(bus: Bus, keeps_two: Daemon) -> None:
+    """Not even after a restart; nor ever those that such a user cannot have made again."""
+    others = [name for name in COMPILERS if is_there(name) and name != COMPILER]
+
+    def named(compiler: str) -> Path:
+        asked = ("GetPch", "ssa{sv}", "", "bpf-core", "1", "compiler", "s", compiler)
+        return Path(bus.call(*asked, user="nobody")[0])
+
+    def not_used_for_hours(*pchs: Path) -> None:
+        """As the next daemon finds them."""
+        keeps_two.kill()
+        hours_ago = time.time() - 4 * 3600
+        for pch in pchs:
+            os.utime(pch.parent / "record.json", (hours_ago, hours_ago))
+        keeps_two.start()
+
+    own = [Path(get_pch(bus, headers=(name,))[0]) for name in ("linux/list.h", "linux/kref.h")]
+    not_used_for_hours(*own)
+    pchs = [*own, named(COMPILER)]
+    assert all(pch.exists() for pch in pchs)
+    not_used_for_hours()
+    if others:
+        pchs.append(named(others[0]))
+        assert all(pch.exists() for pch in pchs)
+        not_used_for_hours(pchs[2])
+    if len(others) > 1:
+        pchs.append(named(others[1]))
+        assert [pch.exists() for pch in pchs] == [True, True, False, True, True]
+    # Root's request makes room.
+    new = Path(get_pch(bus, headers=("linux/types.h",))[0])
+    assert new.exists()
+    assert bus.call("ListEntries")[0][0]["pch_count"] == 2
+
+
 def test_a_full_disk(memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon) -> None:
     disk = memory / "disk"
     disk.mkdir()
@@ -731,11 +765,38 @@ def test_a_small_cache_keeps_those_of_the_last_hour(
     record = old.parent / "record.json"
     known = json.loads(record.read_text())
     record.write_text(json.dumps({**known, "made_at": known["made_at"] - 2 * 3600 * 10**6}))
+    two_hours_ago = time.time() - 2 * 3600
+    os.utime(record, (two_hours_ago, two_hours_ago))
     daemon.start()
     assert bus.call("Prune", "a{sv}", "0")[0] == []
     assert (old.exists(), recent.exists()) == (False, True)
     assert bus.call("ListEntries")[0][0]["pch_count"] == 1
     assert daemon.leftovers() == []
+
+
+def test_one_that_cannot_be_removed_is_not_forgotten(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon
+) -> None:
+    disk = memory / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", disk], check=True)
+    try:
+        daemon = make_daemon(bus, root=host.root, cache=disk / "cache")
+        path = Path(get_pch(bus)[0])
+        wait_until(lambda: any(daemon.cache.glob("*/durable")))
+        with path.open("r+b") as file:
+            file.seek(10_000)
+            file.write(b"damage")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        # It is not handed out, and takes its space still.
+        assert isinstance(get_pch(bus), Refused)
+        assert f"cannot remove {path}: Read-only file system" in daemon.log.read_text()
+        assert bus.call("ListEntries")[0][0]["pch_count"] == 1
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        assert get_pch(bus)[2]["fresh"] is True
+        assert daemon.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_one_that_is_damaged_harms_no_other(bus: Bus, daemon: Daemon, host: ServedHost) -> None:
