@@ -168,6 +168,7 @@ class _Daemon:
                 await self._serve(service)
         finally:
             if self._has_started:
+                self._journal.tell_left_out()
                 self._journal.report(Event.STOPPING, "kheadersd has stopped")
 
     def _told_to_stop(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -6,12 +6,16 @@ one that cannot go there either is counted, and the loss is told with the next.
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import contextlib
 import enum
 import logging
 import os
 import select
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from .errors import InvalidArgs, KheadersError
@@ -28,6 +32,8 @@ TARGETS = ("auto", "journal", "console", "null")
 cannot go there."""
 
 IDENTIFIER = "kheadersd"
+
+_WARNING = LEVELS.index("warning")
 
 _JOURNALD = "/run/systemd/journal/socket"
 _PATIENCE = 20  # milliseconds that a busy journald is given, once
@@ -67,6 +73,7 @@ class Event(enum.Enum):
     CONFIG_PROBLEM = ("94792640a9de4c54b057292bdce95723", "warning", ("path",))
     BUS_CONNECTED = ("3e3dfa66aff84c718dc1acafd41f28f4", "info", ())
     BUS_LOST = ("ca72721dcb9744ada3b3f05816fecc83", "warning", ())
+    LEFT_OUT = ("e70f9d9a172a402eb1059e20eeeec128", "notice", ("left_out",))
     FAILED = ("43ddcbd94fd745299eec29ef822b24ee", "err", ("error",))
 
     def __init__(self, message_id: str, level: str, fields: tuple[str, ...]) -> None:
@@ -75,10 +82,60 @@ class Event(enum.Enum):
         self.fields = fields
 
 
+# What callers make happen as often as they like: so many entries at once about each user, then one a second.
+_OF_CALLERS = frozenset(
+    (
+        Event.LEASE_GRANTED,
+        Event.LEASE_ENDED,
+        Event.REQUEST_FAILED,
+        Event.REQUEST_REFUSED,
+        Event.DOWNLOAD_STARTED,
+    )
+)
+_AT_ONCE = 30
+_PER_SECOND = 1.0
+_TELL_LEFT_OUT = 10.0  # seconds after which it is told how many were left out, if no later entry has told it
+_MAX_BUDGETS = 1000
+
 # Faults of this host or of ours; everything else a caller can be told is an ordinary refusal.
 _FAULTS = frozenset(
     ("Corrupt", "ReleaseMismatch", "NoSpace", "ModuleFailed", "CompileFailed", "Timeout", "Failed")
 )
+
+
+class _Budgets:
+    """How many entries there may be about each user, and about each place in the code that logs."""
+
+    def __init__(self) -> None:
+        self._left: dict[object, tuple[float, float]] = {}  # entries, as of a time
+        self._left_out: collections.Counter[object] = collections.Counter()
+
+    def take(self, about: object) -> bool:
+        """Whether there may be one more now; else it is counted as left out."""
+        now = time.monotonic()
+        left, then = self._left.get(about, (float(_AT_ONCE), now))
+        left = min(left + (now - then) * _PER_SECOND, _AT_ONCE)
+        if len(self._left) >= _MAX_BUDGETS:
+            self._left.clear()
+        if allowed := left >= 1:
+            left -= 1
+        else:
+            self._left_out[about] += 1
+        self._left[about] = (left, now)
+        return allowed
+
+    def leave_out(self, about: object) -> None:
+        self._left_out[about] += 1
+
+    def left_out(self, about: object) -> int:
+        """How many were left out since this was last asked."""
+        return self._left_out.pop(about, 0)
+
+    def all_left_out(self) -> dict[object, int]:
+        """The same about everything."""
+        counts = dict(self._left_out)
+        self._left_out.clear()
+        return counts
 
 
 class Journal:
@@ -94,6 +151,8 @@ class Journal:
     def __init__(self, target: str = "auto", level: str = "info") -> None:
         self._stuck = False
         self._lost = 0
+        self._budgets = _Budgets()
+        self._telling = False
         self.target = target
         self.level = level
 
@@ -130,6 +189,13 @@ class Journal:
         priority = LEVELS.index(level or event.level)
         if priority > self._level:
             return
+        if event in _OF_CALLERS:
+            uid = fields.get("client_uid")
+            if not self._may_say(uid):
+                return
+            if left_out := self._budgets.left_out(uid):
+                message += f" ({left_out} entries about {_user(uid)} before this one were left out)"
+                fields["left_out"] = left_out
         entry = {"MESSAGE_ID": event.message_id}
         for name in event.fields:
             entry["KHEADERS_" + name.upper()] = "-"
@@ -138,19 +204,60 @@ class Journal:
                 entry["KHEADERS_" + name.upper()] = clean(str(value), _MAX_VALUE)
         self._say(priority, clean(message, _MAX_MESSAGE), entry)
 
-    def report_failure(self, error: KheadersError, **fields: object) -> None:
+    def tell_left_out(self) -> None:
+        """Say how many entries were left out that no later one has told of."""
+        self._telling = False
+        for about, count in self._budgets.all_left_out().items():
+            uid = about if isinstance(about, int) else None
+            what = f"of {about}" if isinstance(about, str) else f"about {_user(about)}"
+            message = f"{count} entries {what} were left out"
+            self.report(Event.LEFT_OUT, message, left_out=count, client_uid=uid)
+
+    def _may_say(self, about: object) -> bool:
+        if self._budgets.take(about):
+            return True
+        self._tell_later()
+        return False
+
+    def _tell_later(self) -> None:
+        """Have it told that something was left out, even if there is no later entry about the same."""
+        with contextlib.suppress(RuntimeError):  # a thread, or a test, without an event loop
+            loop = asyncio.get_running_loop()
+            if not self._telling:
+                self._telling = True
+                loop.call_later(_TELL_LEFT_OUT, self.tell_left_out)
+
+    def report_failure(self, error: KheadersError, *, again: bool = False, **fields: object) -> None:
         """Say that a request failed: as an error where something is wrong here; an ordinary refusal (nothing
-        to be had, no authorisation, bad arguments) is below the default level."""
+        to be had, no authorisation, bad arguments) is below the default level.
+
+        Args:
+            again: whether the same was said just before: then it is counted as left out.
+        """
         name = error.bus_name.rpartition(".")[2]
         event = Event.REQUEST_FAILED if name in _FAULTS else Event.REQUEST_REFUSED
+        if again:
+            if LEVELS.index(event.level) <= self._level:
+                self._budgets.leave_out(fields.get("client_uid"))
+                self._tell_later()
+            return
         self.report(event, error.message, **{**fields, "error": error.bus_name})  # type: ignore[arg-type]
 
     def log(
         self, priority: int, message: str, *, traceback: str = "", fields: Mapping[str, str] | None = None
     ) -> None:
-        """Say something that is no event. ``priority`` is an index of `LEVELS`."""
+        """Say something that is no event. ``priority`` is an index of `LEVELS`.
+
+        What a caller can make happen is bounded here, too: by the place in the code.
+        """
         if priority > self._level:
             return
+        place = f"{fields['CODE_FILE']}:{fields['CODE_LINE']}" if fields and "CODE_LINE" in fields else None
+        if place is not None and priority <= _WARNING:
+            if not self._may_say(place):
+                return
+            if left_out := self._budgets.left_out(place):
+                message += f" ({left_out} of this place before this one were left out)"
         entry = {name: clean(value, _MAX_VALUE) for name, value in (fields or {}).items()}
         if traceback:
             entry["EXCEPTION_INFO"] = encodable(traceback[-_MAX_TRACEBACK:])
@@ -219,6 +326,10 @@ def _to_console(priority: int, message: str, entry: Mapping[str, str]) -> bool:
     except OSError:
         return False
     return True
+
+
+def _user(uid: object) -> str:
+    return "callers who have left" if uid is None else f"user {uid}"
 
 
 def clean(text: str, limit: int) -> str:

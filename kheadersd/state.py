@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 # Refusals that say nothing about how we are doing.
 _ORDINARY = (AccessDenied, InteractiveAuthorizationRequired, InUse, InvalidArgs, LimitsExceeded, NotCached)
-# Of many who are told the same, the journal hears once in so many seconds.
+# Seconds within which identical failures are logged once; the others are counted.
 _REPEAT = 1.0
 
 
@@ -176,10 +176,10 @@ class State:
             self._observer.changed()
         now = asyncio.get_running_loop().time()
         last, told_at = self._told
-        if (error.bus_name, release) == last and now - told_at < _REPEAT:
-            return
-        self._told = ((error.bus_name, release), now)
-        self.journal.report_failure(error, release=release or None, client_uid=uid)
+        again = (error.bus_name, release) == last and now - told_at < _REPEAT
+        if not again:
+            self._told = ((error.bus_name, release), now)
+        self.journal.report_failure(error, again=again, release=release or None, client_uid=uid)
 
     @property
     def summary(self) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from kheadersd.errors import InvalidArgs
+from kheadersd import journal as journal_module
+from kheadersd.errors import Corrupt, InvalidArgs, NotCached, Timeout
 from kheadersd.journal import LEVELS, TARGETS, Event, Handler, Journal, clean
 
 REPOSITORY = Path(__file__).parents[2]
@@ -198,6 +201,96 @@ def test_failures_and_refusals() -> None:
     assert failed["KHEADERS_RELEASE"] == "6.1.0"
     assert level == "7"
     assert stderr == ""
+
+
+def _counted(line: str) -> int:
+    match = re.search(r"(?:: |\()(\d+) entries", line) or re.search(r"\((\d+) of this place", line)
+    return int(match[1]) if match else 0
+
+
+def test_what_callers_make_happen_is_bounded_for_each_user(capfd: pytest.CaptureFixture[str]) -> None:
+    """Leases and failures, of however many kinds: what was left out is counted; others are not affected."""
+    journal = Journal("console", "info")
+    for number in range(500):
+        journal.report(Event.LEASE_GRANTED, "granted", release="6.1", client_uid=5)
+        journal.report_failure((Corrupt, Timeout)[number % 2]("bad"), release="6.1", client_uid=5)
+        journal.report_failure(NotCached("not said at this level"), client_uid=5)
+        journal.report(Event.LEASE_ENDED, "ended", client_uid=5)
+    journal.report(Event.LEASE_GRANTED, "of another", client_uid=6)
+    journal.report_failure(Corrupt("of nobody known"))
+    journal.report(Event.ENTRY_ADDED, "always said", client_uid=5)
+    journal.tell_left_out()
+    lines = capfd.readouterr().err.splitlines()
+    about = [
+        line for line in lines if "of another" not in line and "nobody" not in line and "always" not in line
+    ]
+    assert len(lines) - len(about) == 3
+    told = [line for line in about if not re.match(r"kheadersd: notice: \d+ entries about user 5", line)]
+    assert 30 <= len(told) < 100
+    assert len(told) + sum(map(_counted, about)) == 1500
+
+
+def test_what_was_left_out_is_counted_by_the_next_entry(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    journal = Journal("console", "info")
+    for _ in range(130):
+        journal.report(Event.LEASE_GRANTED, "granted", client_uid=5)
+    now += 1
+    journal.report(Event.LEASE_GRANTED, "later", client_uid=5)
+    journal.tell_left_out()
+    *_, last = capfd.readouterr().err.splitlines()
+    assert last.endswith("later (100 entries about user 5 before this one were left out)")
+
+
+async def test_what_was_left_out_is_told_although_nothing_follows(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_TELL_LEFT_OUT", 0.01)
+    journal = Journal("console", "info")
+    for _ in range(40):
+        journal.report(Event.LEASE_GRANTED, "granted", client_uid=5)
+    err = ""
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        err += capfd.readouterr().err
+        if "left out" in err:
+            break
+    assert re.search(r"notice: \d+ entries about user 5 were left out", err)
+
+
+def test_repeated_failures_are_counted(capfd: pytest.CaptureFixture[str]) -> None:
+    journal = Journal("console", "info")
+    for again in (False, True, True):
+        journal.report_failure(Corrupt("bad"), again=again, client_uid=5)
+        journal.report_failure(NotCached("no"), again=again, client_uid=7)
+    journal.tell_left_out()
+    assert capfd.readouterr().err.splitlines() == [
+        "kheadersd: err: bad",
+        "kheadersd: notice: 2 entries about user 5 were left out",
+    ]
+
+
+def test_each_place_that_logs_is_bounded(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that logs what another program answers to each of a caller's requests."""
+    journal = Journal("console", "debug")
+    logger = logging.getLogger("test_each_place")
+    monkeypatch.setattr(logger, "handlers", [Handler(journal)])
+    monkeypatch.setattr(logger, "propagate", False)
+    for _ in range(200):
+        logger.warning("first place")
+        logger.warning("second place")
+        logger.debug("always said")
+    journal.tell_left_out()
+    lines = capfd.readouterr().err.splitlines()
+    assert sum("always said" in line for line in lines) == 200
+    for place in ("first place", "second place"):
+        assert 30 <= sum(place in line for line in lines) < 60
+    assert sum("were left out" in line and "test_journal.py:" in line for line in lines) == 2
 
 
 def test_console(capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -213,6 +215,24 @@ async def test_many_leases_come_and_go(bus: Bus, daemon: Daemon) -> None:
                 os.close(lease)
             await eventually(lambda: os.listdir(daemon.cache / ".leases") == [])
     await eventually(lambda: daemon.descriptors() <= descriptors)
+
+
+async def test_the_journal_is_not_flooded_with_leases(bus: Bus, daemon: Daemon) -> None:
+    """Nor with two failures in turn; what was left out is counted."""
+    async with client_on(bus) as client:
+        await client.get()
+        for number in range(200):
+            _, lease = await client.acquire()
+            os.close(lease)
+            with contextlib.suppress(BusError):
+                await client.get(f"9.9.{number % 2}")
+    await eventually(lambda: bus.get("LeaseCount") == 0)
+    assert daemon.stop() == 0
+    log = daemon.log.read_text().splitlines()
+    told = [line for line in log if "are leased to" in line or "has ended" in line or "9.9." in line]
+    assert 30 <= len(told) < 200
+    counted = [re.search(r"(\d+) entries about user 0 .*were left out", line) for line in log]
+    assert len(told) + sum(int(match[1]) for match in counted if match) >= 600
 
 
 def test_who_does_not_take_descriptors_holds_nothing(bus: Bus, daemon: Daemon) -> None:
