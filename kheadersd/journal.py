@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .errors import InvalidArgs, KheadersError
-from .system.printable import encodable
+from .system.printable import encodable, printable, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +163,7 @@ class Journal:
     @level.setter
     def level(self, name: str) -> None:
         if name not in LEVELS:
-            raise InvalidArgs(f"{clean(name, 40)!r} is not a log level; they are {', '.join(LEVELS)}")
+            raise InvalidArgs(f"{quoted(name, 40)} is not a log level; they are {', '.join(LEVELS)}")
         self._level = LEVELS.index(name)
 
     @property
@@ -173,7 +173,7 @@ class Journal:
     @target.setter
     def target(self, name: str) -> None:
         if name not in TARGETS:
-            raise InvalidArgs(f"{clean(name, 40)!r} is not a log target; they are {', '.join(TARGETS)}")
+            raise InvalidArgs(f"{quoted(name, 40)} is not a log target; they are {', '.join(TARGETS)}")
         self._target = name
 
     def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
@@ -201,8 +201,8 @@ class Journal:
             entry["KHEADERS_" + name.upper()] = "-"
         for name, value in fields.items():
             if value is not None:
-                entry["KHEADERS_" + name.upper()] = clean(str(value), _MAX_VALUE)
-        self._say(priority, clean(message, _MAX_MESSAGE), entry)
+                entry["KHEADERS_" + name.upper()] = printable(str(value), _MAX_VALUE)
+        self._say(priority, printable(message, _MAX_MESSAGE), entry)
 
     def tell_left_out(self) -> None:
         """Say how many entries were left out that no later one has told of."""
@@ -258,10 +258,10 @@ class Journal:
                 return
             if left_out := self._budgets.left_out(place):
                 message += f" ({left_out} of this place before this one were left out)"
-        entry = {name: clean(value, _MAX_VALUE) for name, value in (fields or {}).items()}
+        entry = {name: printable(value, _MAX_VALUE) for name, value in (fields or {}).items()}
         if traceback:
             entry["EXCEPTION_INFO"] = encodable(traceback[-_MAX_TRACEBACK:])
-        self._say(priority, clean(message, _MAX_MESSAGE), entry)
+        self._say(priority, printable(message, _MAX_MESSAGE), entry)
 
     def _say(self, priority: int, message: str, entry: dict[str, str]) -> None:
         if self._target == "null":
@@ -330,19 +330,6 @@ def _to_console(priority: int, message: str, entry: Mapping[str, str]) -> bool:
 
 def _user(uid: object) -> str:
     return "callers who have left" if uid is None else f"user {uid}"
-
-
-def clean(text: str, limit: int) -> str:
-    """``text`` on one line, free of controls, encodable, and at most ``limit`` characters long."""
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)[: 2 * limit]
-
-
-def _escape(char: str) -> str:
-    return " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
 
 
 class Handler(logging.Handler):

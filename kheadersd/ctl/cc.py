@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart.process import end, start
+from ..system.printable import printable
 from . import text
 from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError, plain
 from .commands import following_progress, get_pch
@@ -132,7 +133,7 @@ class _Job:
         try:
             await asyncio.to_thread(_put, new, self._output)
         except OSError as error:
-            where = text.one_line(str(self._output))
+            where = printable(str(self._output))
             raise CommandError(FAILED, f"cannot write {where}: {error.strerror}") from None
         if self._arguments.verbose:
             sys.stderr.write(f"compiled with {way.name}\n")
@@ -143,7 +144,7 @@ def _read(source: Path) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise CommandError(FAILED, f"cannot read {text.one_line(str(source))}: {error.strerror}") from None
+        raise CommandError(FAILED, f"cannot read {printable(str(source))}: {error.strerror}") from None
 
 
 async def _precompiled(client: Client, arguments: argparse.Namespace, profile: str) -> _Way:
@@ -197,7 +198,7 @@ async def _with_headers(client: Client, arguments: argparse.Namespace, profile: 
         )
     known, _ = profiles.load(profiles.DIRECTORIES)
     if profile not in known:
-        raise CommandError(USAGE, f"there is no profile {text.one_line(profile)}")
+        raise CommandError(USAGE, f"there is no profile {printable(profile)}")
     compiler = _local_compiler(arguments.compiler, None)
     resource = Path((await _output(compiler, "-print-resource-dir")).strip())
     itself = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
@@ -278,7 +279,7 @@ async def _run(command: Sequence[str]) -> tuple[str, int]:
     try:
         child = await start(*command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
     except OSError as error:
-        raise CommandError(FAILED, f"cannot run {text.one_line(command[0])}: {error.strerror}") from None
+        raise CommandError(FAILED, f"cannot run {printable(command[0])}: {error.strerror}") from None
     _, complaints = await _communicate(child)
     assert child.returncode is not None
     return complaints.decode(errors="replace"), child.returncode

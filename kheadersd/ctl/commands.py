@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..bus.library import Variant
 from ..errors import Corrupt
 from ..extraction.tarstream import TarReader
+from ..system.printable import printable
 from . import text
 from .client import DONE, FAILED, NAME, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
 
@@ -50,7 +51,7 @@ class Prepared:
             os.execvpe(self.command[0], self.command, {**os.environ, **self.environment})
         except OSError as error:
             code = 127 if isinstance(error, FileNotFoundError) else 126
-            name = text.one_line(self.command[0])
+            name = printable(self.command[0])
             raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
 
 
@@ -117,7 +118,7 @@ async def _were_dropped(client: Client, release: str) -> bool:
 async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepared:
     """Acquire headers for the program that is to be run."""
     # Not its arguments, which may have passwords: everybody can read the reasons of leases.
-    reason = text.one_line("kheadersctl exec " + os.path.basename(arguments.command[0]))[:_MAX_REASON]
+    reason = printable("kheadersctl exec " + os.path.basename(arguments.command[0]))[:_MAX_REASON]
     options = {**_source_options(arguments), "reason": Variant("s", reason)}
     work = client.call("Acquire", "sa{sv}", [arguments.release, options], accept_fds=True)
     answer = await following_progress(client, work)
@@ -158,7 +159,7 @@ def _copied(descriptor: int) -> Iterator[bytes]:
 async def pch(client: Client, arguments: argparse.Namespace) -> int:
     path, flags, details = await get_pch(client, arguments, arguments.profile)
     if arguments.drop_headers and details.get("headers_kept", False):
-        why = text.one_line(details.get("why_kept", ""))
+        why = printable(details.get("why_kept", ""))
         print(f"kheadersctl: the headers stay in the cache{why and f': {why}'}", file=sys.stderr)
     if arguments.json:
         text.put_json({"path": path, "arguments": flags, **details})
@@ -258,7 +259,7 @@ async def status(client: Client, arguments: argparse.Namespace) -> int:
         }
     )
     for release, owner, uid, pid, reason in leases:
-        text.put(text.one_line(f"  {release}  {owner}  user {uid}  process {pid}  {reason}").rstrip())
+        text.put(printable(f"  {release}  {owner}  user {uid}  process {pid}  {reason}").rstrip())
     return DONE
 
 
@@ -309,9 +310,9 @@ def _show_verdicts(results: list[dict[str, Any]]) -> None:
         text.put("The cache is empty.")
     for result in results:
         verdict = "intact" if result["intact"] else "damaged"
-        text.put(text.one_line(f"{result['release'] or 'running kernel'}: {verdict}"))
+        text.put(printable(f"{result['release'] or 'running kernel'}: {verdict}"))
         for problem in result["problems"]:
-            text.put("  " + text.one_line(problem))
+            text.put("  " + printable(problem))
 
 
 async def remove(client: Client, arguments: argparse.Namespace) -> int:
@@ -330,7 +331,7 @@ async def prune(client: Client, arguments: argparse.Namespace) -> int:
         text.put_json({"releases": list(releases), "bytes_freed": freed})
         return DONE
     for release in releases:
-        text.put(f"removed {text.one_line(release)}")
+        text.put(f"removed {printable(release)}")
     text.put(f"{text.size(freed)} freed")
     return DONE
 
@@ -340,7 +341,7 @@ async def unload(client: Client, arguments: argparse.Namespace) -> int:
     if arguments.json:
         text.put_json({"module_state": state})
     else:
-        text.put(text.one_line(state))
+        text.put(printable(state))
     return DONE
 
 
@@ -389,7 +390,7 @@ def _show_signal(member: str, values: list[Any], as_json: bool) -> None:
     }[member]
     if member == "PropertiesChanged":
         fields["changed"] = ", ".join(f"{name} = {value}" for name, value in fields["changed"].items())
-    text.put(time.strftime("%H:%M:%S ") + text.one_line(words.format(**fields)))
+    text.put(time.strftime("%H:%M:%S ") + printable(words.format(**fields)))
 
 
 COMMANDS: dict[str, Command] = {

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..system.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,9 +35,9 @@ def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Itera
     """``rows`` under ``titles`` on a terminal; ``plain``, separated by tabs, in a pipe."""
     if not is_terminal():
         for row in plain:
-            put("\t".join(one_line(cell) for cell in row))
+            put("\t".join(printable(cell) for cell in row))
         return
-    table = [tuple(titles), *(tuple(one_line(cell) for cell in row) for row in rows)]
+    table = [tuple(titles), *(tuple(printable(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -45,19 +47,12 @@ def put_fields(fields: Mapping[str, str]) -> None:
     """Names and values, one pair a line."""
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
-        put(f"{name + ':':<{width}}{one_line(value)}")
-
-
-def one_line(text: str) -> str:
-    """Foreign text without anything that a terminal or a reader of lines would stumble over."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+        put(f"{name + ':':<{width}}{printable(value)}")
 
 
 def lines(text: str) -> str:
-    """As `one_line`, for text that may have lines."""
-    return "\n".join(one_line(line) for line in text.splitlines())
+    """As `printable`, for text that may have lines."""
+    return "\n".join(printable(line) for line in text.splitlines())
 
 
 def by_source(text: str) -> str:
@@ -111,7 +106,7 @@ class ProgressLine:
     def show(self, release: str, stage: str, fraction: float) -> None:
         if self.wanted:
             self._shown = True
-            self._write(f"\r\x1b[K{one_line(release)}: {one_line(stage)} {min(max(fraction, 0), 1):4.0%}")
+            self._write(f"\r\x1b[K{printable(release)}: {printable(stage)} {min(max(fraction, 0), 1):4.0%}")
 
     def clear(self) -> None:
         if self._shown:

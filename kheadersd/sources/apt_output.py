@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from ..errors import Corrupt, LimitsExceeded, NoSpace
+from ..system.printable import printable
 from . import Nothing, Why
 
 _MAX_DEPENDENCIES = 3
@@ -132,4 +133,4 @@ def summary(complaints: str) -> str:
     lines = [line.strip() for line in _USER_INFORMATION.sub("//", complaints).splitlines()]
     told = [line[:200] for line in lines if line.startswith(("E:", "W:", "Err:"))]
     told.sort(key=lambda line: not line.startswith("E:"))
-    return "".join(character if character.isprintable() else "?" for character in "; ".join(told[:3]))
+    return printable("; ".join(told[:3]))

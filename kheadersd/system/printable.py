@@ -7,7 +7,8 @@ def printable(text: str | bytes, limit: int | None = None) -> str:
     r"""``text`` on one line, at most ``limit`` characters of it, and valid Unicode.
 
     What is not printable becomes an escape sequence such as ``\x1b``: controls, line ends, surrogates, and
-    the invisible characters that change the direction of text or have no width. Bytes are taken for UTF-8.
+    the invisible characters that change the direction of text or have no width. Bytes are taken for UTF-8;
+    those that are not, in bytes and in a file name that `os.fsdecode` made, become ``\xff`` and the like.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
@@ -36,4 +37,6 @@ def quoted(text: str | bytes, limit: int = 200) -> str:
 
 
 def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte, as os.fsdecode has it
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")

@@ -15,7 +15,7 @@ from kheadersd.system.printable import printable, quoted
         ("two\nlines\r", "two\\nlines\\r"),
         ("\u202eabc\u200b", "\\u202eabc\\u200b"),
         ("\x85\x9b", "\\x85\\x9b"),
-        ("\udcff", "\\udcff"),
+        ("\udcff\ud800", "\\xff\\ud800"),
         (b"\xff\x00k", "\\xff\\x00k"),
     ],
 )
