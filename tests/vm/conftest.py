@@ -15,11 +15,9 @@ from .image import Image
 from .image import image as make_image
 from .snapshot import Snapshot, guest_from
 from .snapshot import booted as make_booted
+from .suites import MAIN
 
 _HERE = Path(__file__).parent
-_SUITE = "trixie"
-"""What a test's guest is, unless the test is marked with others: all is proven there."""
-
 _TIME_LIMIT = 1800
 """Seconds for a test, and the fixtures that it is the first to need."""
 
@@ -32,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "suite" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("suites")
-        metafunc.parametrize("suite", marker.args if marker else [_SUITE], scope="session", indirect=True)
+        metafunc.parametrize("suite", marker.args if marker else [MAIN], scope="session", indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,11 +12,13 @@ from .image import Image
 from .machine import Machine
 from .service import CACHE, call, entries, module_is_loaded, property_of
 from .snapshot import Snapshot, userspace_time
+from .suites import everywhere
 
 _BOOTS = 3
 _BOOT_RATIO = 1.02
 
 
+@everywhere
 def test_headers_of_the_running_kernel_are_extracted_at_boot(guest: Guest) -> None:
     release = guest.check("uname -r")
     ((path, details),) = [call(guest, "Lookup", "s", "")]

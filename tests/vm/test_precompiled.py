@@ -9,6 +9,7 @@ import pytest
 from .figures import Figures
 from .guest import Guest
 from .service import CACHE, UNIT, module_is_loaded
+from .suites import everywhere
 
 _COMPILE_LIMIT = 900.0  # seconds; an emulated machine takes some twenty times as long as this one
 _LIMITS = "[Limits]\nCompileTimeout=10min\n"
@@ -118,6 +119,7 @@ def _number(data: list[str]) -> int:
     return int.from_bytes(bytes(int(byte, 16) for byte in data), "little")
 
 
+@everywhere
 def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) -> None:
     words = ["kheadersctl", "pch", "bpf-core", "--drop-headers", "--json"]
     details = json.loads(workplace.check(words, timeout=_COMPILE_LIMIT))
@@ -141,6 +143,7 @@ def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) 
     workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
 
 
+@everywhere
 def test_types_of_the_running_kernel(workplace: Guest) -> None:
     workplace.write("/tmp/work/program.c", _COUNTS_EXITS)
     words = ["kheadersctl", "cc", "-v", "/tmp/work/program.c", "-o", "/tmp/work/program.o"]

@@ -13,6 +13,7 @@ import pytest
 from .figures import Figures
 from .guest import Guest
 from .service import BUILD, CACHE, UNIT, forget
+from .suites import everywhere
 
 _TOOL_LIMIT = 240.0  # seconds; compiling with headers takes ten to thirty in an emulated machine
 _IDLE_LIMIT = 180.0  # seconds; the automount's own limit is a minute, looked at now and then
@@ -67,6 +68,7 @@ def untouched(guest: Guest) -> Guest:
     return guest
 
 
+@everywhere
 def test_opensnoop(untouched: Guest) -> None:
     line = _traced(untouched, "opensnoop-bpfcc -n cat", "COMM", "cat /etc/hostname", "hostname")
     assert "/etc/hostname" in line
@@ -86,6 +88,7 @@ def test_a_tool_with_heavy_headers(untouched: Guest) -> None:
     assert "python3" in line
 
 
+@everywhere
 def test_bpftrace_with_a_structure_of_the_kernel(untouched: Guest) -> None:
     said = _bpftrace(untouched, _SCHED)
     size = int(said.rpartition(" has ")[2].split()[0])
