@@ -1,9 +1,8 @@
-"""A guest with the project installed and booted, kept so that every test gets it as new within a second."""
+"""Guests that were booted and frozen, so that each test goes on from there within a second."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 from pathlib import Path
 
@@ -36,23 +35,28 @@ class Snapshot:
     def state(self) -> Path:
         return self.directory / "state"
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """What was measured when it was made, in seconds."""
-        loaded: dict[str, float] = json.loads((self.directory / "figures.json").read_text())
-        return loaded
+
+def bare(image: Image) -> Snapshot:
+    """The snapshot of a guest without the project, made now (a minute) if it was not made before."""
+    key = store.key_of(image.key, _emulator(), HARDWARE, Path(__file__))
+    kind = f"guest/bare-{image.suite}"
+    return Snapshot(image, store.kept(kind, key, lambda directory: _make_bare(image, directory)))
 
 
 def booted(image: Image) -> Snapshot:
-    """The snapshot of this image and the repository's present tree, made now if it was not made before."""
+    """The snapshot of a guest with the repository's present tree, made now if it was not made before."""
     project = project_files()
     names = "\n".join(str(file.relative_to(REPOSITORY)) for file in project)
-    emulator = subprocess.run(
+    below = bare(image)
+    key = store.key_of(below.directory.name, names, *project)
+    kind = f"guest/booted-{image.suite}"
+    return Snapshot(image, store.kept(kind, key, lambda directory: _make_booted(below, directory)))
+
+
+def _emulator() -> bytes:
+    return subprocess.run(
         ["qemu-system-x86_64", "--version"], capture_output=True, check=True, timeout=60
     ).stdout
-    key = store.key_of(image.key, names, emulator, HARDWARE, Path(__file__), *project)
-    kind = f"guest/booted-{image.suite}"
-    return Snapshot(image, store.kept(kind, key, lambda directory: _make(image, directory)))
 
 
 def project_files() -> list[Path]:
@@ -66,41 +70,37 @@ def install(guest: Guest) -> None:
     guest.check(f"cd {CHECKOUT} && ./dev install", timeout=_INSTALL_LIMIT)
 
 
-def _make(image: Image, directory: Path) -> None:
+def _make_bare(image: Image, directory: Path) -> None:
     machine = Machine(image)
     try:
         guest = Guest(machine)
         guest.boot()
-        install(guest)
-        # Off and on instead of a reboot: the machine must be one that was just switched on.
-        guest.power_off()
-        guest.boot()
-        _settle(guest)
-        figures = {"start of userspace": userspace_time(guest)}
-        (directory / "figures.json").write_text(json.dumps(figures))
-        machine.save(directory / "state")
-        machine.disk.rename(directory / "disk.qcow2")
+        _freeze(guest, directory)
     finally:
         machine.remove()
 
 
-def _settle(guest: Guest) -> None:
-    """Wait until what is done shortly after a boot is done, and the disk has it all."""
-    ended = "systemctl show -P ExecMainExitTimestampMonotonic kheaders-boot.service"
-    guest.wait_for(
-        f'[ "$({ended})" != 0 ] && [ -z "$(systemctl list-jobs --no-legend)" ]', timeout=BOOT_LIMIT, every=2
-    )
+def _make_booted(below: Snapshot, directory: Path) -> None:
+    guest = guest_from(below)
+    try:
+        install(guest)
+        # Off and on instead of a reboot: the machine must be one that was just switched on.
+        guest.power_off()
+        guest.boot()
+        ended = "systemctl show -P ExecMainExitTimestampMonotonic kheaders-boot.service"
+        guest.wait_for(f'[ "$({ended})" != 0 ]', timeout=BOOT_LIMIT, every=2)
+        _freeze(guest, directory)
+    finally:
+        guest.machine.remove()
+
+
+def _freeze(guest: Guest, directory: Path) -> None:
+    """Keep it as it is when what is done shortly after a boot is done, and the disk has it all."""
+    guest.wait_for('[ -z "$(systemctl list-jobs --no-legend)" ]', timeout=BOOT_LIMIT, every=2)
     # A page that is not in memory need not be saved.
     guest.check("sync; echo 3 >/proc/sys/vm/drop_caches")
-
-
-def userspace_time(guest: Guest) -> float:
-    """Seconds from the start of systemd until all that it was to start had been started."""
-    shown = guest.check(
-        "systemctl show -P UserspaceTimestampMonotonic; systemctl show -P FinishTimestampMonotonic"
-    )
-    start, finish = (int(line) for line in shown.split())
-    return (finish - start) / 1e6
+    guest.machine.save(directory / "state")
+    guest.machine.disk.rename(directory / "disk.qcow2")
 
 
 def guest_from(snapshot: Snapshot) -> Guest:

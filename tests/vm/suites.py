@@ -7,5 +7,7 @@ import pytest
 MAIN = "trixie"
 """All is proven with this one."""
 
-everywhere = pytest.mark.suites(MAIN, "bookworm")
+ALL = (MAIN, "bookworm")
+
+everywhere = pytest.mark.suites(*ALL)
 """Marks a test of the main paths, which is run in a guest of each suite."""

@@ -11,10 +11,9 @@ from .guest import Guest
 from .image import Image
 from .machine import Machine
 from .service import CACHE, call, entries, module_is_loaded, property_of
-from .snapshot import Snapshot, userspace_time
+from .snapshot import Snapshot
 from .suites import everywhere
 
-_BOOTS = 3
 _BOOT_RATIO = 1.02
 
 
@@ -44,7 +43,8 @@ def test_the_boot_extraction_is_in_the_journal(guest: Guest) -> None:
 
 def test_the_daemon_has_no_privilege(guest: Guest) -> None:
     pid = guest.check("systemctl show -P MainPID kheadersd.service")
-    status = dict(line.split(":\t", 1) for line in guest.check(f"cat /proc/{pid}/status").splitlines())
+    lines = guest.check(f"cat /proc/{pid}/status").splitlines()
+    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     uid = guest.check("id -u kheadersd")
     assert set(status["Uid"].split()) == {uid}
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
@@ -54,13 +54,12 @@ def test_the_daemon_has_no_privilege(guest: Guest) -> None:
 def test_the_system_and_its_boot_are_no_worse_than_without(
     image: Image, booted: Snapshot, figures: Figures
 ) -> None:
-    # One after the other, so that what else the machine has to do is in both.
-    pairs = [(_boot(Machine(image)), _boot(Machine(image, below=booted.disk))) for _ in range(_BOOTS)]
-    assert {boot.state for pair in pairs for boot in pair} == {"running"}
-    base, seconds = (min(boot.seconds for boot in boots) for boots in zip(*pairs, strict=True))
-    figures.add("boot without kheadersd", base, "s")
-    figures.add("boot with kheadersd", seconds, "s")
-    figures.add("boot with, against without", seconds / base, "", aim=_BOOT_RATIO)
+    # Once each: the guest's clock counts instructions, so that a second boot says nothing new.
+    without, with_it = _boot(Machine(image)), _boot(Machine(image, below=booted.disk))
+    assert (without.state, with_it.state) == ("running", "running")
+    figures.add("boot without kheadersd", without.seconds, "s")
+    figures.add("boot with kheadersd", with_it.seconds, "s")
+    figures.add("boot with, against without", with_it.seconds / without.seconds, "", aim=_BOOT_RATIO)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +75,15 @@ def _boot(machine: Machine) -> _Boot:
         guest = Guest(machine)
         guest.boot()
         state = guest.run("systemctl is-system-running").output.strip()
-        return _Boot(userspace_time(guest), state)
+        return _Boot(_userspace_time(guest), state)
     finally:
         machine.remove()
+
+
+def _userspace_time(guest: Guest) -> float:
+    """Seconds from the start of systemd until all that it was to start had been started."""
+    shown = guest.check(
+        "systemctl show -P UserspaceTimestampMonotonic; systemctl show -P FinishTimestampMonotonic"
+    )
+    start, finish = (int(line) for line in shown.split())
+    return (finish - start) / 1e6

@@ -38,8 +38,9 @@ _LOADED = "test -e /sys/kernel/kheaders.tar.xz"
 _RESIDENCE_ALLOWANCE = 0.5  # seconds beyond the time that reading the archive takes
 _DETECTION_LIMIT = 1.0  # seconds
 _VMALLOC_NOISE = 1024  # KiB: what other things of the kernel come and go meanwhile
-_UNLOADING_STOPS = "remove kheaders sleep 5; /sbin/modprobe -r --ignore-remove kheaders\n"
-_LOADING_STOPS = "install kheaders sleep 5; /sbin/modprobe --first-time --ignore-install kheaders\n"
+# Shorter than the four seconds in which the daemon, when it is told to end, sees to an end what is under way.
+_UNLOADING_STOPS = "remove kheaders sleep 2; /sbin/modprobe -r --ignore-remove kheaders\n"
+_LOADING_STOPS = "install kheaders sleep 2; /sbin/modprobe --first-time --ignore-install kheaders\n"
 
 
 @pytest.fixture

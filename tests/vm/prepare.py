@@ -1,0 +1,40 @@
+"""Makes what the guests of all suites start from, side by side: ``python -m vm.prepare`` in tests/.
+
+Without it the tests make the same, each when it is first wanted, one after the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+_TESTS = Path(__file__).resolve().parent.parent
+sys.path.append(str(_TESTS.parent))
+
+from kheaders.make import make_real_headers  # noqa: E402
+
+from .image import image  # noqa: E402
+from .second_kernel import second_kernel  # noqa: E402
+from .snapshot import booted  # noqa: E402
+from .suites import ALL, MAIN  # noqa: E402
+
+
+def _prepare_guest(suite: str) -> None:
+    booted(image(make_real_headers(suite)))
+
+
+def _prepare_second_kernel(suite: str) -> None:
+    second_kernel(suite, make_real_headers(suite).release)
+
+
+def main() -> None:
+    with ProcessPoolExecutor(len(ALL)) as pool:
+        begun = [pool.submit(_prepare_guest, suite) for suite in ALL]
+        begun.append(pool.submit(_prepare_second_kernel, MAIN))
+        for task in begun:
+            task.result()
+
+
+if __name__ == "__main__":
+    main()
