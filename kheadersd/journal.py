@@ -54,6 +54,7 @@ class Event(enum.Enum):
     ENTRY_ADDED = ("3e99ae11d4b64dbb89a033f4736111db", "info", ("release", "source", "path"))
     ENTRY_REMOVED = ("f33b086163af44dc98ee30c982db1231", "info", ("release", "path"))
     ENTRY_DAMAGED = ("c93c9f71ed1a46eaa2246a2231568635", "warning", ("release", "path"))
+    RANDOMISED = ("ed7a6e3a363c49b7814aa7302f505299", "warning", ("release", "path"))
     HEADERS_REDUCED = ("f6d1ca141c2646bfb603c2c5480b376f", "info", ("release", "path"))
     PCH_ADDED = ("c67301507f464d329ebaca2c76d08f98", "info", ("release", "path", "profile", "compiler"))
     PCH_REMOVED = ("1b6ef21e90c346618b1175d494f6b52f", "info", ("release", "path"))

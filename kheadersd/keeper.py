@@ -18,6 +18,7 @@ from .cache.pch import retire as retire_pch
 from .cache.retention import Retention, leftovers_to_go, victims
 from .errors import InUse, KheadersError, NotCached
 from .journal import Event
+from .served import RANDOMISED
 from .work import Background, SharedWork, in_thread
 
 if TYPE_CHECKING:
@@ -149,6 +150,13 @@ class Keeper:
             duration_usec=int(seconds * 1e6),
             client_uid=uid,
         )
+        if record.randomised:
+            self._journal.report(
+                Event.RANDOMISED,
+                RANDOMISED.format(record.release),
+                release=record.release,
+                path=str(entry.path),
+            )
         self._observer.entry_added(entry)
         self.tell_state()
         self._background.start(self._settle_in(entry))

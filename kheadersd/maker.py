@@ -12,7 +12,7 @@ from .cache.disk import DiskError, Vanished
 from .cache.entry import Record, entry_name
 from .errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from .extraction.extract import Cancelled, extract
-from .headers import Unusable, check_usable
+from .headers import Unusable, check_usable, configuration
 from .sources import Why
 from .work import in_idle_thread, in_thread
 
@@ -147,6 +147,7 @@ def make_entry(
         extracted = extract(archive, staging.tree_fd, limits=limits, report=report, cancelled=cancelled)
         try:
             check_usable(staging.tree, staging.tree, release)
+            randomised = configuration(staging.tree).is_randomised
         except Unusable as unusable:
             raise _refusal(unusable, str(staging.tree) + "/", source, archive) from None
         if cancelled.is_set():
@@ -162,6 +163,7 @@ def make_entry(
             files=extracted.files,
             bytes=extracted.bytes,
             extracted_at=time.time_ns() // 1000,
+            randomised=randomised,
         )
         return cache.publish(staging, record, extracted.manifest)
 

@@ -218,6 +218,10 @@ class Provider:
         if served is None or served.tree != tree:
             served = Served(release, "tree", tree, False, environment(tree, release, self._host))
             self._served[release] = served
+            if tree.randomised:
+                self._journal.report(
+                    Event.RANDOMISED, served.warnings[0], release=release, path=str(tree.build_tree)
+                )
         return served
 
     def describe(self, entry: Entry) -> Served:
@@ -225,7 +229,7 @@ class Provider:
         return self._from_entry(entry, fresh=False)
 
     def _from_entry(self, entry: Entry, *, fresh: bool) -> Served:
-        tree = Tree(entry.path, entry.path)
+        tree = Tree(entry.path, entry.path, entry.record.randomised)
         variables = environment(tree, entry.release, self._host) if entry.record.kind == HEADERS else {}
         return Served(entry.release, entry.record.source, tree, fresh, variables, entry, entry.last_used)
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from .sources import Tree
 
 
+RANDOMISED = (
+    "the kernel {} randomises the order of members in structures (CONFIG_RANDSTRUCT): programs compile, and "
+    "the offsets that they take from headers are not the kernel's; those of its BTF are"
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
     """What a caller asks for.
@@ -51,6 +57,11 @@ class Served:
     environment: Mapping[str, str]
     entry: Entry | None = None
     last_used: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever compiles with these headers should know, as sentences."""
+        return (RANDOMISED.format(self.release),) if self.tree.randomised else ()
 
     @property
     def path(self) -> Path:

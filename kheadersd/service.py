@@ -412,6 +412,8 @@ def _details(served: Served) -> dict[str, Variant]:
         "fresh": Variant("b", served.fresh),
         "environment": Variant("a{ss}", dict(served.environment)),
     }
+    if served.warnings:
+        details["warnings"] = Variant("as", list(served.warnings))
     if served.entry is not None:
         record = served.entry.record
         details |= {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Bytes = bytes  # a record has a field of that name
 
-_VERSION = 2
+_VERSION = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"(.+)-([0-9a-f]{64})", re.ASCII)
 _MAX_COUNT = 2**32
@@ -51,6 +51,7 @@ class Record:
         files: how many regular files it has.
         bytes: the space on disk that the tree takes.
         extracted_at: microseconds since the epoch.
+        randomised: whether the kernel has its structures' members in a random order that headers do not tell.
         headers_kept: False if only what the PCHs that were made from it still need is there.
         boot_id: the boot in which it was made. `Cache.publish` fills it in.
         manifest_sha256: of the file "manifest". `Cache.publish` fills it in.
@@ -67,6 +68,7 @@ class Record:
     bytes: int
     extracted_at: int
     kind: str = HEADERS
+    randomised: bool = False
     headers_kept: bool = True
     boot_id: str = ""
     manifest_sha256: str = ""
@@ -108,7 +110,7 @@ def _check(name: str, value: Any) -> None:
     if name in ("files", "bytes", "extracted_at"):
         limit = _MAX_COUNT if name == "files" else _MAX_NUMBER
         good = type(value) is int and 0 <= value < limit
-    elif name == "headers_kept":
+    elif name in ("headers_kept", "randomised"):
         good = isinstance(value, bool)
     elif name == "kind":
         good = value in (HEADERS, TYPES)

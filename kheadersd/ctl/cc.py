@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..apart.process import end, start
 from ..system.printable import printable
@@ -24,7 +24,7 @@ from .commands import following_progress, get_pch
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
 _VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)
@@ -44,6 +44,7 @@ class _Way:
         arguments: complete, but for the file.
         backend: of a second step, from IR to BPF; empty if there is none.
         headers_kept: whether the headers are there besides what is precompiled.
+        warnings: what the daemon says of the headers, in sentences.
     """
 
     name: str
@@ -51,6 +52,7 @@ class _Way:
     arguments: tuple[str, ...]
     backend: tuple[str, ...] = ()
     headers_kept: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 async def cc(client: Client, arguments: argparse.Namespace) -> int:
@@ -82,6 +84,7 @@ class _Job:
         self._source = source
         self._output = output
         self._directory = directory
+        self._warned: set[str] = set()
 
     async def run(self) -> int:
         try:
@@ -115,6 +118,10 @@ class _Job:
 
     async def _try(self, way: _Way) -> tuple[str, int]:
         """Compile; the output appears whole or not at all."""
+        for warning in way.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                _tell(f"warning: {warning}")
         new = self._directory / "new.o"
         first = self._directory / "first.bc" if way.backend else new
         # Not what clang could take for an option.
@@ -153,7 +160,8 @@ async def _precompiled(client: Client, arguments: argparse.Namespace, profile: s
         raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
     backend = tuple(details.get("backend_arguments", ()))
     kept = bool(details["headers_kept"])
-    return _Way("a precompiled header", details["compiler"], tuple(flags), backend, kept)
+    warnings = tuple(details.get("warnings", ()))
+    return _Way("a precompiled header", details["compiler"], tuple(flags), backend, kept, warnings)
 
 
 def _plain_of(way: _Way) -> _Way:
@@ -168,28 +176,41 @@ async def _plain(
 ) -> _Way:
     """Headers as they are, or where there are none, types."""
     if profile != _TYPES_PROFILE:
+        work = client.call("GetHeaders", "sa{sv}", [arguments.release, {}])
         try:
-            return await _with_headers(client, arguments, profile, directory)
+            path, details = plain((await following_progress(client, work)).values)
         except CommandError as error:
             if error.code != NOT_AVAILABLE:
                 raise
             _tell(f"no headers: {error.message}")
+        else:
+            return await _with_headers(arguments, profile, directory, Path(path), details)
     compiler = _local_compiler(arguments.compiler, why)
     work = client.call("GetTypes", "sa{sv}", [arguments.release, {}])
     _, details = plain((await following_progress(client, work)).values)
     return _Way("vmlinux.h", compiler, tuple(details["arguments"]))
 
 
-async def _with_headers(client: Client, arguments: argparse.Namespace, profile: str, directory: Path) -> _Way:
+async def _with_headers(
+    arguments: argparse.Namespace, profile: str, directory: Path, tree: Path, details: Mapping[str, Any]
+) -> _Way:
+    """Headers as they are, in a tree.
+
+    Raises:
+        CommandError: no program can be compiled with them; NOT_AVAILABLE where no other way would do.
+    """
     from ..cache.pch import PREFIX
     from ..errors import KheadersError
-    from ..headers import Unusable, architecture
+    from ..headers import Unusable
     from ..pch import profile as profiles
     from ..pch.compiler import Compiler
+    from ..pch.compiling import precompilable
     from ..pch.recipe import LIBBPF, recipe
 
-    work = client.call("GetHeaders", "sa{sv}", [arguments.release, {}])
-    path, details = plain((await following_progress(client, work)).values)
+    try:
+        arch = await asyncio.to_thread(precompilable, Path(details["build_tree"]), details["release"])
+    except (KheadersError, Unusable) as error:
+        raise CommandError(NOT_AVAILABLE, error.message) from None
     if details["source_tree"] != details["build_tree"]:
         raise CommandError(
             FAILED,
@@ -204,14 +225,13 @@ async def _with_headers(client: Client, arguments: argparse.Namespace, profile: 
     itself = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
     (directory / "include").mkdir()
     (directory / "include/bpf").symlink_to(LIBBPF)
-    tree = Path(path)
     try:
-        arch = await asyncio.to_thread(architecture, tree)
         made = recipe(known[profile], itself, tree, "", arch, beside=directory)
-    except (KheadersError, Unusable) as error:
+    except KheadersError as error:
         raise CommandError(NOT_AVAILABLE, error.message) from None
     (directory / PREFIX).write_bytes(made.prefix)
-    return _Way("plain headers", compiler, made.text, made.backend)
+    warnings = tuple(details.get("warnings", ()))
+    return _Way("plain headers", compiler, made.text, made.backend, warnings=warnings)
 
 
 def _local_compiler(wanted: str, why: CommandError | None) -> str:

@@ -19,10 +19,12 @@ Facts that this rests on, seen with libbcc 0.26 and LLVM 14:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..cache.pch import PREFIX
 from ..errors import KheadersError, NotAvailable
+from ..system.files import read_file
 from .libbcc import LIBRARIES, checked
 from .recipe import (
     Recipe,
@@ -68,6 +70,10 @@ _FLAGS = {
 # Tagged anonymous members, in the kernel's headers since 6.19. Libbcc does not give it by itself.
 _EXTENSIONS = "-fms-extensions"
 _FIRST = "include/linux/kconfig.h"
+_BPF = "include/uapi/linux/bpf.h"
+_MAX_BPF = 4 << 20  # bytes; it has 0.3 MB
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_DECLARED = re.compile(r"\b(?:struct|union|enum)\s+(\w+)\s*\{|\b(BPF_\w+)", re.ASCII)
 _NOWHERE = ".remapped"  # no header is called so
 
 
@@ -132,6 +138,30 @@ def bcc_recipe(
     identity = ("libbcc", library.version, str(library.path), library.digest)
     key = key_of(profile, compiler, tree, digest, arch, (source, build, text, identity))
     return Recipe(source, build, text, (), key, cflags=cflags, library=library.digest)
+
+
+def lacking_names(complaints: str, tree: Path, libraries: Libraries = LIBRARIES) -> tuple[str, list[str]]:
+    """The version of libbcc, and what the kernel's <linux/bpf.h> has and the one within libbcc lacks.
+
+    Blocking, for some milliseconds.
+
+    Args:
+        complaints: of a compiler. Only the names that it mentions are told, sorted.
+    """
+    library = libraries.installed()
+    try:
+        theirs = read_file(tree / _BPF, _MAX_BPF).decode(errors="replace")
+    except OSError:
+        return library.version, []
+    own = {name for _, text in library.headers for name in re.findall(r"\w+", text)}
+    lacking = _declared(theirs) - own
+    return library.version, sorted(lacking.intersection(re.findall(r"\w+", complaints)))
+
+
+def _declared(text: str) -> set[str]:
+    """The names of structures, unions, enumerations, macros and constants in the kernel's <linux/bpf.h>."""
+    code = _COMMENT.sub(" ", text)
+    return {name for names in _DECLARED.findall(code) for name in names if name}
 
 
 def _virtual(library: Libbcc) -> bytes:

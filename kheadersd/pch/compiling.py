@@ -10,9 +10,11 @@ from ..apart import COMPILE_ENVIRONMENT, limit_met
 from ..apart.process import Command
 from ..architecture import of_machine
 from ..cache.entry import HEADERS
-from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace
-from ..headers import AUTOCONF, Unusable, architecture
+from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace, NotAvailable
+from ..headers import AUTOCONF, Unusable, architecture, configuration
 from ..system.printable import printable
+from ..work import in_thread
+from .bcc import lacking_names
 from .recipe import recipe
 from .reduction import (
     again,
@@ -26,6 +28,7 @@ from .reduction import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ..apart.process import Finished, Run
     from ..cache.entry import Entry
@@ -35,17 +38,17 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 _FIRST_LINES = 5
-_LONGEST_LINE = 1000
+_LONGEST_LINE = 1000  # characters; a path in the cache has 200 before the first word
 _NO_ROOM = os.strerror(errno.ENOSPC)
 # Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
 _MOST = 4 << 20
 
 
 def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
-    """The recipe for an entry. Blocking, for some microseconds.
+    """The recipe for an entry. Blocking, for some microseconds, or milliseconds as `architecture`.
 
     Raises:
-        NotAvailable: it is of an architecture that is not known here.
+        NotAvailable: it is of an architecture that is not known here, or of a 32-bit kernel.
         Corrupt: it is of no architecture.
     """
     return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
@@ -56,9 +59,25 @@ def _architecture(entry: Entry) -> str:
     if entry.record.kind != HEADERS:
         return of_machine(os.uname().machine)  # types say nothing of it themselves
     try:
-        return architecture(entry.path)
+        return precompilable(entry.path, entry.release)
     except Unusable as unusable:
         raise Corrupt(unusable.message) from None
+
+
+def precompilable(tree: Path, release: str) -> str:
+    """The kernel's name of the architecture of headers that something can be precompiled from.
+
+    Raises:
+        NotAvailable: they are of a 32-bit kernel.
+        Unusable: as `architecture`.
+    """
+    if not configuration(tree).is_64bit:
+        raise NotAvailable(
+            f"{release} is a 32-bit kernel (its autoconf.h does not set CONFIG_64BIT), and programs for BPF "
+            "are 64-bit: its headers give them other structures than the kernel has, so nothing is "
+            "precompiled from them. GetHeaders serves them"
+        )
+    return architecture(tree)
 
 
 async def compile_pch(
@@ -72,6 +91,7 @@ async def compile_pch(
 
     Raises:
         CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
+        NotAvailable: the library that programs are compiled with is too old for them.
         NoSpace: there was no room for the result.
         Timeout: it took too long.
     """
@@ -82,7 +102,21 @@ async def compile_pch(
             "make room there, or remove cached headers"
         )
     if finished.status or not os.fstat(file).st_size:
+        if made.library and (reason := await in_thread(_why_too_old, finished.complaints, entry)):
+            raise NotAvailable(reason)
         raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
+
+
+def _why_too_old(complaints: str, entry: Entry) -> str:
+    """Why libbcc is too old for the headers that it does not compile; "" if it is for another reason."""
+    library, lacking = lacking_names(complaints, entry.path)
+    if not lacking:
+        return ""
+    names = ", ".join(lacking[:_FIRST_LINES])
+    return (
+        f"libbcc {library} is too old for the kernel {entry.release}: its own bpf.h, which takes the place "
+        f"of the kernel's, lacks {names}. Install a newer bcc, or take a profile with fewer headers"
+    )
 
 
 async def compile_canary(run: Run, pch: Pch, entry: Entry, seconds: float) -> None:

@@ -49,10 +49,15 @@ class Nothing(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tree:
-    """Headers that are served where they are. The two paths are equal for a whole tree."""
+    """Headers that are served where they are. The two paths are equal for a whole tree.
+
+    Attributes:
+        randomised: whether the kernel has its structures' members in a random order that headers do not tell.
+    """
 
     source_tree: Path
     build_tree: Path
+    randomised: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,15 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ..headers import OF_BUILD, OF_SOURCE, Unusable, check_usable, leads_to_automount, standard_directory
+from ..headers import (
+    OF_BUILD,
+    OF_SOURCE,
+    Unusable,
+    check_usable,
+    configuration,
+    leads_to_automount,
+    standard_directory,
+)
 from ..work import in_thread
 from . import Nothing, Tree, Why, snapshot
 
@@ -198,10 +206,11 @@ def _first_usable(pairs: list[Tree], release: Release) -> Tree | Nothing:
     for pair in pairs:
         try:
             check_usable(pair.source_tree, pair.build_tree, release)
+            randomised = configuration(pair.build_tree).is_randomised
         except Unusable as reason:
             reasons.append(reason)
         else:
-            return pair
+            return dataclasses.replace(pair, randomised=randomised)
     return Nothing(reasons[0].why, reasons[0].message)
 
 

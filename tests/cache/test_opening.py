@@ -114,7 +114,7 @@ def test_another_version_is_set_aside_and_comes_back(entry: Entry, directory: Pa
         assert cache.total_bytes() == leftover.bytes > 0
     # As if that version ran again.
     path = directory / aside / "entry.json"
-    path.write_text(path.read_text().replace('"version": 99', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 99', '"version": 3'))
     cache, found = reopened(directory)
     (again,) = cache.entries()
     assert (again.name, again.durable, again.record) == (entry.name, True, entry.record)
@@ -137,7 +137,7 @@ def test_one_that_was_made_anew_replaces_what_was_set_aside(entry: Entry, direct
     make(cache)
     cache.close()
     path = directory / aside / "entry.json"
-    path.write_text(path.read_text().replace('"version": 99', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 99', '"version": 3'))
     _, found = reopened(directory)
     assert found.cleared == ((aside, "it was made anew"),)
     assert names(directory) == [entry.name]
