@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from .authority import Action
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .sources.tree import TreeSource
 
 F = TypeVar("F", bound=Exception)
+T = TypeVar("T")
 
 Failures = dict[str, Nothing | KheadersError]
 """Why each source has no headers, by the source's name."""
@@ -118,7 +119,7 @@ class Provider:
         """
         served = self.ready(request)
         if served is None and "tree" in request.sources:
-            with contextlib.suppress(Nothing):
+            with contextlib.suppress(Nothing, Timeout):
                 served = await self._find_tree(request.release)
         if served is None:
             served = self._cached(request)
@@ -175,7 +176,7 @@ class Provider:
         if "tree" not in self._config.sources:
             return
         if not self._tree_source.present(release)[0]:
-            with contextlib.suppress(Nothing):
+            with contextlib.suppress(Nothing, Timeout):
                 await self._find_tree(release)
         records = [entry.record for entry in self._cache.all_of(release)]
         for origin in {record.origin for record in records if record.source == "tree"}:
@@ -185,9 +186,10 @@ class Provider:
     async def _look_at(self, release: Release, origin: str) -> None:
         cancelled = threading.Event()
         work = (self._host, release, origin, self._limits, cancelled)
+        looking = in_thread(snapshot.look, *work, cancelled=cancelled)
         try:
-            stamp = await in_thread(snapshot.look, *work, cancelled=cancelled)
-        except Corrupt:
+            stamp = await self._within(release, "tree", looking)
+        except (Corrupt, Timeout):
             return  # whoever wants it copied gets to know why it cannot be
         self._tree_source.remember(origin, stamp)
 
@@ -273,8 +275,8 @@ class Provider:
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
-        except Nothing as nothing:
-            failures[first] = _bare(nothing)
+        except (Nothing, Timeout) as failure:
+            failures[first] = _bare(failure)
         except _REFUSALS as refusal:
             if first != "package":
                 raise
@@ -318,10 +320,8 @@ class Provider:
 
     async def _copy(self, served: Served, uid: int) -> Entry:
         request = Request(served.release, ("tree",))
-        limit = self._config.extract_timeout
-        late = functools.partial(_late, request, "tree", limit)
         with self._progress.of(served.release, "tree") as report:
-            return await within(limit, self._copy_now(served, request, uid, report), late)
+            return await self._within(served.release, "tree", self._copy_now(served, request, uid, report))
 
     async def _copy_now(self, served: Served, request: Request, uid: int, report: Report) -> Entry:
         cancelled = threading.Event()
@@ -353,8 +353,23 @@ class Provider:
             raise failed.failures["module-file"] from None
 
     async def _find_tree(self, release: Release) -> Served:
-        tree = await self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
+        finding = self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
+        tree = await self._within(release, "tree", finding)
         return self._in_place(release, tree)
+
+    async def _within(self, release: Release, source: str, work: Awaitable[T]) -> T:
+        """Wait for a source, as long as the configuration lets it take.
+
+        Raises:
+            Timeout: it takes longer.
+        """
+        setting = "DownloadTimeout=" if source == "package" else "ExtractTimeout="
+        limit = self._config.download_timeout if source == "package" else self._config.extract_timeout
+
+        def late() -> Timeout:
+            return Timeout(f"source {source} took longer than {limit or 0:g} s for {release}; see {setting}")
+
+        return await within(limit, work, late)
 
     async def why_lost(self, entry: Entry) -> str:
         """Why no source could give the headers of an entry again, see `restore`; "" if one can."""
@@ -362,7 +377,8 @@ class Provider:
 
     async def _offered(self, release: Release) -> str | None:
         source = cast("PackageSource", self._sources["package"])
-        return await self._work.share(("offered", release), lambda: source.offered(release))
+        asking = self._work.share(("offered", release), lambda: source.offered(release))
+        return await self._within(release, "package", asking)
 
     async def _walk(self, phase: Request, uid: int | None) -> Served:
         """Ask the sources of a phase in turn.
@@ -371,9 +387,7 @@ class Provider:
             _Failed: none of them has headers.
         """
         failures: Failures = {}
-        downloads = phase.sources[0] == "package"
-        limit = self._config.download_timeout if downloads else self._config.extract_timeout
-        if downloads:
+        if phase.sources[0] == "package":
             self._journal.report(
                 Event.DOWNLOAD_STARTED,
                 f"Downloading the headers package of {phase.release}",
@@ -385,9 +399,8 @@ class Provider:
             if name == "module" and isinstance(failures.get("sysfs"), KheadersError):
                 continue  # it would read the very same file
             try:
-                late = functools.partial(_late, phase, name, limit)
                 with self._progress.of(phase.release, name) as report:
-                    return await within(limit, self._try(phase, name, uid, report), late)
+                    return await self._within(phase.release, name, self._try(phase, name, uid, report))
             except _FINAL:
                 raise
             except (Nothing, _Useless, Timeout) as failure:
@@ -461,11 +474,6 @@ def _verdict(release: Release, failures: Failures) -> KheadersError:
             return type(failure)(failure.message + (f" (also tried: {others})" if others else ""))
     reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
     return NotAvailable(f"no source has headers for {release}: {reasons}")
-
-
-def _late(phase: Request, name: str, limit: float | None) -> Timeout:
-    setting = "DownloadTimeout=" if name == "package" else "ExtractTimeout="
-    return Timeout(f"source {name} took longer than {limit or 0:g} s for {phase.release}; see {setting}")
 
 
 def _ignore(stage: str, fraction: float) -> None:

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, TypeVar, cast
 
-from .errors import LimitsExceeded
+from .errors import LimitsExceeded, Timeout
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Threads:
         keep: Callable[[T], None] | None = None,
     ) -> T:
         """As `in_thread`."""
-        call = _Call(functools.partial(function, *args))
+        call = _Call(function, args)
         try:
             self._submit(call)
             self._look_again(call)
@@ -172,6 +172,11 @@ class Threads:
     def _submit(self, call: _Call) -> None:
         with self._changed:
             lost = [each for each in self._running if each.given_up]
+            if (same := next((each for each in lost if each.is_same(call)), None)) is not None:
+                raise Timeout(
+                    f"a thread hangs since an earlier request asked for the same: {same.place()}; remove the "
+                    "cause, which may be a file system that does not answer"
+                )
             if len(lost) < _MOST_LOST:
                 self._queue.append(call)
                 self._changed.notify()
@@ -246,16 +251,28 @@ class _Call:
         given_up: whether nobody waits for it any more.
     """
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[Any] = self.loop.create_future()
         self.began_at = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.given_up = False
-        self._work = work
+        self._function = function
+        self._arguments = arguments
         self._thread = 0
         self._result: Any = None
         self._error: BaseException | None = None
+
+    def is_same(self, other: _Call) -> bool:
+        """Whether it is the same function with the same arguments, but for events that tell to stop."""
+        return (
+            self._function == other._function
+            and len(self._arguments) == len(other._arguments)
+            and all(
+                one is two or isinstance(one, threading.Event) or (type(one) is type(two) and one == two)
+                for one, two in zip(self._arguments, other._arguments, strict=True)
+            )
+        )
 
     def begin(self) -> None:
         self._thread = threading.get_ident()
@@ -263,7 +280,7 @@ class _Call:
 
     def run(self) -> None:
         try:
-            self._result = self._work()
+            self._result = self._function(*self._arguments)
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             # Without this frame, which leads to the future that will have the error.
             self._error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
@@ -274,8 +291,7 @@ class _Call:
 
     def place(self) -> str:
         """Which function, and where in it the thread is now."""
-        work = self._work.func if isinstance(self._work, functools.partial) else self._work
-        name = getattr(work, "__qualname__", repr(work))
+        name = getattr(self._function, "__qualname__", repr(self._function))
         frame = sys._current_frames().get(self._thread)
         return f"{name}, {frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else name
 
@@ -327,6 +343,7 @@ async def in_thread(
         threads: which of them; those that all share by default.
 
     Raises:
+        Timeout: a thread that was given up hangs in the very same call.
         LimitsExceeded: too many threads that were given up still hang.
     """
     return await (threads or THREADS).run(function, *args, cancelled=cancelled, keep=keep)

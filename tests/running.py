@@ -145,7 +145,11 @@ def plain(value: Any) -> Any:
 
 @dataclasses.dataclass
 class Daemon:
-    """A kheadersd in a process of its own."""
+    """A kheadersd in a process of its own.
+
+    Attributes:
+        prefix: a command that becomes the daemon.
+    """
 
     bus: Bus
     root: Path
@@ -153,6 +157,7 @@ class Daemon:
     log: Path
     arguments: Sequence[str] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    prefix: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -162,6 +167,7 @@ class Daemon:
 
     def start(self, *, wait: bool = True) -> None:
         command = [
+            *self.prefix,
             sys.executable,
             "-m",
             "kheadersd",

@@ -47,7 +47,7 @@ class Workshop:
         progress: Progress,
     ) -> None:
         run = Bounded(compile_run(), _MOST_COMPILERS)
-        self.types = TypesMaker(host, keeper, run, progress)
+        self.types = TypesMaker(host, keeper, run, progress, config.extract_timeout)
         self._provider = provider
         self._compilers = Compilers(config.compiler_directories, run)
         shelf = Shelf(keeper, self._compilers)
@@ -67,6 +67,7 @@ class Workshop:
 
     async def configure(self, config: Config) -> None:
         """Use other limits from now on, and read the profiles again; directories stay as they are."""
+        self.types.find_timeout = config.extract_timeout
         self.precompiler.configure(config)
         await self.precompiler.load_profiles()
 

@@ -6,21 +6,22 @@ import dataclasses
 import hashlib
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..authority import Action
 from ..cache.disk import DiskError, Vanished, explained
 from ..cache.entry import TYPES, Record, entry_name
-from ..errors import KheadersError, NoSpace, NotAvailable
+from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
 from ..extraction.manifest import FILE_MODE, Manifest
 from ..extraction.manifest import Entry as Item
 from ..extraction.tarstream import FILE
 from ..sources import Nothing
-from ..work import SharedWork, in_thread
+from ..work import SharedWork, in_thread, within
 from . import SOURCE, btf, vmlinux
 from .bpftool import find_bpftool
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
     from ..apart.process import Run
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ..release import Release
     from .bpftool import Bpftool
     from .btf import Btf
+
+T = TypeVar("T")
 
 _BLOCK = 4096
 
@@ -59,7 +62,14 @@ class ServedTypes:
 class TypesMaker:
     """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
 
-    def __init__(self, host: Host, keeper: Keeper, run: Run, progress: Progress) -> None:
+    def __init__(
+        self, host: Host, keeper: Keeper, run: Run, progress: Progress, find_timeout: float | None = None
+    ) -> None:
+        """
+        Args:
+            find_timeout: seconds that finding the BTF of a kernel may take; None for ever. May be changed.
+        """
+        self.find_timeout = find_timeout
         self._host = host
         self._keeper = keeper
         self._cache = keeper.cache
@@ -133,9 +143,9 @@ class TypesMaker:
             report("find", 0.0)
             try:
                 # First: whoever makes up releases must not make us run bpftool.
-                await btf.check_exists(self._host, release)
+                await self._in_time(release, btf.check_exists(self._host, release))
                 bpftool = await self._find_bpftool()
-                found = await btf.find(self._host, release, self._cache.directory)
+                found = await self._in_time(release, btf.find(self._host, release, self._cache.directory))
             except Nothing as nothing:
                 raise NotAvailable(f"there is no BTF for {release}: {nothing.message}") from None
             report("make", 0.5)
@@ -145,6 +155,18 @@ class TypesMaker:
                 if known := await self._confirm(name, found):
                     return known, False
                 return await self._write(release, digest, found, bpftool, started, uid), True
+
+    async def _in_time(self, release: Release, finding: Awaitable[T]) -> T:
+        """
+        Raises:
+            Timeout: it takes longer than it may.
+        """
+
+        def late() -> Timeout:
+            limit = self.find_timeout or 0
+            return Timeout(f"finding the BTF of {release} took longer than {limit:g} s; see ExtractTimeout=")
+
+        return await within(self.find_timeout, finding, late)
 
     async def _find_bpftool(self) -> Bpftool:
         if self._bpftool is None or not self._bpftool.is_current():

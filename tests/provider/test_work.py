@@ -18,7 +18,7 @@ from running import REPOSITORY
 from service.clients import eventually
 
 from kheadersd import work as work_module
-from kheadersd.errors import LimitsExceeded
+from kheadersd.errors import LimitsExceeded, Timeout
 from kheadersd.work import Background, SharedWork, Threads, in_thread, within
 
 
@@ -116,8 +116,14 @@ class Hang:
     def read(self) -> bytes:
         return os.read(self.reader, 1)
 
+    def read_for(self, whom: object, stop: threading.Event) -> bytes:  # noqa: ARG002
+        return self.read()
+
     def start(self, count: int) -> list[asyncio.Task[bytes]]:
-        return [asyncio.create_task(self.threads.run(self.read)) for _ in range(count)]
+        return [
+            asyncio.create_task(self.threads.run(self.read_for, object(), threading.Event()))
+            for _ in range(count)
+        ]
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
@@ -207,6 +213,21 @@ async def test_there_is_a_bound_to_the_threads_that_hang(hang: Hang) -> None:
     hang.release()
     await eventually(lambda: not hang.threads.hanging())
     assert await hang.threads.run(os.getpid) == os.getpid()
+
+
+async def test_what_hangs_is_not_begun_again(hang: Hang) -> None:
+    """Or each request for the same would take another thread."""
+    stop = threading.Event()
+    task = asyncio.create_task(hang.threads.run(hang.read_for, "a", stop, cancelled=stop))
+    await hang.begun(1)
+    task.cancel()
+    await asyncio.wait([task])
+    with pytest.raises(Timeout, match=r"hangs since an earlier request .* Hang\.read_for"):
+        await hang.threads.run(hang.read_for, "a", threading.Event())
+    other = asyncio.create_task(hang.threads.run(hang.read_for, "b", threading.Event()))
+    await hang.begun(2)
+    hang.release()
+    assert await other == b""
 
 
 async def test_what_waits_for_a_thread_is_done_although_its_caller_has_left(hang: Hang) -> None:
