@@ -1,7 +1,11 @@
 """Decompression as a stream of small pieces: xz, gzip, zstd, or nothing to decompress.
 
-Concatenated streams are read as one, as xz, gzip and zstd themselves do; anything else behind the end is
-garbage. What is damaged, cut short or followed by garbage is `Corrupt`, never silently shorter.
+Concatenated streams are read as one, as xz, gzip and zstd themselves do, with the padding that xz has between
+and behind streams and the frames that zstd skips; anything else behind the end is garbage. What is damaged,
+cut short or followed by garbage is `Corrupt`, never silently shorter.
+
+A file can make work without giving anything: thousands of empty streams, or a window of gigabytes. The parts
+of a file are counted, and so is the memory that a decoder can touch.
 """
 
 from __future__ import annotations
@@ -25,12 +29,24 @@ PIECE = 512 * 1024
 # threads (256 KiB: 15 % more wall time), more of them only memory.
 _PIECES_AHEAD = 3
 _INPUT = 64 * 1024
-# What "xz -9" and "zstd --ultra -22" need is below this; a header that asks for more is an attack.
-_MEMORY = 128 * 1024 * 1024
+_PATIENCE = 0.1  # seconds
+
+# Streams, frames and blocks of a file. A real one has some hundred; bgzip makes 16,000 of a GiB.
+_MAX_PARTS = 50_000
+
+# A decoder touches as much of its window as it has decompressed. "xz -8" has a window of 32 MiB, "xz -9" one
+# of 64 MiB and "zstd --ultra -22" one of 128 MiB: such a file can only have little to decompress.
+_WINDOW = 32 * 1024 * 1024
+_WIDE_WINDOW = 128 * 1024 * 1024
+_MAX_OF_WIDE = 48 * 1024 * 1024
+_BESIDES_WINDOW = 1024 * 1024  # what liblzma needs besides it
+# The header of a stream and the longest header of a block, which has the size of the window.
+_XZ_HEADERS = 12 + 1024
 
 _XZ = b"\xfd7zXZ\0"
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"  # behind a byte from 0x50 to 0x5f
 _MAGICS = ((_XZ, "xz"), (_GZIP, "gzip"), (_ZSTD, "zstd"))
 _MAGIC_SIZE = 6
 
@@ -39,7 +55,7 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
     """Decompress in a thread of its own, a few pieces ahead of the reader.
 
     Nothing is opened before the first piece is asked for. Closing the generator stops and joins the thread
-    and closes the file.
+    and closes the file; the thread looks for that after every 64 KiB that it has read.
 
     Args:
         source: opens the compressed data; called in the thread.
@@ -47,7 +63,7 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
         kind: "xz", "gzip", "zstd", "none", or "auto" to tell by the first bytes.
 
     Yields:
-        non-empty pieces of at most 512 KiB.
+        pieces of at most 512 KiB; an empty one each 0.1 s while there is no other, for the reader to stop.
 
     Raises:
         Corrupt: the data is damaged, cut short or followed by garbage, or cannot be read.
@@ -59,11 +75,13 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
     def produce() -> None:
         try:
             with source() as data:
-                for piece in _pieces(data, label, kind):
-                    room.acquire()
+                for piece in _pieces(_Input(data, label), label, kind):
+                    if piece:
+                        room.acquire()
                     if stopped.is_set():
                         return
-                    ready.put(piece)
+                    if piece:
+                        ready.put(piece)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the pieces are read
             ready.put(error)
         else:
@@ -72,7 +90,14 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
     thread = threading.Thread(target=produce, name="decompress")
     thread.start()
     try:
-        while piece := ready.get():
+        while True:
+            try:
+                piece = ready.get(timeout=_PATIENCE)
+            except queue.Empty:
+                yield b""
+                continue
+            if piece is None:
+                return
             if isinstance(piece, OSError):
                 raise _unreadable(label, piece) from piece
             if isinstance(piece, BaseException):
@@ -92,14 +117,14 @@ def whole(data: BinaryIO, label: str, limit: int) -> bytes:
     Args:
         data: the compressed, or plain, file.
         label: what messages call it.
-        limit: how many decompressed bytes are accepted.
+        limit: how many bytes are accepted, compressed or not.
 
     Raises:
         Corrupt: as `chunks`, or there are more than ``limit`` bytes.
     """
     content = io.BytesIO()
     try:
-        for piece in _pieces(data, label, "auto"):
+        for piece in _pieces(_Input(data, label, limit), label, "auto"):
             if content.tell() + len(piece) > limit:
                 raise Corrupt(f"{label} has more than {limit} bytes when decompressed")
             content.write(piece)
@@ -109,29 +134,62 @@ def whole(data: BinaryIO, label: str, limit: int) -> bytes:
 
 
 def xz_size(data: bytes) -> int:
-    """The decompressed size of an xz stream, as its index claims it; 0 if that cannot be told.
+    """The decompressed size of an xz file, as the indexes of its streams claim it; 0 if that cannot be told.
 
-    The index is at the end of the stream (https://tukaani.org/xz/xz-file-format.txt, sections 2.1.2 and 4).
+    An index is at the end of its stream (https://tukaani.org/xz/xz-file-format.txt, sections 2.1.2 and 4).
     It is a claim, good for a check in advance: of damaged data it may be anything.
     """
-    if len(data) < 32 or data[-2:] != b"YZ":
-        return 0
-    (backward,) = struct.unpack_from("<I", data, len(data) - 8)
-    start = len(data) - 12 - (backward + 1) * 4
-    index = data[max(start, 0) : -12]
-    if start < 12 or zlib.crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
-        return 0
+    total = 0
+    end = len(data)
+    for _ in range(_MAX_STREAMS):
+        end = _before_padding(data, end)
+        size, end = _stream_size(data, end)
+        total += size
+        if end == 0:
+            return total
+        if end < 0:
+            break
+    return 0
+
+
+_MAX_STREAMS = 1000
+_MAX_INDEX = 4096  # bytes; of two blocks it is 20
+_XZ_END = 12  # the footer of a stream, and its header too
+
+
+def _before_padding(data: bytes, end: int) -> int:
+    """The end of the last stream before ``end``."""
+    while end > 0 and not data[end - 1]:
+        start = max(end - _INPUT, 0)
+        end = start + len(data[start:end].rstrip(b"\0"))
+    return end
+
+
+def _stream_size(data: bytes, end: int) -> tuple[int, int]:
+    """The decompressed size of the xz stream that ends at ``end``, and where it begins; -1 if it is none."""
+    footer = data[max(end - _XZ_END, 0) : end]
+    if len(footer) < _XZ_END or footer[-2:] != b"YZ":
+        return 0, -1
+    (backward,) = struct.unpack_from("<I", footer, 4)
+    start = end - _XZ_END - (backward + 1) * 4
+    if start < _XZ_END or end - start > _MAX_INDEX:
+        return 0, -1
+    index = data[start : end - _XZ_END]
+    if zlib.crc32(index[:-4]) != int.from_bytes(index[-4:], "little"):
+        return 0, -1
+    total = 0
     try:
         # The marker of an index is a zero byte.
         records, at = _variable_length(index, 1)
-        total = 0
         for _ in range(records):
-            _, at = _variable_length(index, at)
+            unpadded, at = _variable_length(index, at)
             size, at = _variable_length(index, at)
+            start -= unpadded + -unpadded % 4
             total += size
     except IndexError:
-        return 0
-    return total
+        return 0, -1
+    start -= _XZ_END
+    return total, start if start >= 0 and data.startswith(_XZ, start) else -1
 
 
 def _variable_length(data: bytes, at: int) -> tuple[int, int]:
@@ -147,11 +205,17 @@ def _variable_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 class _Input:
-    """A file whose first bytes were already looked at."""
+    """A file whose first bytes were already looked at.
 
-    def __init__(self, data: BinaryIO, label: str) -> None:
+    Args:
+        limit: how many bytes are read at most; None for all that there are.
+    """
+
+    def __init__(self, data: BinaryIO, label: str, limit: int | None = None) -> None:
         self._data = data
         self._label = label
+        self._limit = limit
+        self._count = 0
         self._head = b""
         self.head = self._head = self.up_to(_MAGIC_SIZE)
 
@@ -160,7 +224,7 @@ class _Input:
         if self._head:
             head, self._head = self._head, b""
             return head
-        return self._data.read(_INPUT)
+        return self._read(_INPUT)
 
     def exactly(self, size: int) -> bytes:
         """So many bytes, or `Corrupt`."""
@@ -172,19 +236,26 @@ class _Input:
     def up_to(self, size: int) -> bytes:
         """So many bytes, or as many as there are."""
         piece, self._head = self._head[:size], self._head[size:]
-        while len(piece) < size and (more := self._data.read(size - len(piece))):
+        while len(piece) < size and (more := self._read(size - len(piece))):
             piece += more
         return piece
 
+    def _read(self, size: int) -> bytes:
+        piece = self._data.read(size)
+        self._count += len(piece)
+        if self._limit is not None and self._count > self._limit:
+            raise Corrupt(f"{self._label} has more than {self._limit} bytes")
+        return piece
 
-def _pieces(data: BinaryIO, label: str, kind: str) -> Iterator[bytes]:
-    source = _Input(data, label)
+
+def _pieces(source: _Input, label: str, kind: str) -> Iterator[bytes]:
+    """What a file has; a piece is empty where some work gave nothing."""
     if kind == "auto":
         kind = next((name for magic, name in _MAGICS if source.head.startswith(magic)), "none")
     if kind == "xz":
-        return _inflate(source, label, _xz_decoder)
+        return _unxz(source, label)
     if kind == "gzip":
-        return _inflate(source, label, Gunzip)
+        return _gunzip(source, label)
     if kind == "zstd":
         return _unzstd(source, label)
     return iter(source.read, b"")
@@ -200,12 +271,6 @@ class Decoder(Protocol):
     @property
     def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-def _xz_decoder() -> Decoder:
-    import lzma
-
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
 
 
 class Gunzip:
@@ -230,63 +295,154 @@ class Gunzip:
         return piece
 
 
-def _inflate(source: _Input, label: str, make: Callable[[], Decoder]) -> Iterator[bytes]:
-    """Decode streams one behind the other, to the end of the input."""
+def _gunzip(source: _Input, label: str) -> Iterator[bytes]:
+    """Decode gzip members, one behind the other."""
+    parts = _Parts(label)
+    data = source.read()
+    while data or not parts.count:
+        parts.add()
+        data = (yield from _decode(Gunzip(), data, source, label, parts)) or source.read()
+
+
+def _unxz(source: _Input, label: str) -> Iterator[bytes]:
+    """Decode xz streams, one behind the other, with padding between and behind them."""
     import lzma
 
-    decoder = make()
+    parts = _Parts(label)
     data = source.read()
+    while data or not parts.count:
+        if parts.count and not data.startswith(_XZ[: len(data)]):
+            raise Corrupt(f"{label} is damaged: there is something other than xz streams and padding in it")
+        parts.add()
+        data += source.up_to(_XZ_HEADERS - len(data)) if len(data) < _XZ_HEADERS else b""
+        wide = _has_wide_window(data)
+        window = _WIDE_WINDOW if wide else _WINDOW
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window + _BESIDES_WINDOW)
+        parts.wide |= wide
+        data = yield from _decode(decoder, data, source, label, parts)
+        padding = 0
+        while not data or data[0] == 0:
+            yield b""
+            data = data or source.read()
+            if not data:
+                break
+            rest = data.lstrip(b"\0")
+            padding += len(data) - len(rest)
+            data = rest
+        if padding % 4:
+            raise Corrupt(
+                f"{label} is damaged: {padding} zero bytes follow an xz stream, and its padding is always a "
+                "multiple of four bytes"
+            )
+
+
+def _has_wide_window(start: bytes) -> bool:
+    """Whether the first block of an xz stream needs a larger window than usual, or is damaged."""
+    import lzma
+
+    try:
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_WINDOW + _BESIDES_WINDOW)
+        decoder.decompress(start[:_XZ_HEADERS], 1)
+    except lzma.LZMAError:
+        return True
+    return False
+
+
+def _decode(
+    decoder: Decoder, data: bytes, source: _Input, label: str, parts: _Parts
+) -> Generator[bytes, None, bytes]:
+    """Decode one stream that begins with ``data``, and return what was read behind its end."""
+    import lzma
+
     while True:
         try:
             piece = decoder.decompress(data, PIECE)
         except (lzma.LZMAError, zlib.error) as error:
             raise _damaged(label, error) from error
-        if piece:
-            yield piece
-        data = b""
+        parts.check(len(piece))
+        yield piece
         if decoder.eof:
-            data = decoder.unused_data or source.read()
-            if not data:
-                return
-            decoder = make()
-        elif decoder.needs_input:
+            return decoder.unused_data
+        data = b""
+        if decoder.needs_input:
             data = source.read()
             if not data:
                 raise _cut_short(label)
 
 
+class _Parts:
+    """Bounds the work and the memory that one file takes."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bytes = 0
+        self.count = 0
+        self.wide = False
+
+    def add(self) -> None:
+        """A stream, frame or block begins."""
+        self.count += 1
+        if self.count > _MAX_PARTS:
+            raise Corrupt(f"{self._label} has more than {_MAX_PARTS} parts that are compressed one by one")
+
+    def check(self, size: int) -> None:
+        """So many bytes were decompressed."""
+        self._bytes += size
+        if self.wide and self._bytes > _MAX_OF_WIDE:
+            raise Corrupt(
+                f"{self._label} needs too much memory: its window has more than {_WINDOW} bytes, which is "
+                f"accepted for up to {_MAX_OF_WIDE} decompressed bytes"
+            )
+
+
 def _unzstd(source: _Input, label: str) -> Iterator[bytes]:
-    """Decode zstd frames, block by block.
+    """Decode zstd frames, block by block, and skip those that are to be skipped (an index of a tool, say).
 
     The library alone neither bounds the output of one call nor says that a stream was cut short. A block is
-    at most 128 KiB of output, so the frames are taken apart here (RFC 8878, section 3.1.1).
+    at most 128 KiB of output, so the frames are taken apart here (RFC 8878, sections 3.1.1 and 3.1.2).
     """
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MEMORY)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_WIDE_WINDOW)
+    parts = _Parts(label)
     magic = source.exactly(len(_ZSTD))
     while magic:
-        if magic != _ZSTD:
-            raise Corrupt(f"{label} is damaged: there is something other than zstd frames in it")
-        decoder = decompressor.decompressobj()
-        try:
-            for part in _zstd_parts(source):
-                if piece := decoder.decompress(part):
+        parts.add()
+        if magic == _ZSTD:
+            decoder = decompressor.decompressobj()
+            try:
+                for part in _zstd_parts(source, parts):
+                    piece = decoder.decompress(part)
+                    parts.check(len(piece))
                     yield piece
-        except zstandard.ZstdError as error:
-            raise _damaged(label, error) from error
+            except zstandard.ZstdError as error:
+                raise _damaged(label, error) from error
+        elif magic[1:] == _ZSTD_SKIPPED and magic[0] & 0xF0 == 0x50:
+            left = int.from_bytes(source.exactly(4), "little")
+            while left:
+                left -= len(source.exactly(min(left, _INPUT)))
+                yield b""
+        else:
+            raise Corrupt(f"{label} is damaged: there is something other than zstd frames in it")
         magic = source.up_to(len(_ZSTD))
 
 
-def _zstd_parts(source: _Input) -> Iterator[bytes]:
+def _zstd_parts(source: _Input, parts: _Parts) -> Iterator[bytes]:
     """The header of a frame with its first block, every further block, and the checksum."""
     descriptor = source.exactly(1)
     flags = descriptor[0]
     single_segment = flags >> 5 & 1
     content_size = (single_segment, 2, 4, 8)[flags >> 6]
-    header = _ZSTD + descriptor + source.exactly(1 - single_segment + (0, 1, 2, 4)[flags & 3] + content_size)
+    fields = source.exactly(1 - single_segment + (0, 1, 2, 4)[flags & 3] + content_size)
+    if single_segment:
+        parts.wide |= int.from_bytes(fields[-content_size:], "little") > _WINDOW
+    else:
+        exponent, mantissa = divmod(fields[0], 8)
+        parts.wide |= (1024 << exponent) * (8 + mantissa) // 8 > _WINDOW
+    header = _ZSTD + descriptor + fields
     last = 0
     while not last:
+        parts.add()
         block = source.exactly(3)
         bits = int.from_bytes(block, "little")
         last, repeated = bits & 1, bits >> 1 & 3 == 1

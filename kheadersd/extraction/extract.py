@@ -61,7 +61,8 @@ def extract(
         directory_fd: stays open, and the caller's.
         limits: what is accepted.
         report: called with the stage "extract" and the fraction done, some hundred times.
-        cancelled: looked at before every member and every piece of the archive.
+        cancelled: looked at before every member, symlink and piece of the archive, and every 0.1 s while
+            there is no piece.
 
     Raises:
         Corrupt: an archive is damaged, incomplete or unsafe; the message names the member.
@@ -79,7 +80,7 @@ def extract(
                 for member in TarReader(pieces, layer.label):
                     progress.check_cancelled()
                     _add(tree, layer, member)
-        tree.make_links()
+        tree.make_links(progress.check_cancelled)
     except OSError as error:
         raise _unwritable(error, tree, directory_fd) from error
     finally:
@@ -155,6 +156,8 @@ class _Progress:
         try:
             for piece in pieces:
                 self.check_cancelled()
+                if not piece:
+                    continue
                 total += len(piece)
                 if total > self._limits.max_bytes:
                     raise Corrupt(f"{layer.label} has more than {self._limits.max_bytes} bytes, the limit")

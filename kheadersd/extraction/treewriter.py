@@ -7,15 +7,16 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from .manifest import DIRECTORY_MODE, FILE_MODE, Entry
-from .tarstream import DIRECTORY, FILE, SYMLINK, Member, shown
+from .manifest import DIRECTORY_MODE, FILE_MODE, Entry, PackedEntries, pack, pack_file
+from .tarstream import DIRECTORY, SYMLINK, Member, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _A_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
+_DIRECTORY = pack(Entry(DIRECTORY))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Limits:
         max_depth: components of a name.
         max_name: bytes of a whole name in UTF-8, or of what a symlink points at.
         max_component: bytes of one component of a name.
+        max_names: characters of all names, of directories that only other names imply too, and of all that
+            symlinks point at; text that is not plain ASCII counts four times. A real one has some 300,000.
     """
 
     max_files: int = 100_000
@@ -35,6 +38,7 @@ class Limits:
     max_depth: int = 32
     max_name: int = 1024
     max_component: int = 255
+    max_names: int = 8 << 20
 
 
 class TreeWriter:
@@ -44,7 +48,7 @@ class TreeWriter:
     made by `make_links`. `OSError` of the file system passes through every method.
 
     Attributes:
-        entries: what was made, by name, every directory before what is in it.
+        entries: what was made, by name, every directory before what is in it; grows with the tree.
         files: the number of regular files.
         blocks: blocks on disk: those of the files, and one for a directory.
         block_size: bytes in a block.
@@ -55,10 +59,12 @@ class TreeWriter:
         import hashlib
 
         self._sha256 = hashlib.sha256
-        self._empty = hashlib.sha256().hexdigest()
+        self._empty = hashlib.sha256().digest()
         # A thread cannot set the umask for itself; where it takes away too much, modes are set one by one.
         self._inexact = bool(_umask() & (FILE_MODE | DIRECTORY_MODE))
-        self.entries: dict[str, Entry] = {}
+        self._packed: dict[str, bytes] = {}
+        self.entries = PackedEntries(self._packed)
+        self._characters = 0
         self.files = 0
         self.blocks = 0
         self.block_size = os.fstatvfs(directory_fd).f_frsize
@@ -68,6 +74,7 @@ class TreeWriter:
         self._short = min(limits.max_component, limits.max_name) // 4
         self._top = directory_fd
         self._bytes = 0
+        self._links: list[str] = []
         # Directories by name; the value says whether the present layer has it as a member.
         self._directories: dict[str, bool] = {"": False}
         # Neighbours in an archive are mostly of one directory, which is kept open.
@@ -125,7 +132,7 @@ class TreeWriter:
                 os.fchmod(fd, FILE_MODE)
         finally:
             os.close(fd)
-        self.entries[name] = Entry(FILE, member.size, digest.hexdigest() if digest else self._empty)
+        self._packed[name] = pack_file(member.size, digest.digest() if digest else self._empty)
         self.files += 1
         self.blocks += -(-member.size // self.block_size)
 
@@ -156,19 +163,29 @@ class TreeWriter:
             raise self.corrupt(
                 name, f"its target {shown(target)} has more than {self._limits.max_name} bytes"
             )
-        self.entries[name] = Entry(SYMLINK, 0, target)
+        self._count(name, target)
+        self._packed[name] = pack(Entry(SYMLINK, 0, target))
+        self._links.append(name)
 
-    def make_links(self) -> None:
+    def make_links(self, check: Callable[[], None]) -> None:
         """Make the symlinks, after checking every one of them.
+
+        Args:
+            check: called for each of them; what it raises passes through.
 
         Raises:
             Corrupt: one leads outside of the tree, nowhere, or in circles.
         """
-        links = {name: entry.content for name, entry in self.entries.items() if entry.kind == SYMLINK}
-        for name in links:
-            if problem := link_problem(name, self.entries):
-                raise self.corrupt(name, f"its target {shown(links[name])} {problem}")
-        for name, target in links.items():
+        follower = Follower(self.entries)
+        for name in self._links:
+            check()
+            try:
+                follower.follow(name)
+            except Astray as astray:
+                raise self.corrupt(name, f"its target {shown(self.entries[name].content)} {astray}") from None
+        for name in self._links:
+            check()
+            target = self.entries[name].content
             self.current = name
             parent, _, base = name.rpartition("/")
             self._enter(parent)
@@ -186,10 +203,11 @@ class TreeWriter:
 
     def _claim(self, name: str) -> str:
         """Take a new name, enter its directory, and return its last component."""
-        if name in self.entries:
+        if name in self._packed:
             raise self.corrupt(name, "it occurs twice")
-        if len(self.entries) >= self._limits.max_files:
+        if len(self._packed) >= self._limits.max_files:
             raise self.corrupt(name, f"the archive has more than {self._limits.max_files} files, the limit")
+        self._count(name, name)
         parent, _, base = name.rpartition("/")
         if parent != self._open_name:
             if parent not in self._directories:
@@ -197,6 +215,14 @@ class TreeWriter:
             self._enter(parent)
         self.current = name
         return base
+
+    def _count(self, name: str, text: str) -> None:
+        """Count a name, or what the symlink of that name points at."""
+        self._characters += len(text) if text.isascii() else 4 * len(text)
+        if self._characters > self._limits.max_names:
+            raise self.corrupt(
+                name, f"all names together have more than {self._limits.max_names} characters, the limit"
+            )
 
     def _make_directory(self, name: str) -> None:
         entry = self.entries.get(name)
@@ -210,7 +236,7 @@ class TreeWriter:
         if self._inexact:
             os.chmod(base, DIRECTORY_MODE, dir_fd=self._open_fd)
         self._directories[name] = False
-        self.entries[name] = Entry(DIRECTORY)
+        self._packed[name] = _DIRECTORY
         self.blocks += 1
 
     def _enter(self, name: str) -> None:
@@ -249,34 +275,49 @@ def _umask() -> int:
     return 0o777
 
 
-def link_problem(name: str, entries: Mapping[str, Entry]) -> str:
-    """How a symlink fails to resolve among the entries of a tree, in words; "" if it leads to one of them.
+class Astray(Exception):
+    """A symlink does not lead to anything in the tree; the text says how, behind its target."""
 
-    Followed as the kernel does: ".." is the parent of where a link has led, not of the link.
+
+class Follower:
+    """Follows the symlinks of a tree as the kernel does, each of them once.
+
+    ".." is the parent of where a link has led, not of the link.
     """
-    at = name.split("/")[:-1]
-    pending = entries[name].content.split("/")[::-1]
-    links = 1
-    while pending:
-        here = "/".join(at)
-        if here and entries[here].kind != DIRECTORY:
-            return "leads through a file"
-        part = pending.pop()
-        if part == "..":
-            if not at:
-                return "leads outside of the tree"
-            at.pop()
-            continue
-        if part in ("", "."):
-            continue
-        found = entries.get(f"{here}/{part}" if here else part)
-        if found is None:
-            return "leads to nothing in the archive"
-        if found.kind != SYMLINK:
-            at.append(part)
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            return "leads in circles"
-        pending.extend(found.content.split("/")[::-1])
-    return ""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self._entries = entries
+        # Where a link leads, and how many links there are on the way.
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def follow(self, name: str, depth: int = 1) -> tuple[str, int]:
+        """Where a link leads, "" for the top, and how many links there are on the way, itself included.
+
+        Raises:
+            Astray: it leads outside of the tree, nowhere, or in circles.
+        """
+        if known := self._known.get(name):
+            return known
+        if depth > _MAX_LINKS:
+            raise Astray("leads in circles")
+        at = name.rpartition("/")[0]
+        links = 1
+        for part in self._entries[name].content.split("/"):
+            if at and self._entries[at].kind != DIRECTORY:
+                raise Astray("leads through a file")
+            if part == "..":
+                if not at:
+                    raise Astray("leads outside of the tree")
+                at = at.rpartition("/")[0]
+            elif part not in ("", "."):
+                at = f"{at}/{part}" if at else part
+                found = self._entries.get(at)
+                if found is None:
+                    raise Astray("leads to nothing in the archive")
+                if found.kind == SYMLINK:
+                    at, more = self.follow(at, depth + 1)
+                    links += more
+                    if links > _MAX_LINKS:
+                        raise Astray("leads in circles")
+        self._known[name] = at, links
+        return at, links

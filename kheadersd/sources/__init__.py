@@ -66,8 +66,9 @@ class Layer:
 
     Attributes:
         label: what messages call it: a file name.
-        chunks: starts the stream anew; yields non-empty pieces of at most 1 MiB. Raises Corrupt on the way
-            when it is damaged, cut short or followed by garbage. Closing the iterator frees all it holds.
+        chunks: starts the stream anew; yields pieces of at most 1 MiB, and empty ones while it takes long.
+            Raises Corrupt on the way when it is damaged, cut short or followed by garbage. Closing the
+            iterator frees all it holds.
         place: maps a member's name (normalised: no leading "./", no trailing "/") to its name in the tree, or
             to None to leave the member out.
         tar_bytes: the length of the decompressed stream if it is known in advance, else 0.

@@ -1,4 +1,4 @@
-"""Archives as the kernel has them: one xz stream of some megabytes, held whole in memory."""
+"""Archives as the kernel has them: an xz file of some megabytes, held whole in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..errors import Corrupt
 from ..extraction.decompress import chunks, xz_size
 from . import Archive, Layer, whole
 
-MAX_ARCHIVE = 64 * 1024 * 1024
-"""Bytes. Real archives are 4 to 5 MB."""
+MAX_ARCHIVE = 16 * 1024 * 1024
+"""Bytes. Real archives are 4 to 5 MB, and stay in memory until they are extracted."""
 
 _XZ_HEADER = b"\xfd7zXZ\0"
 _XZ_FOOTER = b"YZ"
@@ -46,7 +46,7 @@ def archive_from_bytes(
     """
     if not data.startswith(_XZ_HEADER):
         raise Corrupt(f"{label} is not an xz archive: it does not begin as one")
-    if not data.endswith(_XZ_FOOTER):
+    if not data.rstrip(b"\0").endswith(_XZ_FOOTER):  # padding may follow
         raise Corrupt(f"{label} is cut short: it does not end as an xz archive does")
     return Archive(
         digest=hashlib.sha256(data).hexdigest(),

@@ -54,10 +54,59 @@ def test_concatenated_streams_are_one(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("garbage", [b"x", b"garbage behind the end", bytes(512)])
+@pytest.mark.parametrize("garbage", [b"x", b"garbage behind the end", bytes(511), bytes(512) + b"x"])
 def test_garbage_behind_the_end_is_corrupt(kind: str, garbage: bytes) -> None:
     with pytest.raises(Corrupt, match=r"a\.tar is (damaged|cut short)"):
         decompressed(compress(CONTENT, kind) + garbage)
+
+
+@pytest.mark.parametrize("padding", [4, 512, 200_000])
+def test_padding_between_and_behind_xz_streams(padding: int) -> None:
+    zeros = bytes(padding)
+    data = compress(b"one ", "xz") + zeros + compress(b"two", "xz") + compress(b"", "xz") + zeros
+    assert decompressed(data) == b"one two"
+    assert decompress.xz_size(data) == len(b"one two")
+
+
+def test_padding_is_not_at_the_beginning() -> None:
+    with pytest.raises(Corrupt, match="damaged"):
+        decompressed(bytes(4) + compress(CONTENT, "xz"), "xz")
+
+
+def test_zstd_frames_that_are_to_be_skipped() -> None:
+    skipped = b"\x5e\x2a\x4d\x18" + (70_000).to_bytes(4, "little") + bytes(70_000)
+    data = compress(b"one ", "zstd") + skipped + compress(b"two", "zstd") + skipped
+    assert decompressed(data) == b"one two"
+    with pytest.raises(Corrupt, match="cut short"):
+        decompressed(data[:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_are_no_more_parts_than_a_file_can_need(kind: str) -> None:
+    with pytest.raises(Corrupt, match="50000 parts"):
+        decompressed(compress(b"", kind) * 50_001)
+
+
+def test_blocks_of_zstd_are_counted_too() -> None:
+    empty_block = bytes(3)
+    with pytest.raises(Corrupt, match="50000 parts"):
+        decompressed(b"\x28\xb5\x2f\xfd\0\x58" + empty_block * 60_000)
+
+
+def test_a_file_that_gives_nothing_for_long_can_be_left() -> None:
+    class Endless(io.RawIOBase):
+        """An xz stream and its padding, without an end."""
+
+        def read(self, size: int = -1, /) -> bytes:
+            head, self.head = self.head[:size], self.head[size:]
+            return head or bytes(size)
+
+        head = compress(b"", "xz")
+
+    pieces = decompress.chunks(Endless, "a.tar")  # type: ignore[arg-type]
+    assert next(pieces) == b""
+    pieces.close()
+    assert threading.active_count() == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,6 +164,37 @@ def test_xz_that_wants_much_memory_is_refused() -> None:
         decompressed(bytes(data))
 
 
+def with_window(size: int, data: bytes) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": size}]
+    return lzma.compress(data, filters=filters)
+
+
+def test_a_large_window_is_for_what_is_little() -> None:
+    little, much = bytes(40 << 20), bytes(50 << 20)
+    assert decompressed(with_window(64 << 20, little)) == little  # as "xz -9"
+    assert decompressed(with_window(32 << 20, much)) == much
+    for data in (
+        with_window(64 << 20, much),
+        compress(b"x", "xz") + with_window(64 << 20, much),
+        with_window(64 << 20, b"x") + with_window(8 << 20, much),
+    ):
+        with pytest.raises(Corrupt, match="needs too much memory"):
+            decompressed(data)
+
+
+def test_a_large_window_of_zstd() -> None:
+    import zstandard
+
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    little, much = bytes(40 << 20), bytes(50 << 20)
+    assert decompressed(compressor.compress(little)) == little
+    for whole in True, False:  # the size is in the frame, or is not known when it begins
+        stream = compressor.compressobj(size=len(much) if whole else -1)
+        with pytest.raises(Corrupt, match="needs too much memory"):
+            decompressed(stream.compress(much) + stream.flush())
+
+
 def test_a_bomb_comes_in_small_pieces() -> None:
     bomb = compress(bytes(200_000_000), "zstd")
     pieces = decompress.chunks(opener(bomb), "a.tar")
@@ -154,6 +234,13 @@ def test_whole(kind: str) -> None:
         decompress.whole(io.BytesIO(data), "kheaders.ko", len(CONTENT) - 1)
 
 
+def test_whole_reads_no_more_than_it_may_give() -> None:
+    data = io.BytesIO(compress(b"a module", "xz") + bytes(1_000_000))
+    with pytest.raises(Corrupt, match="has more than 100000 bytes"):
+        decompress.whole(data, "kheaders.ko", 100_000)
+    assert data.tell() < 300_000
+
+
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT])
 def test_xz_size(content: bytes) -> None:
     assert decompress.xz_size(compress(content, "xz")) == len(content)
@@ -172,3 +259,13 @@ def test_xz_size_of_noise_is_zero(noise: bytes) -> None:
 def test_xz_size_of_what_is_cut_short_is_zero() -> None:
     data = compress(CONTENT, "xz")
     assert not any(decompress.xz_size(data[:length]) for length in range(len(data) - 300, len(data)))
+
+
+def test_an_index_of_an_xz_file_that_claims_much_is_not_read() -> None:
+    # As many records as there is room for, with the right checksum.
+    index = b"\0" + b"\xff\xff\xff\x7f" + b"\x01" * 4_000_003
+    index += zlib.crc32(index).to_bytes(4, "little")
+    data = compress(b"x", "xz")[:-12] + index
+    footer = (len(index) // 4 - 1).to_bytes(4, "little") + b"\0\x04"
+    data += zlib.crc32(footer).to_bytes(4, "little") + footer + b"YZ"
+    assert decompress.xz_size(data) == 0

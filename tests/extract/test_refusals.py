@@ -30,10 +30,12 @@ from archives import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extract import shapes
 from extract.writing import archive, contents, extract_to, layer, nothing_left
 from kheadersd.errors import Corrupt, KheadersError, NoSpace
 from kheadersd.extraction import extract
 from kheadersd.extraction.treewriter import Limits
+from kheadersd.sources.archive import archive_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,9 +229,43 @@ def test_a_bomb_is_stopped_at_its_first_header(tmp_path: Path) -> None:
 GOOD = tree_tar(kheaders_files(RELEASE))
 
 
-@pytest.mark.parametrize("garbage", [b"x", b"\0" * 511 + b"x", GOOD])
-def test_garbage_behind_the_tar_archive(tmp_path: Path, garbage: bytes) -> None:
-    assert "garbage follows" in refused(tmp_path, lzma.compress(GOOD + garbage))
+# What pixz appends (its file write.c): a magic number, then every name with the offset of its member.
+PIXZ_INDEX = 0xDBAE14D62E324CA6.to_bytes(8, "little") + b"".join(
+    name.encode() + b"\0" + struct.pack("<Q", 512 * number)
+    for number, name in enumerate(kheaders_files(RELEASE))
+)
+
+
+@pytest.mark.parametrize("behind", [PIXZ_INDEX, b"x", bytes(511) + b"x", b"ustar" * 200_000])
+def test_what_a_tool_keeps_behind_the_archive_is_not_read(tmp_path: Path, behind: bytes) -> None:
+    extract_to(tmp_path / "tree", lzma.compress(GOOD + behind))
+    extract_to(tmp_path / "streams", lzma.compress(GOOD) + lzma.compress(behind))
+    assert contents(tmp_path / "tree") == contents(tmp_path / "streams")
+    assert len(contents(tmp_path / "tree")) > len(kheaders_files(RELEASE))
+
+
+def test_what_a_tool_keeps_behind_the_archive_is_not_endless(tmp_path: Path) -> None:
+    assert "more than 16777216 bytes follow" in refused(
+        tmp_path, lzma.compress(GOOD + b"x" * (17 << 20), preset=0)
+    )
+
+
+@pytest.mark.parametrize("zeros", [0, 512, 700_416])
+def test_another_archive_behind_the_archive_is_not_lost(tmp_path: Path, zeros: int) -> None:
+    assert "another archive follows" in refused(tmp_path, lzma.compress(GOOD + bytes(zeros) + GOOD))
+
+
+@pytest.mark.parametrize("behind", [b"x", b"\0", bytes(3), PIXZ_INDEX])
+def test_bytes_behind_the_xz_stream_are_corrupt(tmp_path: Path, behind: bytes) -> None:
+    assert "damaged" in refused(tmp_path, lzma.compress(GOOD) + behind)
+
+
+def test_padding_of_xz(tmp_path: Path) -> None:
+    half = len(GOOD) // 2
+    data = lzma.compress(GOOD[:half]) + bytes(4) + lzma.compress(GOOD[half:]) + bytes(4096)
+    extract_to(tmp_path / "tree", *archive_from_bytes(data, label="a.tar.xz", origin="/a").layers)
+    extract_to(tmp_path / "good", GOOD)
+    assert contents(tmp_path / "tree") == contents(tmp_path / "good")
 
 
 def test_zeros_behind_the_tar_archive_are_its_padding(tmp_path: Path) -> None:
@@ -264,11 +300,13 @@ def header(**fields: tuple[int, bytes]) -> bytes:
         (b"this is no archive" * 100, "not a tar archive"),
         (header(magic=(257, b"other")), "not a tar archive"),
         (header()[:148] + b"000000\0 " + header()[156:], "checksum"),
+        (shapes.header(b"evil", off=65521), "checksum"),
         (header(size=(124, b"x" * 12)), "not a number"),
         (header(size=(124, b"-1".ljust(12, b"\0"))), "not a number"),
         (header(size=(124, b"1_0".ljust(12, b"\0"))), "not a number"),
         (header(size=(124, b"9".ljust(12, b"\0"))), "not a number"),
         (header(size=(124, bytes(12))), "not a number"),
+        (header(size=(124, b"\0" + b"1".ljust(11, b"\0"))), "not a number"),
         (header(size=(124, b"\xff" * 12)), "not a number"),
         (header(size=(124, b"\x80" + b"\xff" * 11)), "the files have more than"),
         (header(kind=(156, b"5")), "a directory with data"),
@@ -299,12 +337,62 @@ def test_headers(tmp_path: Path, tar: bytes, reason: str) -> None:
         b"11 path=a\0b\n",
         b"10 size=x1\n",
         b"35 size=1234567890123456789012345\n",
+        b"10 size=12\n",  # it has none
+        b"10 path=a\n11 path=bb\n",
+        b"10 path=a\n10 path=a\n",
+        b"11  path=a\n",
+        b"11 path\0=a\n",
+        b"8 size=\n",
+        b"12 linkpath=\n",
+        b"22 GNU.sparse.major=1\n",
+        b"23 GNU.sparse.name=aaa\n",
+        b"25 GNU.volume.filename=a\n",
+        b"21 hdrcharset=BINARY\n",
     ],
 )
 def test_pax_records(tmp_path: Path, records: bytes) -> None:
-    size = b"%011o\0" % len(records)
-    extended = header(kind=(156, b"x"), size=(124, size)) + records.ljust(512, b"\0")
-    assert "damaged or unsafe at the member" in refused(tmp_path, extended + make_tar(member("evil")))
+    tar = shapes.attributes(records) + make_tar(member("evil"))
+    assert "damaged or unsafe at the member" in refused(tmp_path, tar)
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (shapes.attributes(shapes.record(b"path", b"a"), b"g"), "one 'path' for all members"),
+        (shapes.attributes(shapes.record(b"linkpath", b"a"), b"g"), "one 'linkpath' for all members"),
+        (shapes.attributes(shapes.record(b"size", b"0"), b"g"), "one 'size' for all members"),
+        (shapes.attributes(shapes.record(b"GNU.sparse.realsize", b"9"), b"g"), "a sparse file"),
+        (shapes.attributes(shapes.record(b"hdrcharset", b"BINARY"), b"g"), "not UTF-8"),
+        (shapes.attributes(shapes.record(b"mtime", b"1")) * 2, "two headers of type 'x'"),
+        (shapes.long_name(b"a") * 2, "two headers of type 'L'"),
+        (shapes.long_name(b"a", b"K") * 2, "two headers of type 'K'"),
+        (shapes.long_name(b""), "is empty"),
+        (shapes.long_name(bytes(100)), "is empty"),
+        (shapes.long_name(b"", b"K"), "is empty"),
+        (shapes.long_name(b"a\0b"), "has a NUL"),
+        (shapes.long_name(b"a\0b", b"K"), "has a NUL"),
+        (shapes.long_name(b"a") + shapes.attributes(shapes.record(b"path", b"b")), "given twice"),
+        (shapes.attributes(shapes.record(b"comment", b"x" * 60_000)) * 300, "two headers"),
+        (
+            shapes.attributes(shapes.record(b"comment", b"x" * 60_000), b"g") * 300,
+            "bytes of attributes in all",
+        ),
+    ],
+)
+def test_what_is_said_of_members(tmp_path: Path, before: bytes, reason: str) -> None:
+    assert reason in refused(tmp_path, before + make_tar(member("evil")))
+
+
+def test_attributes_that_say_nothing_of_what_is_made(tmp_path: Path) -> None:
+    commit = shapes.attributes(shapes.record(b"comment", b"5c1f0a"), b"g")  # as git archive
+    times = shapes.attributes(
+        shapes.record(b"mtime", b"1700000000.5")
+        + shapes.record(b"SCHILY.xattr.user.a b", b"\0\xff=\n")
+        + shapes.record(b"hdrcharset", b"ISO-IR 10646 2000 UTF-8")
+        + shapes.record(b"path", "ü.h".encode())
+    )
+    extract_to(tmp_path / "tree", commit + times + make_tar(member("a.h", b"content")))
+    assert (tmp_path / "tree/ü.h").read_bytes() == b"content"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
