@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import KheadersError, NoSpace
 from ..space import free_bytes, is_full
+from ..system.files import read_file, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _RENAME_EXCHANGE = 2  # include/uapi/linux/fs.h
 _AT_FDCWD = -100  # include/uapi/linux/fcntl.h
+_MAX_TABLE = 64 << 20  # bytes; a machine may have 100,000 mounts (fs.mount-max), of some hundred bytes each
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,8 +69,8 @@ def _free(path: Path) -> int:
 def boot_id() -> str:
     """What tells this boot from every other; "" where the kernel does not say."""
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        return read_text(_BOOT_ID).strip()
+    except OSError:
         return ""
 
 
@@ -246,7 +248,7 @@ def is_mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
     """
     end = "/" + "/".join(path.parts[-2:])
     try:
-        lines = table.read_text(errors="surrogateescape").splitlines()
+        lines = os.fsdecode(read_file(table, _MAX_TABLE)).splitlines()
     except OSError:
         return False
     return any(fields[3].endswith(end) for line in lines if len(fields := line.split()) > 3)

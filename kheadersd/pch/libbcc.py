@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
+from ..system.files import opened, read_file
 from ..trusted import stamps_of, trusted_path, unchanged
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PLACES = tuple(
 )
 """Where distributions put it."""
 
+_MAX_SIZE = 256 << 20  # bytes; with LLVM inside it may have 100 MiB
 _VERSION = re.compile(r"libbcc\.so\.([0-9]+\.[0-9]+)\.[0-9]+", re.ASCII)
 _LLVM = re.compile(r"lib(?:clang-cpp\.so\.|LLVM-|LLVM\.so\.)([0-9]+)\b", re.ASCII)
 
@@ -117,7 +119,7 @@ def _read(path: Path) -> Libbcc:
     version = _VERSION.fullmatch(path.name)
     if version is None:
         raise NotAvailable(f"{path} does not have its version in its name, and is not used")
-    data = path.read_bytes()
+    data = read_file(path, _MAX_SIZE)
     headers = tuple((name, _string(data, line, path, name)) for name, line in _HEADERS)
     return Libbcc(path, version[1], _llvm(path), hashlib.sha256(data).hexdigest(), headers)
 
@@ -128,7 +130,7 @@ def _llvm(path: Path) -> int:
     from elftools.elf.elffile import ELFFile
 
     needed: list[str] = []
-    with open(path, "rb") as file:
+    with opened(path) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
         try:
             for section in ELFFile(file).iter_sections():
                 if isinstance(section, DynamicSection):

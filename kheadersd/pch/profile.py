@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgs
+from ..system.files import UnfitFile, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,12 +151,10 @@ def _read(path: Path) -> Profile:
 
     if not _NAME.fullmatch(path.stem):
         raise ValueError("a profile is called by at most 64 of a to z, 0 to 9, _ and -")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is not a regular file")
-    with open(path, "rb") as file:
-        data = file.read(_MAX_FILE + 1)
-    if len(data) > _MAX_FILE:
-        raise ValueError(f"it is larger than {_MAX_FILE} bytes")
+    try:
+        data = read_file(path, _MAX_FILE)
+    except UnfitFile as error:
+        raise ValueError(error.strerror) from None
     try:
         values = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:

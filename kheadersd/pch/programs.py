@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import NotAvailable
+from ..system.files import opened
 from ..trusted import trusted_path
 
 _PT_INTERP = 3
@@ -38,7 +39,7 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
         if program in programs:
             continue
         try:
-            with program.open("rb") as file:
+            with opened(program) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
                 words = first[2:].split() if (first := file.readline(256)).startswith(b"#!") else []
                 if words:
                     pending.append(checked(Path(os.fsdecode(words[0]))))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..apart import COMPILE_ENVIRONMENT
 from ..apart.process import Command
 from ..errors import InvalidArgs, NotAvailable
+from ..system.files import opened, read_up_to
 from ..trusted import Stamp, stamps_of, trusted_path, unchanged
 from ..work import in_thread
 from . import elf
@@ -118,17 +117,13 @@ def _fixed(place: str) -> Path:
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb", opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111 or status.st_size > _MAX_SIZE:
+    with opened(path) as (descriptor, status):
+        if not status.st_mode & 0o111 or status.st_size > _MAX_SIZE:
             raise _Unusable(f"{path} is no program")
-        if file.peek(4)[:4] != elf.MAGIC:
-            raise _Unusable(f"{path} is a script, which finds nothing for other kernels")
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)
+        data = read_up_to(descriptor, _MAX_SIZE)
+    if not data.startswith(elf.MAGIC):
+        raise _Unusable(f"{path} is a script, which finds nothing for other kernels")
+    return hashlib.sha256(data).hexdigest()
 
 
 class _Unusable(Exception):

@@ -6,8 +6,6 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import os
-import stat
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +13,7 @@ from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..headers import leads_to_automount
 from ..sources import Nothing, Why
 from ..sources.archive import stamp_at
+from ..system.files import TooLarge, read_file
 from ..work import in_thread
 from . import OF_RUNNING
 from .blob import MAX_BTF, check
@@ -164,14 +163,10 @@ def _check_runs(host: Host, release: Release, path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Corrupt(f"{path} is not a regular file")
-        if status.st_size > MAX_BTF:
-            raise Corrupt(f"{path} has {status.st_size} bytes, more than the {MAX_BTF} that are taken")
-        return file.readall()
+    try:
+        return read_file(path, MAX_BTF)
+    except TooLarge as error:
+        raise Corrupt(f"{path} is too large: {error.strerror}") from error
 
 
 def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled: threading.Event) -> Btf:

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import os
 import re
-import stat
 import struct
 import threading
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..host import find_build_id
 from ..sources import Nothing, Why
 from ..sources.archive import stamp_of
 from ..space import is_full
+from ..system.files import opened
 from ..system.printable import printable
 from . import blob, elf, payload
 from .content import Content
@@ -85,12 +85,7 @@ def read_image(path: Path, release: Release, scratch: Path, cancelled: threading
     """
     with contextlib.ExitStack() as stack:
         try:
-            # A FIFO in the place of an image must not keep us waiting.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            stack.callback(os.close, descriptor)
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise Nothing(Why.UNSUPPORTED, f"{path} is not a regular file")
+            descriptor, status = stack.enter_context(opened(path))
             return _Reading(release, scratch, cancelled, stack).read(Content(descriptor, str(path)), status)
         except (FileNotFoundError, NotADirectoryError):
             raise Nothing(Why.MISSING, f"there is no {path}") from None

@@ -16,6 +16,7 @@ from ..extraction.manifest import FILE_MODE, Manifest
 from ..extraction.manifest import Entry as Item
 from ..extraction.tarstream import FILE
 from ..sources import Nothing
+from ..system.files import opened
 from ..work import SharedWork, in_thread, within
 from . import SOURCE, btf, vmlinux
 from .bpftool import find_bpftool
@@ -256,7 +257,6 @@ def _publish(cache: Cache, staging: Staging, record: Record) -> Published:
     path = staging.tree / vmlinux.NAME
     with explained(f"finish {vmlinux.NAME}", staging.tree):
         os.chmod(path, FILE_MODE)
-        with open(path, "rb") as file:
+        with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = os.fstat(file.fileno()).st_size
-    return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, size, digest)}))
+    return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))

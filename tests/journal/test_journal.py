@@ -279,6 +279,7 @@ def test_each_place_that_logs_is_bounded(
     """Such as one that logs what another program answers to each of a caller's requests."""
     journal = Journal("console", "debug")
     logger = logging.getLogger("test_each_place")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
     monkeypatch.setattr(logger, "handlers", [Handler(journal)])
     monkeypatch.setattr(logger, "propagate", False)
     for _ in range(200):

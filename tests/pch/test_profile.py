@@ -87,7 +87,7 @@ def test_the_last_directory_wins(tmp_path: Path) -> None:
         ),
         (_GOOD + 'flags = "-g0"\n', "flags has to be a list of strings"),
         (_GOOD + f"flags = {['-g0'] * 33}\n", "there are more than 32 flags"),
-        ("#" * (1 << 17), "it is larger than 65536 bytes"),
+        ("#" * (1 << 17), "it has more than 65536 bytes"),
     ],
 )
 def test_what_is_no_profile(tmp_path: Path, text: str, problem: str) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     found, problems = load([tmp_path, tmp_path / "good.toml"])
     assert set(found) == {"good"}
     assert problems == [
-        f"{tmp_path}/directory.toml: it is not a regular file",
+        f"{tmp_path}/directory.toml: it is a directory and not a regular file",
         f"{tmp_path}/gone.toml: cannot be read: No such file or directory",
     ]
 
