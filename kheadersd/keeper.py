@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from . import memory
-from .cache.disk import DiskError
+from .cache.disk import DiskError, used_bytes
 from .cache.entry import HEADERS, TYPES
 from .cache.leftover import Leftover, Stay
 from .cache.loading import is_unread
@@ -320,7 +320,7 @@ class Keeper:
         )
         freed = 0
         for leftover, reason in chosen:
-            if not self._leases.is_leased(leftover.name, leftover.inode):
+            if leftover.stay is Stay.NOT_REMOVED or not self._leases.is_leased(leftover.name, leftover.inode):
                 problems += await self._drop(leftover, reason)
                 freed += leftover.bytes
         return freed
@@ -342,7 +342,18 @@ class Keeper:
             bytes=leftover.bytes,
         )
         self.tell_state()
-        return await in_thread(self.cache.discard, trash) if trash is not None else []
+        return await self._remove_files(trash) if trash is not None else []
+
+    async def _remove_files(self, trash: Path) -> list[str]:
+        """Remove what was renamed out of the way; what is left of it counts as a leftover.
+
+        Returns:
+            What could not be removed, a sentence each.
+        """
+        problems = await in_thread(self.cache.discard, trash)
+        if problems and (left := await in_thread(_left_of, trash)) is not None:
+            self.cache.leave(left)
+        return problems
 
     async def _prune_pchs(self) -> int:
         """Let precompiled headers go that the cache has no room for, of entries that stay whatever they take.
@@ -445,7 +456,7 @@ class Keeper:
 
     async def _discard(self, trash: Path, problems: list[str] | None = None) -> None:
         """Remove files; what cannot be removed goes to ``problems``, or to the journal."""
-        for problem in await in_thread(self.cache.discard, trash):
+        for problem in await self._remove_files(trash):
             if problems is None:
                 self.failed(problem)
             else:
@@ -544,6 +555,14 @@ class Keeper:
             path=str(self.cache.directory),
             error="org.freedesktop.DBus.Error.Failed",
         )
+
+
+def _left_of(trash: Path) -> Leftover | None:
+    try:
+        inode = os.lstat(trash).st_ino
+    except OSError:
+        return None
+    return Leftover(Stay.NOT_REMOVED, "", trash, inode, used_bytes(trash), 0)
 
 
 def _retention(config: Config) -> Retention:

@@ -226,6 +226,14 @@ class State:
                     }
                     for entry in self.cache.entries()
                 ],
+                "leftovers": [
+                    {
+                        "path": str(leftover.directory),
+                        "bytes": leftover.bytes,
+                        "stays": leftover.stay.value,
+                    }
+                    for leftover in self.cache.leftovers()
+                ],
             },
             "leases": [
                 {

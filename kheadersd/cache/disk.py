@@ -171,7 +171,10 @@ def remove_tree(path: Path) -> list[str]:
         What could not be removed and why, a sentence each; the rest is gone.
     """
     problems: list[str] = []
-    _remove(os.fspath(path), problems)
+    try:
+        _remove(os.fspath(path), problems)
+    except RecursionError:
+        problems.append(f"cannot remove {path}: it has too many directories in each other")
     return problems
 
 

@@ -175,9 +175,12 @@ class Leases:
         """
         problems: list[str] = []
         try:
+            _check_directory(self._directory)
             names = sorted(os.listdir(self._directory))
         except FileNotFoundError:
             return ()
+        except NotADirectoryError as error:
+            return (f"there are no leases to take over: {error}",)
         except OSError as error:
             self._some_unread = True
             return (f"cannot read {self._directory}: {error.strerror}",)
@@ -216,6 +219,7 @@ class Leases:
 
     def _make(self, path: Path, lease: Lease) -> tuple[int, int]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(self._directory)
         # The record first: where there is a FIFO there is a record.
         disk.write_new(_record_of(path), json.dumps(dataclasses.asdict(lease)).encode(), mode=0o600)
         # Mode 0600 keeps holders from opening the write end, or more read ends, through /proc/self/fd.
@@ -275,6 +279,15 @@ def _read(path: Path) -> Lease:
         if type(value) is not (int if name in _NUMBERS else str):
             raise ValueError(f"its {name} cannot be {value!r}")
     return lease
+
+
+def _check_directory(path: Path) -> None:
+    """
+    Raises:
+        NotADirectoryError: it is something else; a link, too, which could lead to where others' files are.
+    """
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is no directory; remove it", os.fspath(path))
 
 
 def _record_of(path: Path) -> Path:

@@ -19,13 +19,16 @@ class Stay(enum.Enum):
     OTHER_VERSION = "other version"
     """Another version of the daemon wrote the record, and may run again. The retention policy decides."""
 
+    NOT_REMOVED = "not removed"
+    """It was to be removed, and some of it could not be. That is tried again whenever the cache is pruned."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Leftover:
     """One directory that counts towards MaxSize=.
 
     Attributes:
-        name: of the entry that it was.
+        name: of the entry that it was; "" if that does not matter any more.
         inode: of the directory, which tells it from another that has its path by now.
         bytes: the space on disk that it takes.
         last_used: microseconds since the epoch.

@@ -86,7 +86,8 @@ def leftovers_to_go(
 ) -> list[tuple[Leftover, str]]:
     """Choose the leftovers that have to go, and say why: those that were not used for the longest time.
 
-    Those that are leased count, and stay. The others go before any entry does: they are of no use now.
+    Those that are leased count, and stay; those that could not be removed always have to go. The others go
+    before any entry does: they are of no use now.
 
     Args:
         now: microseconds since the epoch.
@@ -96,7 +97,10 @@ def leftovers_to_go(
     size = entry_bytes + sum(leftover.bytes for leftover in remaining)
     chosen = []
     for leftover in remaining:
-        reason = _too_old(policy, now - leftover.last_used) or _too_much(policy, 0, size)
+        if leftover.stay is Stay.NOT_REMOVED:
+            reason = "it could not be removed before"
+        else:
+            reason = _too_old(policy, now - leftover.last_used) or _too_much(policy, 0, size)
         if leftover.stay is not Stay.LEASED and reason:
             chosen.append((leftover, reason))
             size -= leftover.bytes

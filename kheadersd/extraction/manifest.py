@@ -24,7 +24,7 @@ DIRECTORY_MODE = 0o755
 MAX_PROBLEMS = 100
 """How many problems `compare` names one by one."""
 
-MAX_ENCODED = 256 << 20
+MAX_ENCODED = 128 << 20
 """Bytes that are read of a manifest; that of the largest tree that is extracted has fewer."""
 
 _HEADING = b"kheadersd manifest 1\n"

@@ -357,3 +357,27 @@ async def test_a_lease_that_cannot_be_told_of_is_given_back(directory: Path) -> 
     assert names(directory) == []
     assert len(os.listdir("/proc/self/fd")) == len(before)
     leases.close()
+
+
+def put_in_the_way(directory: Path, what: str, elsewhere: Path) -> None:
+    (elsewhere / "others").write_text("x")
+    if what == "link":
+        directory.symlink_to(elsewhere)
+    elif what == "file":
+        directory.write_text("x")
+    else:
+        os.mkfifo(directory)
+
+
+@pytest.mark.parametrize("what", ["link", "file", "FIFO"])
+async def test_a_directory_that_is_none(directory: Path, tmp_path: Path, what: str) -> None:
+    """Nothing is removed where a link leads."""
+    put_in_the_way(directory, what, tmp_path)
+    leases = Leases(directory)
+    (problem,) = leases.adopt()
+    assert str(directory) in problem
+    assert not leases.is_leased("any", 1)
+    with pytest.raises(DiskError, match="cannot make a lease"):
+        leases.grant(ENTRY, "6.1", ":1.7", 1000, 4321, "")
+    assert names(tmp_path) == ["others"]
+    leases.close()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -141,6 +142,23 @@ def test_one_that_was_made_anew_replaces_what_was_set_aside(entry: Entry, direct
     _, found = reopened(directory)
     assert found.cleared == ((aside, "it was made anew"),)
     assert names(directory) == [entry.name]
+
+
+def test_directories_without_an_end(directory: Path) -> None:
+    """They are reported, and are no reason not to start."""
+    deep = directory / ".trash-1"
+    deep.mkdir(parents=True)
+    at = os.open(deep, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    _, found = reopened(directory)
+    assert [name for name, _ in found.cleared] == [".trash-1"]
+    assert len(found.problems) == 1
+    subprocess.run(["rm", "-rf", deep], check=True)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from archives import kheaders_files, make_kheaders
 from bus.raw import HERE
-from running import Bus, Daemon, Refused
+from running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 
 from kheadersd.bus import encode
 from kheadersd.bus.connection import Connection
@@ -164,3 +164,21 @@ def test_an_export_that_is_cut_off_by_the_end_of_the_daemon(
         assert caller.call("Export", HEADERS, ["", NO_OPTIONS]).name == ""
         assert daemon.stop() == 0
     daemon.start()
+
+
+def test_a_reader_who_takes_too_long_is_cut_off(
+    bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """With a limit that a test can wait for."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import kheadersd.export\nkheadersd.export._TIME_LIMIT = 0.5\n"
+    )
+    path = f"{tmp_path}:{REPOSITORY}"
+    daemon = make_daemon(bus, root=host.root, environment={"PYTHONPATH": path})
+    host.show(make_kheaders(RELEASE, {"include/linux/large.h": os.urandom(300_000).hex().encode()}))
+    with Ctl(bus).started("export") as process:
+        wait_until(lambda: "did not read all of it within 0.5 s" in daemon.log.read_text())
+        wait_until(lambda: bus.get("LeaseCount") == 0)
+        _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the archive was cut short" in complaint

@@ -212,3 +212,28 @@ def test_what_cannot_be_removed_stays(
     assert bus.call("Prune", "a{sv}", "0")[0] == [old.name]
     assert bus.call("Remove", "sa{sv}", "", "0")[0] > 0
     assert daemon.entries() == daemon.leftovers() == []
+
+
+def test_what_can_be_removed_in_part_is_counted(
+    bus: Bus, host: ServedHost, disk: Disk, make_daemon: MakeDaemon
+) -> None:
+    """As with an immutable file; here it is one that something is mounted on."""
+    disk.mount("size=8m")
+    daemon = make_daemon(bus, root=host.root, cache=disk.directory)
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
+    header = Path(path, "include/linux/types.h")
+    subprocess.run(["mount", "--bind", header, header], check=True)
+    try:
+        refused = bus.call("Remove", "sa{sv}", "", "0")
+        assert isinstance(refused, Refused)
+        assert "types.h: Device or resource busy" in refused.message
+        assert bus.get("CacheBytes") > 0
+        (described,) = json.loads(bus.call("Describe")[0])["cache"]["leftovers"]
+        assert described["stays"] == "not removed"
+        assert isinstance(bus.call("Prune", "a{sv}", "0"), Refused)
+        (trash,) = disk.directory.glob(".trash-*")
+    finally:
+        subprocess.run(["umount", *disk.directory.glob(".trash-*/tree/include/linux/types.h")], check=True)
+    assert trash.exists()
+    assert bus.call("Prune", "a{sv}", "0")[1] > 0
+    assert (bus.get("CacheBytes"), daemon.leftovers()) == (0, [])
