@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from running import REPOSITORY
+from support import debian
 from support.other_user import as_user
 
 # What ./dev install installs, and an init system.
@@ -36,7 +34,6 @@ PACKAGES = (
     "systemd",
     "systemd-sysv",
 )
-_LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
 
 # The outer namespaces get a cgroup hierarchy that begins with the container's own cgroup, and a /run that is
 # not this machine's. nspawn looks at /proc/1/cgroup: hence the pid namespace.
@@ -58,38 +55,8 @@ SOURCE = "/srv/kheadersd"
 
 
 def base() -> Path:
-    """The root that containers start from, made of the distribution's packages if it is not there yet."""
-    store = (
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kheadersd-tests" / ".container"
-    )
-    store.mkdir(parents=True, exist_ok=True)
-    suite = _suite()
-    result = store / hashlib.sha256(" ".join((suite, *PACKAGES)).encode()).hexdigest()[:16]
-    with (store / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not result.exists():
-            for old in store.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
-            making = store / "making"
-            options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-            subprocess.run(
-                [
-                    *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-                    *(*options, suite, str(making)),
-                ],
-                check=True,
-                stdin=subprocess.DEVNULL,
-            )
-            making.rename(result)
-    return result
-
-
-def _suite() -> str:
-    for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("VERSION_CODENAME="):
-            return line.partition("=")[2].strip('"')
-    return "bookworm"
+    """The root that containers start from, of this machine's suite."""
+    return debian.root(debian.suite(), PACKAGES)
 
 
 @dataclasses.dataclass

@@ -110,7 +110,7 @@ def test_cold_and_with_the_service_stopped(untouched: Guest) -> None:
 
 
 def test_the_automount_goes_idle_and_comes_back(untouched: Guest, figures: Figures) -> None:
-    _bpftrace(untouched, _SCHED)
+    untouched.check(f"ls {BUILD}/include/linux/kconfig.h && {_MOUNTED}", timeout=_TOOL_LIMIT)
     idle = untouched.wait_for(f"! {_MOUNTED}", timeout=_IDLE_LIMIT, every=2)
     figures.add("headers unmounted after", idle, "s")
     untouched.check("systemctl is-active run-kheaders-build.automount")
@@ -154,7 +154,7 @@ def test_where_there_is_nothing_tools_behave_as_without_us(untouched: Guest, fig
     figures.add("the same without kheadersd", without.seconds, "s")
     untouched.check("systemctl start kheaders-link.service")
     # And when there is something again, it is there.
-    untouched.check(f"mv /root/kheaders.ko {module} && depmod")
+    untouched.check(f"mv /root/{module.rpartition('/')[2]} {module} && depmod")
     untouched.wait_for(f"ls {BUILD}/include/linux/kconfig.h", timeout=_TOOL_LIMIT, every=1)
     assert untouched.check("systemctl is-system-running") == "running"
 
