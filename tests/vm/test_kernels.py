@@ -113,9 +113,8 @@ def test_a_reboot_into_a_kernel_installed_while_the_daemon_was_stopped(
 def test_without_the_hooks_of_packages_it_is_noticed(delivered: Guest, package: KernelPackage) -> None:
     """Only files come and go, as with kernels that are copied or unpacked."""
     release = package.release
-    copied = (
-        f"dpkg -x /root/kernel.deb /root/unpacked && cp -r /root/unpacked/lib/modules/{release} /lib/modules"
-    )
+    unpacked = f"find /root/unpacked -type d -path '*/lib/modules/{release}'"
+    copied = f"dpkg -x /root/kernel.deb /root/unpacked && cp -r $({unpacked}) /lib/modules"
     delivered.check(f"{copied} && depmod {release}", timeout=_CHANGE_LIMIT)
     delivered.wait_for(f"ls -d {CACHE}/{release}-*/tree", timeout=_CHANGE_LIMIT)
     delivered.check(f"rm -rf /lib/modules/{release}")
