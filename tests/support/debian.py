@@ -109,10 +109,12 @@ _this_architecture = architecture
 
 def _up_to_date(place: Path, suite: str, architecture: str) -> Path:
     """The configuration of a suite, whose package lists were fetched within a day if they can be."""
+    configuration, fetched = place / "apt.conf", place / "fetched"
+    if fetched.exists() and 0 <= time.time() - fetched.stat().st_mtime < _LISTS_AGE:
+        return configuration
     for part in ("lists/partial", "archives/partial"):
         (place / part).mkdir(parents=True, exist_ok=True)
     (place / "status").touch()
-    configuration, fetched = place / "apt.conf", place / "fetched"
     (place / "sources.list").write_text("".join(f"{line}\n" for line in sources(suite)))
     configuration.write_text(
         f'Dir::State "{place}"; Dir::State::status "{place}/status"; Dir::Cache "{place}";\n'
@@ -124,14 +126,13 @@ def _up_to_date(place: Path, suite: str, architecture: str) -> Path:
         # A mirror's copy of a suite may be older than the suite's own limit.
         'Acquire::Check-Valid-Until "false";\n'
     )
-    if not fetched.exists() or not 0 <= time.time() - fetched.stat().st_mtime < _LISTS_AGE:
-        try:
-            _run_apt(configuration, "apt-get", "-q", "update", "--error-on=any")
-        except CannotGet:
-            # Older lists will do, and so will the release without updates that a mirror is just receiving.
-            if not any((place / "lists").glob(f"*_dists_{suite}_main_binary-{architecture}_Packages*")):
-                raise
-        fetched.touch()
+    try:
+        _run_apt(configuration, "apt-get", "-q", "update", "--error-on=any")
+    except CannotGet:
+        # Older lists will do, and so will the release without updates that a mirror is just receiving.
+        if not any((place / "lists").glob(f"*_dists_{suite}_main_binary-{architecture}_Packages*")):
+            raise
+    fetched.touch()
     return configuration
 
 
