@@ -39,9 +39,16 @@ def origin(tree: Tree) -> str:
     return _BETWEEN.join(str(path) for path in dict.fromkeys((tree.source_tree, tree.build_tree)))
 
 
+def _places(origin: str) -> tuple[str, str]:
+    """The trees that `origin` names; the second is "" if there is one."""
+    # Both are absolute, so that a release with the words is none of the separator.
+    source, between, build = origin.partition(_BETWEEN + "/")
+    return source, f"/{build}" if between else ""
+
+
 def is_gone(origin: str) -> bool:
     """Whether a tree is not there any more, at a glance; some 8 microseconds."""
-    source, _, build = origin.partition(_BETWEEN)
+    source, build = _places(origin)
     try:
         for name in OF_SOURCE:
             os.stat(f"{source}/{name}")
@@ -65,7 +72,7 @@ def look(host: Host, release: Release, origin: str, limits: Limits, cancelled: t
     """
     if is_gone(origin):
         return ""
-    source, _, build = origin.partition(_BETWEEN)
+    source, build = _places(origin)
     walk = _Walk(host, release, Tree(Path(source), Path(build or source)), limits, cancelled)
     stamp = _Stamp()
     for place, parts in walk.layers():
@@ -90,7 +97,7 @@ def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled
     import hashlib
 
     name = origin(tree)
-    if name.count(_BETWEEN) != (tree.source_tree != tree.build_tree):
+    if name.count(_BETWEEN + "/") != (tree.source_tree != tree.build_tree):
         raise Corrupt(f"{name} cannot be copied: the path of a tree has {_BETWEEN!r} in it; rename it")
     anew = functools.partial(_Walk, host, release, tree, limits, cancelled)
     walk = anew()

@@ -156,10 +156,19 @@ def test_things_that_are_not_files(tmp_path: Path, main: Path) -> None:
     etc.mkdir()
     os.mkfifo(etc / "a.conf")
     (etc / "b.conf").symlink_to("b.conf")
+    (etc / "masked.conf").symlink_to("/dev/null")
+    (etc / "zeros.conf").symlink_to("/dev/zero")
     (tmp_path / "file").write_text("")
     config, problems = load(main, [etc, tmp_path / "file"])
     assert config == Config()
-    assert sorted(problem.file.name for problem in problems) == ["a.conf", "b.conf", "file", "kheadersd.conf"]
+    assert sorted(problem.file.name for problem in problems) == [
+        "a.conf",
+        "b.conf",
+        "file",
+        "kheadersd.conf",
+        "zeros.conf",
+    ]
+    assert any("it is a device and not a regular file" in problem.message for problem in problems)
 
 
 def test_windows_and_byte_order_mark(main: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -109,12 +110,14 @@ def test_names_that_no_profile_may_have(tmp_path: Path, name: str) -> None:
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "directory.toml").mkdir()
+    os.mkfifo(tmp_path / "fifo.toml")
     (tmp_path / "gone.toml").symlink_to("nowhere")
     (tmp_path / "good.toml").write_text(_GOOD)
     found, problems = load([tmp_path, tmp_path / "good.toml"])
     assert set(found) == {"good"}
     assert problems == [
         f"{tmp_path}/directory.toml: it is a directory and not a regular file",
+        f"{tmp_path}/fifo.toml: it is a FIFO and not a regular file",
         f"{tmp_path}/gone.toml: cannot be read: No such file or directory",
     ]
 

@@ -10,13 +10,15 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from archives import make_kheaders
-from running import Bus, Daemon, MakeDaemon, Refused
+from running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 from sources.hosts import put_tree
 
 from service.conftest import RELEASE, ServedHost
@@ -179,3 +181,39 @@ def test_whatever_is_at_the_place_of_apt_s_files(
         )
         assert isinstance(answer, Refused)
         _check(daemon, bus, [answer], f"{kind} as {name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_at_the_place_of_a_file_of_the_cache(
+    bus: Bus, make_daemon: MakeDaemon, template: Path, kind: str
+) -> None:
+    daemon = make_daemon(bus, root=template)
+    path, _ = bus.call("GetHeaders", "sa{sv}", "", "1", "sources", "as", "1", "sysfs")
+    tree = Path(path)
+    for name in ("entry.json", "manifest", "durable", "tree", "tree/include/linux/kconfig.h", "pch", ""):
+        assert daemon.stop() == 0
+        _put(tree.parent / name, KINDS[kind])
+        daemon.start()
+        answer = bus.call("GetHeaders", "sa{sv}", "", "1", "sources", "as", "1", "sysfs")
+        assert not isinstance(answer, Refused), (kind, name, answer)
+        assert Path(answer[0], "include/linux/kconfig.h").read_bytes(), (kind, name)
+        _check(daemon, bus, [bus.call("Verify", "sa{sv}", "", "0")], f"{kind} as {name}")
+        tree = Path(answer[0])
+
+
+@pytest.mark.parametrize("option", ["--cache-directory", "--root"])
+def test_a_path_that_no_caller_can_be_told_is_refused_at_start(tmp_path: Path, option: str) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\x1b"
+    os.mkdir(path)
+    done = subprocess.run(
+        [sys.executable, "-m", "kheadersd", "--config=/dev/null", option, path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "/\\xff\\x1b: its path is not UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr

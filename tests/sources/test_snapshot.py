@@ -15,6 +15,7 @@ from kheadersd.errors import Corrupt
 from kheadersd.extraction.extract import Cancelled, extract
 from kheadersd.extraction.treewriter import Limits
 from kheadersd.host import Host
+from kheadersd.release import Release
 from kheadersd.sources import Archive, Tree, snapshot
 from kheadersd.sources.tree import NOT_LOOKED_AT, TreeSource
 from sources.hosts import RELEASE, ignore, make_host, put_tree
@@ -206,3 +207,12 @@ def test_it_can_be_given_up(host: Host, tree: Path) -> None:
 def test_a_path_that_would_be_taken_for_two(host: Host) -> None:
     tree = put_tree(host.path("home/this and /that"))
     assert "rename it" in refusal(host, tree)
+
+
+def test_a_release_with_the_word_between_two_trees(host: Host) -> None:
+    release = Release("6.1 and 6.2")
+    tree = put_tree(host.modules_directory(release) / "build", release)
+    name = snapshot.origin(Tree(tree, tree))
+    assert not snapshot.is_gone(name)
+    assert snapshot.is_gone(snapshot.origin(Tree(tree, host.root)))
+    assert copied(host, tree).origin == name
