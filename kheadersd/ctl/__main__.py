@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from .. import __version__
 from ..errors import InvalidArgs
 from ..release import parse_release
 from ..system.printable import quoted
+from ..work import hanging
 from .text import SHELLS, by_source, lines
 
 if TYPE_CHECKING:
@@ -32,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run kheadersctl with ``arguments``, by default those of the process; the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal need not know every character
+    logging.getLogger("kheadersd.work").setLevel(logging.ERROR)  # that an interrupted read goes on is no news
     try:
         code = _run(_parse(sys.argv[1:] if arguments is None else arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
+        if hanging():  # in a read or a write, of which the interpreter would wait for the end
+            os._exit(_INTERRUPTED)
         return _INTERRUPTED
     except BrokenPipeError:
         _drop_output()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..apart.process import end, start
 from ..system.printable import printable
+from ..work import in_thread
 from . import text
 from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError, plain
 from .commands import following_progress, get_pch
@@ -58,7 +59,7 @@ class _Way:
 async def cc(client: Client, arguments: argparse.Namespace) -> int:
     """Compile one file for BPF with the best that is there: precompiled, else headers, else types."""
     source = Path(arguments.file)
-    content = await asyncio.to_thread(_read, source)
+    content = await in_thread(_read, source)
     output = Path(arguments.output or source.with_suffix(".o").name)
     profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
     with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
@@ -138,7 +139,7 @@ class _Job:
             if code:
                 return complaints, code
         try:
-            await asyncio.to_thread(_put, new, self._output)
+            await in_thread(_put, new, self._output)
         except OSError as error:
             where = printable(str(self._output))
             raise CommandError(FAILED, f"cannot write {where}: {error.strerror}") from None
@@ -208,7 +209,7 @@ async def _with_headers(
     from ..pch.recipe import LIBBPF, recipe
 
     try:
-        arch = await asyncio.to_thread(precompilable, Path(details["build_tree"]), details["release"])
+        arch = await in_thread(precompilable, Path(details["build_tree"]), details["release"])
     except (KheadersError, Unusable) as error:
         raise CommandError(NOT_AVAILABLE, error.message) from None
     if details["source_tree"] != details["build_tree"]:

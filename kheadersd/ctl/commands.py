@@ -14,6 +14,7 @@ from ..bus.library import Variant
 from ..errors import Corrupt
 from ..extraction.tarstream import TarReader
 from ..system.printable import printable
+from ..work import in_thread
 from . import text
 from .client import DONE, FAILED, NAME, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
 
@@ -131,7 +132,7 @@ async def export(client: Client, arguments: argparse.Namespace) -> int:
     values = [arguments.release, _source_options(arguments)]
     work = client.call("Export", "sa{sv}", values, accept_fds=True)
     answer = await following_progress(client, work)
-    await asyncio.to_thread(_copy_to_stdout, answer.fds[answer.values[0]])
+    await in_thread(_copy_to_stdout, answer.fds[answer.values[0]])
     return DONE
 
 

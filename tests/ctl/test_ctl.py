@@ -433,6 +433,16 @@ def test_interrupted_quietly(ctl: Ctl, service: Service) -> None:
     assert child.returncode == 130
 
 
+def test_interrupted_while_it_reads(lonely: Ctl, tmp_path: Path) -> None:
+    """From one who has nothing to say; a thread that hangs does not keep the command."""
+    program = tmp_path / "program.c"
+    os.mkfifo(program)
+    with lonely.start("cc", str(program)) as child, program.open("wb"):
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=20) == ("", "")
+    assert child.returncode == 130
+
+
 def test_nobody_reads(ctl: Ctl) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -282,6 +282,7 @@ def test_each_place_that_logs_is_bounded(
     monkeypatch.setattr(logger, "level", logging.DEBUG)
     monkeypatch.setattr(logger, "handlers", [Handler(journal)])
     monkeypatch.setattr(logger, "propagate", False)
+    logger.setLevel(logging.DEBUG)
     for _ in range(200):
         logger.warning("first place")
         logger.warning("second place")

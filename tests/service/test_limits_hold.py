@@ -155,7 +155,7 @@ def hangs(daemon: Daemon, count: int = 1) -> bool:
 # Daemons
 
 
-StartDaemon = Callable[[str], Daemon]
+StartDaemon = Callable[..., Daemon]
 
 
 @pytest.fixture
@@ -163,13 +163,13 @@ def start(bus: Bus, host: ServedHost, tmp_path: Path) -> Iterator[StartDaemon]:
     daemons: list[Daemon] = []
     units = tmp_path / "units"
 
-    def start(config: str) -> Daemon:
+    def start(config: str, *, wait: bool = True) -> Daemon:
         (tmp_path / "kheadersd.conf").write_text(config)
         prefix = ["unshare", "--mount", "sh", "-ec", _IN_NAMESPACE, str(units)]
         arguments = [f"--config={tmp_path}/kheadersd.conf"]
         log = tmp_path / "log"
         daemons.append(Daemon(bus, host.root, tmp_path / "cache", log, arguments, prefix=prefix))
-        daemons[-1].start()
+        daemons[-1].start(wait=wait)
         return daemons[-1]
 
     yield start
@@ -271,6 +271,15 @@ def test_more_hang_than_work_at_a_time(start: StartDaemon, bus: Bus, host: Serve
         wait_until(lambda: hangs(daemon, 4))
         assert not isinstance(bus.call(*GET_HEADERS), Refused)
         assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
+        sigterm_ends(daemon)
+
+
+def test_a_cache_that_hangs(start: StartDaemon, tmp_path: Path) -> None:
+    """Already at the start."""
+    (tmp_path / "cache").mkdir(mode=0o755)
+    with hanging_file_system(tmp_path / "cache"):
+        daemon = start(_NO_LIMITS, wait=False)
+        wait_until(lambda: hangs(daemon))
         sigterm_ends(daemon)
 
 
