@@ -29,7 +29,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from . import store
@@ -60,7 +60,9 @@ def suite() -> str:
     """
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):
-            return line.partition("=")[2].strip('"')
+            # Sid calls itself as the next release.
+            codenames = {codename for _, _, codename in _of_debian()}
+            return "sid" if "sid" in codenames else line.partition("=")[2].strip('"')
     raise CannotGet("/etc/os-release has no VERSION_CODENAME=")
 
 
@@ -72,13 +74,9 @@ def sources(suite: str) -> list[str]:
     Raises:
         CannotGet: this machine's apt has no package lists of Debian.
     """
-    wanted = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
     found: dict[tuple[str, str], str] = {}  # the part of the suite, and where it is
-    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
-        origin, uri, codename, component = line.split("|")
-        base, _, part = codename.partition("-")
-        if origin == "Debian" and component == "main" and part in ("", "updates", "security"):
-            found.setdefault((part, uri), base)
+    for uri, part, base in _of_debian():
+        found.setdefault((part, uri), base)
     if not any(part == "" for part, _ in found):
         raise CannotGet("apt has no package lists of Debian here; is 'apt-get update' missing?")
     return [
@@ -86,6 +84,16 @@ def sources(suite: str) -> list[str]:
         for part, uri in sorted(found)
         if part == "" or suite not in _UNPARTED
     ]
+
+
+def _of_debian() -> Iterator[tuple[str, str, str]]:
+    """What of Debian this machine's apt knows: address, part ("", "updates", "security") and suite."""
+    wanted = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
+    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
+        origin, uri, codename, component = line.split("|")
+        base, _, part = codename.partition("-")
+        if origin == "Debian" and component == "main" and part in ("", "updates", "security"):
+            yield uri, part, base
 
 
 def apt(suite: str, tool: str, *arguments: str, architecture: str = "", cwd: Path | None = None) -> str:
