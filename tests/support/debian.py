@@ -40,6 +40,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UNPARTED = ("sid", "unstable")  # suites without -updates and -security
 _numbers = itertools.count(1)  # of commands inside roots, whose names must differ
 _LISTS_AGE = 24 * 3600.0  # seconds; older package lists are fetched again
+_ROOTS = 8  # of a suite are kept: several are in use at once
 _LEFT_OUT = ("man", "doc", "info", "locale")  # below /usr/share of a root
 
 
@@ -232,7 +233,7 @@ def root(suite: str, packages: Iterable[str]) -> Path:
     """
     wanted = sorted({*packages})
     key = store.key_of(suite, *wanted)
-    return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted))
+    return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted), keep=_ROOTS)
 
 
 def make_root(made: Path, suite: str, packages: Sequence[str]) -> None:

@@ -55,12 +55,12 @@ SOURCE = "/srv/kheadersd"
 """Where the container sees the project's checkout, read-only."""
 
 
-def base() -> Path:
-    """The root that containers start from, made now if it is not kept.
+def base(*more: str) -> Path:
+    """The root that containers start from, with more packages if some are named; made now if it is not kept.
 
     It is of the suite of Debian that KHEADERSD_CONTAINER_SUITE names; of this machine's by itself.
     """
-    return debian.root(os.environ.get("KHEADERSD_CONTAINER_SUITE") or debian.suite(), PACKAGES)
+    return debian.root(os.environ.get("KHEADERSD_CONTAINER_SUITE") or debian.suite(), (*PACKAGES, *more))
 
 
 def why_not() -> str:
@@ -83,11 +83,13 @@ class Container:
         name: no other container's.
         directory: for its console log.
         binds: further directories that it sees read-only, by the names it sees them under.
+        packages: what is installed in it besides `PACKAGES`.
     """
 
     name: str
     directory: Path
     binds: dict[str, Path] = dataclasses.field(default_factory=dict)
+    packages: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     leader: int = 0
 
@@ -99,7 +101,7 @@ class Container:
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
             *("--link-journal=no", "--console=read-only", "--resolv-conf=off", "--timezone=off"),
             *("--volatile=overlay", "--bind=/dev/autofs", *binds),
-            *(f"--machine={self.name}", f"--directory={base()}", "--boot"),
+            *(f"--machine={self.name}", f"--directory={base(*self.packages)}", "--boot"),
         ]
         with self._console.open("wb") as console:
             self.process = subprocess.Popen(
@@ -226,11 +228,13 @@ def _unified_hierarchy() -> Path | None:
 
 
 @contextlib.contextmanager
-def running(name: str, directory: Path, binds: dict[str, Path] | None = None) -> Iterator[Container]:
+def running(
+    name: str, directory: Path, binds: dict[str, Path] | None = None, packages: Sequence[str] = ()
+) -> Iterator[Container]:
     """A container, stopped in the end; where there can be none, tests are skipped."""
     if reason := why_not():
         pytest.skip(f"no containers here: {reason}")
-    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {})
+    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {}, packages)
     try:
         container.start()
         yield container
