@@ -78,7 +78,7 @@ class Host:
                 links (ELOOP).
         """
         if self.is_live:
-            return path.resolve(strict=True)
+            return Path(os.path.realpath(path, strict=True))
         pending = list(reversed(path.relative_to(self.root).parts))
         resolved = self.root
         links = 0
