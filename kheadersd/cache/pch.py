@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..system import files
 from . import disk
-from .entry import OtherVersion
+from .entry import OtherVersion, decode_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,14 +104,7 @@ class PchRecord:
             OtherVersion: it is one of another version.
             ValueError: it is no record.
         """
-        values = json.loads(data.decode())
-        if not isinstance(values, dict):
-            raise ValueError("it is not a JSON object")
-        version = values.pop("version", None)
-        if type(version) is int and version != _VERSION:
-            raise OtherVersion(f"its version is {version}, not {_VERSION}")
-        if version != _VERSION:
-            raise ValueError(f"its version is {version!r}, not {_VERSION}")
+        values = decode_record(data, _VERSION)
         fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if set(values) != set(fields):
             raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(fields) ^ set(values)))}")
