@@ -172,7 +172,7 @@ class Threads:
             call.timer = call.loop.call_later(_LOOK_AGAIN, self._look_again, call)
 
     def _same_given_up(self, call: _Call) -> _Call | None:
-        """A call that was given up and still runs, to do the very same: another would take one more thread."""
+        """A call that was given up and still does the very same: another would take one more thread."""
         with self._changed:
             return next((each for each in self._running if each.given_up and each.is_same(call)), None)
 
