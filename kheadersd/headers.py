@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .architecture import MAX_AUTOCONF, Configuration, read_configuration
 from .sources import Why
-from .system.files import read_file, read_start
+from .system.files import read_file
 from .system.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .host import Host
     from .release import Release
     from .sources import Tree
@@ -35,42 +35,37 @@ OF_BUILD = (AUTOCONF, UTSRELEASE)
 AUTOMOUNT = "/run/kheaders/build"
 """Where our own headers are mounted when they are first looked at: looking would ask us for them."""
 
-# The file has one line in a plain kernel; distributions add a few.
-_MAX_UTSRELEASE = 64 * 1024
-_UTS_RELEASE = re.compile(rb'^[ \t]*#[ \t]*define[ \t]+UTS_RELEASE[ \t]+"([^"\n]*)"', re.MULTILINE)
 _MAX_LINKS = 40
+_INCLUDES = (
+    "arch/{}/include",
+    "arch/{}/include/generated",
+    "include",
+    "arch/{}/include/uapi",
+    "arch/{}/include/generated/uapi",
+    "include/uapi",
+    "include/generated/uapi",
+)
 
 
 class Unusable(Exception):
-    """A tree is not the complete headers of the release.
+    """With a tree no program of the release's kernel compiles.
 
     Attributes:
         why: INCOMPLETE, OTHER_RELEASE or UNREADABLE.
         message: the reason in words, naming the file that was looked at.
+        places: the paths where what is missing could be.
     """
 
-    def __init__(self, why: Why, message: str) -> None:
+    def __init__(self, why: Why, message: str, places: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.why = why
         self.message = message
+        self.places = tuple(places)
 
 
-def check_usable(source_tree: Path, build_tree: Path, release: Release) -> None:
-    """Check that the two trees (equal for a whole one) are complete headers of ``release``; reads one file.
-
-    Raises:
-        Unusable: a needed header is missing, empty or no file, or UTS_RELEASE is another kernel's.
-    """
-    for tree, names in ((source_tree, OF_SOURCE), (build_tree, OF_BUILD)):
-        for name in names:
-            _check_file(tree / name)
-    utsrelease = build_tree / UTSRELEASE
-    found = _UTS_RELEASE.search(_read_start(utsrelease))
-    if found is None:
-        raise Unusable(Why.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
-    if found[1] != release.encode():
-        theirs = printable(found[1], 80)
-        raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs}, not of {release}")
+def include_directories(arch: str) -> tuple[str, ...]:
+    """The names in a tree of the directories that headers are looked for in, in kbuild's order."""
+    return tuple(name.format(arch) for name in _INCLUDES)
 
 
 def architecture(build_tree: Path) -> str:
@@ -102,7 +97,7 @@ def configuration(build_tree: Path) -> Configuration:
     except FileNotFoundError:
         raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 # Each has some 7,000 symbols, 1 MB.
@@ -111,28 +106,9 @@ def _configuration(path: str, identity: tuple[int, ...]) -> Configuration:  # no
     return read_configuration(read_file(path, MAX_AUTOCONF))
 
 
-def _unreadable(path: Path, error: OSError) -> Unusable:
+def unreadable(path: Path, error: OSError) -> Unusable:
+    """The refusal of a tree that has a file that cannot be read."""
     return Unusable(Why.UNREADABLE, f"{printable(str(path))} cannot be read: {error.strerror}")
-
-
-def _check_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
-    except OSError as error:
-        raise Unusable(Why.UNREADABLE, f"{path} cannot be looked at: {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise Unusable(Why.INCOMPLETE, f"{path} is not a regular file")
-    if not status.st_size:
-        raise Unusable(Why.INCOMPLETE, f"{path} is empty")
-
-
-def _read_start(path: Path) -> bytes:
-    try:
-        return read_start(path, _MAX_UTSRELEASE)
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:
@@ -167,15 +143,19 @@ def _is_standard(tree: Tree, release: Release, host: Host) -> bool:
 
 
 def standard_directory(name: str, release: Release, host: Host) -> Path | None:
-    """The real path of /lib/modules/<release>/<name>, where ``name`` is "build" or "source".
+    """`real_directory` of /lib/modules/<release>/<name>, where ``name`` is "build" or "source"."""
+    return real_directory(host.modules_directory(release) / name, host)
 
-    None if there is no such name, or if it leads to our own automount: that is not touched, because whoever
-    looks there asks us for headers.
+
+def real_directory(path: Path, host: Host) -> Path | None:
+    """The real path of ``path``.
+
+    None if there is no such name, or if it leads to our own automount: that is not touched, because whatever
+    looks there asks the daemon for headers.
 
     Raises:
         OSError: it is there and leads nowhere (ENOENT), or in circles (ELOOP), or cannot be looked at.
     """
-    path = host.modules_directory(release) / name
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -16,6 +16,16 @@ _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 _NT_GNU_BUILD_ID = 3
 _OSRELEASE = "proc/sys/kernel/osrelease"
 _MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
+# Where distributions have the kernels' modules: NixOS and Guix have those of the kernel that was booted, and
+# of the one that will be, only there.
+_MODULES = (
+    "lib/modules",
+    "usr/lib/modules",
+    "run/booted-system/kernel-modules/lib/modules",
+    "run/current-system/kernel-modules/lib/modules",
+    "run/booted-system/kernel/lib/modules",
+    "run/current-system/kernel/lib/modules",
+)
 
 
 class Host:
@@ -120,30 +130,31 @@ class Host:
             return False
 
     def modules_directory(self, release: Release) -> Path:
-        """``/lib/modules/<release>`` of this host, which need not exist."""
-        return self._modules() / release
+        """Where the modules of a kernel are, ``/lib/modules/<release>`` if they are nowhere."""
+        for base in _MODULES:
+            with contextlib.suppress(OSError):
+                directory = self.inside(self.path(base, release))
+                if directory.is_dir():
+                    return directory
+        with contextlib.suppress(OSError):
+            return self.inside(self.path(_MODULES[0])) / release
+        return self.path(_MODULES[0], release)
 
     def installed_releases(self) -> set[Release]:
         """The kernels that have modules on this host; blocking."""
-        try:
-            names = os.listdir(self._modules())
-        except OSError:
-            return set()
+        names: set[str] = set()
+        for base in _MODULES:
+            with contextlib.suppress(OSError):
+                names.update(os.listdir(self.inside(self.path(base))))
         installed = set()
         for name in names:
-            # A directory that a removed kernel left behind has no modules any more.
-            if any(_may_exist(self._modules() / name / part) for part in ("kernel", "modules.dep")):
-                with contextlib.suppress(InvalidArgs):
-                    installed.add(parse_release(name))
+            with contextlib.suppress(InvalidArgs):
+                release = parse_release(name)
+                directory = self.modules_directory(release)
+                # A directory that a removed kernel left behind has no modules any more.
+                if any(_may_exist(directory / part) for part in ("kernel", "modules.dep")):
+                    installed.add(release)
         return installed
-
-    def _modules(self) -> Path:
-        """/lib/modules of this host; below a root, even if /lib there is an absolute symlink."""
-        directory = self.path("lib/modules")
-        if not self.is_live:
-            with contextlib.suppress(OSError):
-                return self.resolve(directory)
-        return directory
 
     def _running_release(self) -> Release:
         """What /proc of this host says; the machine's own release is never that of an image."""

@@ -12,8 +12,9 @@ from .cache.disk import DiskError, Vanished
 from .cache.entry import Record, entry_name
 from .errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from .extraction.extract import Cancelled, extract
-from .headers import Unusable, check_usable, configuration
+from .headers import Unusable, configuration
 from .sources import Why
+from .sources.usable import OF_ARCHIVES, check_usable
 from .work import in_idle_thread, in_thread
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def make_entry(
     with cache.stage(release, archive.digest) as staging:
         extracted = extract(archive, staging.tree_fd, limits=limits, report=report, cancelled=cancelled)
         try:
-            check_usable(staging.tree, staging.tree, release)
+            check_usable(staging.tree, staging.tree, release, OF_ARCHIVES)
             randomised = configuration(staging.tree).is_randomised
         except Unusable as unusable:
             raise _refusal(unusable, str(staging.tree) + "/", source, archive) from None

@@ -31,6 +31,7 @@ def kheaders_files(release: str) -> dict[str, bytes]:
         "include/generated/autoconf.h": b"#define CONFIG_X86 1\n#define CONFIG_64BIT 1\n",
         "include/generated/utsrelease.h": f'#define UTS_RELEASE "{release}"\n'.encode(),
         "arch/x86/include/asm/ptrace.h": b"#ifndef _ASM_X86_PTRACE_H\n#define _ASM_X86_PTRACE_H\n#endif\n",
+        "arch/x86/include/generated/uapi/asm/types.h": b"#include <asm-generic/types.h>\n",
     }
 
 

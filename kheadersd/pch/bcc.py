@@ -24,18 +24,10 @@ from typing import TYPE_CHECKING
 
 from ..cache.pch import PREFIX
 from ..errors import KheadersError, NotAvailable
+from ..headers import include_directories
 from ..system.files import read_file
 from .libbcc import LIBRARIES, checked
-from .recipe import (
-    Recipe,
-    as_if_included,
-    host_triple,
-    include_directories,
-    key_of,
-    precompile,
-    prefix,
-    umbrella,
-)
+from .recipe import Recipe, as_if_included, host_triple, key_of, precompile, prefix, umbrella
 
 if TYPE_CHECKING:
     from pathlib import Path

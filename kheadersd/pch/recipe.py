@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from ..architecture import ARCHITECTURES
 from ..cache.pch import PREFIX
 from ..errors import NotAvailable
+from ..headers import include_directories
 from .profile import BCC, CLANG_BPF, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
@@ -80,16 +81,6 @@ class Recipe:
 # LLVM's release notes of Clang 16, "New Compiler Flags".
 _FIRST_WITH_CONFIGURATION = 16
 
-# In kbuild's order.
-_INCLUDES = (
-    "arch/{}/include",
-    "arch/{}/include/generated",
-    "include",
-    "arch/{}/include/uapi",
-    "arch/{}/include/generated/uapi",
-    "include/uapi",
-    "include/generated/uapi",
-)
 _FIRST = ("include/linux/kconfig.h", "include/linux/compiler_types.h")
 
 _LANGUAGE = ("-std=gnu11", "-O2", "-g", "-fshort-wchar", "-fno-strict-aliasing", "-fms-extensions")
@@ -281,11 +272,6 @@ def _clang(arch: str) -> Clang:
             f"headers of the architecture {arch} cannot be precompiled; those that can be are {can}"
         )
     return known.clang
-
-
-def include_directories(arch: str) -> tuple[str, ...]:
-    """The names in a tree of the directories that headers are looked for in, in this order."""
-    return tuple(name.format(arch) for name in _INCLUDES)
 
 
 def _beside(directory: Path, before: bytes) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Corrupt
 from ..extraction.extract import Cancelled
-from ..headers import OF_BUILD, OF_SOURCE
+from ..headers import OF_BUILD, OF_SOURCE, Unusable, architecture
 from . import Archive, Layer, Tree, whole
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _BLOCK = 512
 _BETWEEN = " and "
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MAX_NAME_IN_HEADER = 100
+_PACKAGES = ("usr/src", "nix/store", "gnu/store", "opt")
 
 
 def origin(tree: Tree) -> str:
@@ -84,10 +85,12 @@ def look(host: Host, release: Release, origin: str, limits: Limits, cancelled: t
 def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled: threading.Event) -> Archive:
     """Read a tree once, to know what it is; blocking, some 0.5 s.
 
-    Only what belongs to the kernel's architecture is taken. Symlinks are followed inside the two trees and,
-    since distributions' lead from one package to another, inside /usr/src and /lib/modules/<release>; those
-    that lead nowhere are left out. When the archive is extracted, everything is read again: if that is not
-    what was read here, the last piece raises Corrupt.
+    Only what belongs to the kernel's architecture is taken. Of two trees, what was generated is taken from
+    the build tree, and the rest from the source tree if it has it. Symlinks are followed inside the two
+    trees and, since distributions' lead from one package to another, inside /lib/modules/<release> and where
+    packages are installed (`_PACKAGES`). Left out are links that lead nowhere, and what editors leave beside
+    a file. When the archive is extracted, everything is read again: if that is not what was read here, the
+    last piece raises Corrupt.
 
     Raises:
         Corrupt: it cannot be read, exceeds the limits or was changed meanwhile; a link leads somewhere else;
@@ -174,17 +177,21 @@ class _Walk:
         self._limits = limits
         self._cancelled = cancelled
         self._found = 0
+        try:
+            arch = architecture(tree.build_tree)
+        except Unusable as unusable:
+            raise Corrupt(f"{origin(tree)} cannot be copied: {unusable.message}") from None
+        self._of_architecture = f"arch/{arch}/include"
+        self._generated = ("include/generated", "include/config", f"{self._of_architecture}/generated")
         self._allowed = [tree.source_tree, tree.build_tree]
-        for path in (host.path("usr/src"), host.modules_directory(release)):
+        for path in (*map(host.path, _PACKAGES), host.modules_directory(release)):
             with contextlib.suppress(OSError, RuntimeError):
                 self._allowed.append(host.resolve(path))
 
     def layers(self) -> Iterator[tuple[Path, list[str]]]:
         """Each tree, and which parts of it are taken."""
-        generated = self._tree.build_tree.glob("arch/*/include/generated")
-        architectures = sorted({path.parent.parent.name for path in generated})
         for place in dict.fromkeys((self._tree.source_tree, self._tree.build_tree)):
-            parts = ["include", *(f"arch/{name}/include" for name in architectures)]
+            parts = ("include", self._of_architecture)
             yield place, [part for part in parts if (place / part).is_dir()]
 
     def members(self, place: Path, parts: list[str]) -> Iterator[_Member]:
@@ -192,9 +199,18 @@ class _Walk:
         for part in parts:
             followed = self._follow(f"{place}/{part}")
             if followed is not None:
-                yield from self._below(part, followed[0], (followed[0],))
+                yield from self._below(place, part, followed[0], (followed[0],))
 
-    def _below(self, name: str, path: str, above: tuple[str, ...]) -> Iterator[_Member]:
+    def _is_taken(self, place: Path, name: str) -> bool:
+        """Whether a name is taken from one of two trees, and not from the other."""
+        source, build = self._tree.source_tree, self._tree.build_tree
+        if source == build:
+            return True
+        if any(name == part or name.startswith(f"{part}/") for part in self._generated):
+            return place == build
+        return place == source or self._follow(f"{source}/{name}") is None
+
+    def _below(self, place: Path, name: str, path: str, above: tuple[str, ...]) -> Iterator[_Member]:
         with _opened(path, os.O_DIRECTORY) as fd:
             itself = _Member(name, path, os.fstat(fd))
             with os.scandir(fd) as found:
@@ -202,17 +218,20 @@ class _Walk:
         yield self._checked(itself)
         for base, known in entries:
             child, status = f"{path}/{base}", known
+            if _is_left_behind(base):
+                continue
             if stat.S_ISLNK(status.st_mode):
                 followed = self._follow(child)
                 if followed is None:
                     continue
                 child, status = followed
             if not stat.S_ISDIR(status.st_mode):
-                yield self._checked(_Member(f"{name}/{base}", child, status))
+                if self._is_taken(place, f"{name}/{base}"):
+                    yield self._checked(_Member(f"{name}/{base}", child, status))
             elif child in above:
                 raise Corrupt(f"{path}/{base} cannot be copied: it leads in circles, to {child}")
-            else:
-                yield from self._below(f"{name}/{base}", child, (*above, child))
+            elif f"{name}/{base}" not in self._generated or self._is_taken(place, f"{name}/{base}"):
+                yield from self._below(place, f"{name}/{base}", child, (*above, child))
 
     def _checked(self, member: _Member) -> _Member:
         if self._cancelled.is_set():
@@ -246,6 +265,11 @@ class _Walk:
                 "tree cannot be copied without it"
             )
         return str(real), status
+
+
+def _is_left_behind(name: str) -> bool:
+    """Whether a file is an editor's: a swap file, a lock, a backup. No header of the kernel is called so."""
+    return name.startswith((".", "#")) or name.endswith("~")
 
 
 @contextlib.contextmanager

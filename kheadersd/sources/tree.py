@@ -1,25 +1,23 @@
-"""Headers that a package put where everybody looks: /lib/modules/<release>/{build,source}."""
+"""Headers that a package put where programs look: /lib/modules/<release>/{build,source}, or in /usr/src."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
-from ..headers import (
-    OF_BUILD,
-    OF_SOURCE,
-    Unusable,
-    check_usable,
-    configuration,
-    leads_to_automount,
-    standard_directory,
-)
+from ..headers import OF_SOURCE, Unusable, configuration, leads_to_automount, real_directory
+from ..system.files import read_start
+from ..system.printable import printable, quoted
 from ..work import in_thread
 from . import Nothing, Tree, Why, snapshot
+from .usable import check_inside, check_usable, witnesses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ..host import Host
@@ -32,6 +30,12 @@ _MAX_REMEMBERED = 64
 _RESOLUTION = 100_000_000
 # For so many seconds after a walk through a tree no change is noticed.
 _FRESH = 2.0
+# Headers of a kernel whose modules are elsewhere, or not there: in a container, in WSL, on Gentoo.
+_WITHOUT_LINK = ("usr/src/linux-headers-{}", "usr/src/kernels/{}", "usr/src/linux-{}")
+# In the Makefile of what was built elsewhere than where its sources are: O=, and Debian's packages.
+_SOURCES = re.compile(rb"^include (/[^\n]*)/Makefile$", re.MULTILINE)
+_MAX_MAKEFILE = 64 * 1024
+_MAX_STATED = 3
 NOT_LOOKED_AT = "not looked at"
 """No tree has this identity."""
 
@@ -96,7 +100,7 @@ class TreeSource:
     def present(self, release: Release) -> tuple[bool, Tree | None]:
         """The result of the last `find`, if what it depends on has not changed since; about 10 microseconds.
 
-        Of a usable tree only kconfig.h and utsrelease.h are looked at again.
+        Of a usable tree only what `witnesses` names is looked at again, not all that was checked.
 
         Returns:
             Whether the answer is known, and the tree: ``(False, None)`` asks for a `find`, ``(True, None)``
@@ -148,88 +152,150 @@ def _absence(directory: Path) -> tuple[tuple[str, _Identity], ...]:
 
 
 def _look(host: Host, release: Release) -> _Look:
-    """Check thoroughly. What it depends on is noted first, so that no change can fall in between."""
-    directory = host.modules_directory(release)
-    links = tuple(str(directory / name) for name in ("build", "source"))
-    before = tuple((link, _identity(link, follow=False)) for link in links)
-    if not any(identity for _, identity in before):
-        before = _absence(directory) or before
-    places: dict[str, Path] = {}
-    dangling: list[str] = []
-    files: list[str] = []
-    for name in ("build", "source"):
-        try:
-            place = standard_directory(name, release, host)
-        except OSError as error:
-            dangling.append(_why_not_followed(directory / name, error))
-            files.append(str(directory / name))
-        else:
-            if place is not None:
-                places[name] = place
-    pairs = _pairs(places)
-    files += dict.fromkeys(str(path) for pair in pairs for path in _depends_on(pair))
-    state = tuple((path, _identity(path)) for path in files)
-    found = _first_usable(pairs, release) if pairs else None
-    if found is None or (isinstance(found, Nothing) and dangling):
-        found = _nothing(host, release, dangling)
-    if isinstance(found, Tree):
-        witnesses = _witnesses(found)
-        state = tuple(known for known in state if known[0] in witnesses)
-    return _Look(found, before, state, lasting=host.is_live or not dangling)
+    """Check thoroughly; blocking, some 0.1 s for a usable tree."""
+    return _Search(host, release).run()
 
 
-def _pairs(places: dict[str, Path]) -> list[Tree]:
-    """What to try, as bpftrace does: each link stands for the other when that is missing.
+class _Search:
+    """One search for the tree of a release.
 
-    A build tree can be whole although "source" leads to something else.
+    What the result depends on is noted before it is looked at, so that no change falls in between.
     """
-    build, source = places.get("build"), places.get("source")
-    if build is None and source is None:
-        return []
-    tried = [Tree(source_tree=source or build, build_tree=build or source)]  # type: ignore[arg-type]
-    if build is not None and source not in (None, build):
-        tried.append(Tree(source_tree=build, build_tree=build))
-    return tried
 
+    def __init__(self, host: Host, release: Release) -> None:
+        self._host = host
+        self._release = release
+        self._directory = host.modules_directory(release)
+        self._links: dict[str, _Identity] = {}
+        self._files: dict[str, _Identity] = {}
+        self._reasons: list[Unusable] = []
 
-def _depends_on(pair: Tree) -> list[Path]:
-    return [pair.source_tree / name for name in OF_SOURCE] + [pair.build_tree / name for name in OF_BUILD]
+    def run(self) -> _Look:
+        self._note_links()
+        for pairs in self._candidates():
+            tree = self._first_usable(pairs)
+            if tree is not None:
+                files = {str(path) for path in witnesses(tree.source_tree, tree.build_tree)}
+                return self._result(tree, {path: self._files.get(path) for path in files})
+        return self._result(self._nothing(), self._files)
 
+    def _result(self, found: Tree | Nothing, files: dict[str, _Identity]) -> _Look:
+        # Below an image's root, a link that leads nowhere can come to lead somewhere without a change that
+        # the kernel's own stat(2) sees.
+        dangling = any(reason.why is Why.DANGLING for reason in self._reasons)
+        lasting = self._host.is_live or not dangling
+        return _Look(found, tuple(self._links.items()), tuple(files.items()), lasting)
 
-def _witnesses(tree: Tree) -> tuple[str, str]:
-    """Two files that go when a package is removed and change when it is replaced; each look costs 2 µs."""
-    return str(tree.source_tree / OF_SOURCE[0]), str(tree.build_tree / OF_BUILD[1])
+    def _note_links(self) -> None:
+        links = {str(self._directory / name): None for name in ("build", "source")}
+        self._links = {link: _identity(link, follow=False) for link in links}
+        if not any(self._links.values()):
+            self._links = dict(_absence(self._directory)) or self._links
+        # It can be a link itself, or come where it is looked for first.
+        self._note_link(self._host.path("lib/modules", self._release))
 
+    def _note_link(self, path: Path) -> None:
+        self._links.setdefault(str(path), _identity(str(path), follow=False))
 
-def _first_usable(pairs: list[Tree], release: Release) -> Tree | Nothing:
-    reasons: list[Unusable] = []
-    for pair in pairs:
+    def _candidates(self) -> Iterator[list[Tree]]:
+        """The pairs of trees to try, the first of which is the one that is meant."""
+        build = self._real(self._directory / "build")
+        source = self._real(self._directory / "source")
+        if build is not None or source is not None:
+            yield self._pairs(build or source, source or build)  # type: ignore[arg-type]
+        for name in _WITHOUT_LINK:
+            path = self._host.path(name.format(self._release))
+            self._note_link(path)
+            place = self._real(path)
+            if place is not None:
+                yield self._pairs(place, place)
+
+    def _pairs(self, build: Path, source: Path) -> list[Tree]:
+        """What to try for a build tree and what is said to be its sources.
+
+        A build tree can be whole although "source" leads to something else. Where it is not, it says itself
+        where its sources are.
+        """
+        pairs = [Tree(source, build), Tree(build, build)]
+        self._note_link(build / "source")
+        stated = [build / "source"]
+        self._note(str(build / "Makefile"))
+        with contextlib.suppress(OSError):
+            text = read_start(self._host.inside(build / "Makefile"), _MAX_MAKEFILE)
+            stated += (self._host.path(os.fsdecode(path)) for path in _SOURCES.findall(text))
+        for path in stated[:_MAX_STATED]:
+            place = self._real(path)
+            if place is not None:
+                pairs.append(Tree(place, build))
+        return list(dict.fromkeys(pairs))
+
+    def _real(self, path: Path) -> Path | None:
+        """As `real_directory`; why it leads nowhere is noted."""
+        self._note_link(path)
+        if self._links.get(str(path)) is not None:
+            self._note(str(path))
         try:
-            check_usable(pair.source_tree, pair.build_tree, release)
-            randomised = configuration(pair.build_tree).is_randomised
-        except Unusable as reason:
-            reasons.append(reason)
-        else:
-            return dataclasses.replace(pair, randomised=randomised)
-    return Nothing(reasons[0].why, reasons[0].message)
+            return real_directory(path, self._host)
+        except OSError as error:
+            self._reasons.append(Unusable(Why.DANGLING, _why_not_followed(path, error)))
+            return None
 
+    def _note(self, *paths: str) -> None:
+        for path in paths:
+            self._files.setdefault(path, _identity(path))
 
-def _nothing(host: Host, release: Release, dangling: list[str]) -> Nothing:
-    if dangling:
-        return Nothing(Why.DANGLING, "; ".join(dangling))
-    directory = host.modules_directory(release)
-    try:
-        automounts = [name for name in ("build", "source") if leads_to_automount(directory / name, host)]
-    except OSError:
-        automounts = []
-    if automounts:
-        return Nothing(
-            Why.MISSING, f"{directory}/{automounts[0]} only leads to what kheadersd itself provides"
-        )
-    return Nothing(Why.MISSING, f"there is no {directory}/build")
+    def _first_usable(self, pairs: list[Tree]) -> Tree | None:
+        reasons: list[tuple[bool, int, Unusable]] = []
+        for pair in pairs:
+            try:
+                self._check(pair)
+                randomised = configuration(pair.build_tree).is_randomised
+            except Unusable as reason:
+                self._note(*reason.places)
+                # What is wrong with a tree of sources tells more than that another tree is none.
+                is_none = not os.path.exists(pair.source_tree / OF_SOURCE[0])
+                reasons.append((is_none, len(reasons), reason))
+            else:
+                return dataclasses.replace(pair, randomised=randomised)
+        self._reasons.append(min(reasons)[2])
+        return None
+
+    def _check(self, pair: Tree) -> None:
+        for tree in (pair.source_tree, pair.build_tree):
+            if not str(tree).isprintable():
+                raise Unusable(
+                    Why.UNREADABLE,
+                    f"{quoted(str(tree))} cannot be served: no caller could be told its name, which is not "
+                    "printable UTF-8",
+                )
+        if not self._host.is_live:
+            check_inside(self._host.root, pair.source_tree, pair.build_tree)
+        self._note(*(str(pair.source_tree / name) for name in OF_SOURCE))
+        self._note(*(str(path) for path in witnesses(pair.source_tree, pair.build_tree)))
+        check_usable(pair.source_tree, pair.build_tree, self._release)
+
+    def _nothing(self) -> Nothing:
+        if self._reasons:
+            message = "; ".join(dict.fromkeys(reason.message for reason in self._reasons))
+            return Nothing(self._reasons[0].why, message)
+        try:
+            automounts = [
+                name for name in ("build", "source") if leads_to_automount(self._directory / name, self._host)
+            ]
+        except OSError:
+            automounts = []
+        if automounts:
+            return Nothing(
+                Why.MISSING,
+                f"{self._directory}/{automounts[0]} only leads to what kheadersd itself provides",
+            )
+        others = ", ".join(f"/{name.format(self._release)}" for name in _WITHOUT_LINK)
+        return Nothing(Why.MISSING, f"there is no {self._directory}/build, and none of {others}")
 
 
 def _why_not_followed(link: Path, error: OSError) -> str:
+    name = printable(str(link))
     if isinstance(error, FileNotFoundError) and link.is_symlink():
-        return f"{link} leads to {os.readlink(link)}, which is not there: its headers package was removed"
-    return f"{link} leads nowhere: {error.strerror}"
+        target = printable(os.readlink(link), 200)
+        return f"{name} leads to {target}, which is not there: its headers package was removed"
+    return f"{name} leads nowhere: {error.strerror}"

@@ -27,7 +27,7 @@ ARCHITECTURE = subprocess.run(
 def generated_files(release: str) -> dict[str, str]:
     """What the build of a kernel generates, as small as possible."""
     return {
-        "include/generated/autoconf.h": "#define CONFIG_64BIT 1\n",
+        "include/generated/autoconf.h": "#define CONFIG_X86 1\n#define CONFIG_64BIT 1\n",
         "include/generated/utsrelease.h": f'#define UTS_RELEASE "{release}"\n',
         "arch/x86/include/generated/asm/unistd.h": "#define NR 1\n",
     }

@@ -18,13 +18,13 @@ import pytest
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
 from kheadersd.extraction import extract
 from kheadersd.extraction.treewriter import Limits
-from kheadersd.headers import check_usable
 from kheadersd.host import Host
 from kheadersd.release import Release
 from kheadersd.restore import Restoring
 from kheadersd.sources import Nothing, Why, apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
+from kheadersd.sources.usable import check_usable
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import pytest
 
 from kheadersd.extraction.extract import extract
 from kheadersd.extraction.treewriter import Limits
-from kheadersd.headers import check_usable
 from kheadersd.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.package import PackageSource
+from kheadersd.sources.usable import check_usable
 
 META = "linux-headers-cloud-amd64"
 LISTS = Path("/var/lib/apt/lists")

@@ -46,7 +46,7 @@ def make_host(root: Path) -> Host:
 def put_tree(directory: Path, release: str = RELEASE, parts: str = "both") -> Path:
     """A usable tree, or its "source" or "build" part alone."""
     for name, content in kheaders_files(release).items():
-        generated = name.startswith("include/generated/")
+        generated = "/generated/" in name
         if parts == "both" or (parts == "build") == generated:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_bytes(content)

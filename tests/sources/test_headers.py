@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.headers import Unusable, check_usable, environment, leads_to_automount
+from kheadersd.headers import Unusable, environment, leads_to_automount
 from kheadersd.host import Host
 from kheadersd.sources import Tree, Why
+from kheadersd.sources.usable import check_usable
 from sources.hosts import OTHER, RELEASE, make_host, put_tree
 
 NEEDED = (
