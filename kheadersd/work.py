@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, TypeVar, cast
 
-from .errors import LimitsExceeded, Timeout
+from .errors import LimitsExceeded
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,8 @@ class Threads:
         """As `in_thread`."""
         call = _Call(function, args)
         try:
+            while same := self._same_given_up(call):
+                await asyncio.wait([same.done])
             self._submit(call)
             self._look_again(call)
             try:
@@ -169,14 +171,14 @@ class Threads:
         if not call.began_at:
             call.timer = call.loop.call_later(_LOOK_AGAIN, self._look_again, call)
 
+    def _same_given_up(self, call: _Call) -> _Call | None:
+        """A call that was given up and still does the very same: another would take one more thread."""
+        with self._changed:
+            return next((each for each in self._running if each.given_up and each.is_same(call)), None)
+
     def _submit(self, call: _Call) -> None:
         with self._changed:
             lost = [each for each in self._running if each.given_up]
-            if (same := next((each for each in lost if each.is_same(call)), None)) is not None:
-                raise Timeout(
-                    f"a thread hangs since an earlier request asked for the same: {same.place()}; remove the "
-                    "cause, which may be a file system that does not answer"
-                )
             if len(lost) < _MOST_LOST:
                 self._queue.append(call)
                 self._changed.notify()
@@ -266,7 +268,8 @@ class _Call:
     def is_same(self, other: _Call) -> bool:
         """Whether it is the same function with the same arguments, but for events that tell to stop."""
         return (
-            self._function == other._function
+            self.loop is other.loop
+            and self._function == other._function
             and len(self._arguments) == len(other._arguments)
             and all(
                 one is two or isinstance(one, threading.Event) or (type(one) is type(two) and one == two)
@@ -336,14 +339,14 @@ async def in_thread(
 
     When the caller is cancelled, ``cancelled`` is set, so that the function can end early, and the
     cancellation goes on only once the thread is done: whatever the function holds has been given back. One
-    that does not end within 2 seconds is given up: the cancellation goes on without it.
+    that does not end within 2 seconds is given up: the cancellation goes on without it. Who asks for the very
+    same meanwhile waits for its end.
 
     Args:
         keep: takes the result, on the event loop, also when the caller was cancelled while it was made.
         threads: which of them; those that all share by default.
 
     Raises:
-        Timeout: a thread that was given up hangs in the very same call.
         LimitsExceeded: too many threads that were given up still hang.
     """
     return await (threads or THREADS).run(function, *args, cancelled=cancelled, keep=keep)

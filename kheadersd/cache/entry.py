@@ -90,20 +90,31 @@ class Record:
             OtherVersion: it is one of another version.
             ValueError: it is no record; the message says what is wrong.
         """
-        values = json.loads(data.decode())
-        if not isinstance(values, dict):
-            raise ValueError("it is not a JSON object")
-        version = values.pop("version", None)
-        if type(version) is int and version != _VERSION:
-            raise OtherVersion(f"its version is {version}, not {_VERSION}")
-        if version != _VERSION:
-            raise ValueError(f"its version is {version!r}, not {_VERSION}")
+        values = decode_record(data, _VERSION)
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise ValueError(f"missing or unknown keys: {', '.join(sorted(names ^ set(values)))}")
         for name in names:
             _check(name, values[name])
         return cls(**values)
+
+
+def decode_record(data: bytes, version: int) -> dict[str, Any]:
+    """The values of a record, without its version.
+
+    Raises:
+        OtherVersion: it is one of another version.
+        ValueError: it is no record.
+    """
+    values = json.loads(data.decode())
+    if not isinstance(values, dict):
+        raise ValueError("it is not a JSON object")
+    found = values.pop("version", None)
+    if type(found) is int and found != version:
+        raise OtherVersion(f"its version is {found}, not {version}")
+    if found != version:
+        raise ValueError(f"its version is {found!r}, not {version}")
+    return values
 
 
 def _check(name: str, value: Any) -> None:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..system import files
 from . import disk
-from .entry import OtherVersion
+from .entry import OtherVersion, decode_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from .entry import Entry
@@ -41,6 +42,7 @@ Bytes = bytes  # a record has a field of that name
 _VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_RECORD = 4 << 20
+_MAX_PREFIX = 1 << 20
 _BLOCK = 1 << 20
 _MINUTE = 60_000_000  # microseconds
 _IN_USE = 60 * _MINUTE
@@ -102,14 +104,7 @@ class PchRecord:
             OtherVersion: it is one of another version.
             ValueError: it is no record.
         """
-        values = json.loads(data.decode())
-        if not isinstance(values, dict):
-            raise ValueError("it is not a JSON object")
-        version = values.pop("version", None)
-        if type(version) is int and version != _VERSION:
-            raise OtherVersion(f"its version is {version}, not {_VERSION}")
-        if version != _VERSION:
-            raise ValueError(f"its version is {version!r}, not {_VERSION}")
+        values = decode_record(data, _VERSION)
         fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         if set(values) != set(fields):
             raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(fields) ^ set(values)))}")
@@ -132,8 +127,8 @@ def _checked(name: str, kind: str, value: Any) -> Any:
 class Pch:
     """A precompiled header that is there.
 
-    A damaged one crashes the compiler, or worse: it is handed out only while the file is known to have the
-    content that was written.
+    A damaged one crashes the compiler, or worse: it is handed out only while the file, and the prefix header
+    that programs are compiled with besides, are known to have the content that was written.
 
     Attributes:
         record: what is known of it.
@@ -141,17 +136,19 @@ class Pch:
         last_used: microseconds since the epoch; right to a minute, it is the mtime of the record.
     """
 
-    __slots__ = ("_noted", "_stamp", "last_used", "path", "record")
+    __slots__ = ("_files", "_noted", "_stamps", "last_used", "path", "record")
 
-    def __init__(self, record: PchRecord, path: Path, stamp: Stamp | None, last_used: int = 0) -> None:
+    def __init__(self, record: PchRecord, path: Path, *, confirmed: bool = False, last_used: int = 0) -> None:
         self.record = record
         self.path = path
         self.last_used = self._noted = last_used or record.made_at
-        self._stamp = stamp
+        has_prefix = any(item.endswith(f"/{record.key}/{PREFIX}") for item in record.text)
+        self._files = (path, path.with_name(PREFIX)) if has_prefix else (path,)
+        self._stamps = _stamps(self._files) if confirmed else None
 
     def intact(self) -> bool:
-        """Whether the file is the one that was made or last confirmed, untouched; 2 microseconds."""
-        return self._stamp is not None and _stamp(self.path) == self._stamp
+        """Whether its files are those that were made or last confirmed, untouched; some microseconds."""
+        return self._stamps is not None and _stamps(self._files) == self._stamps
 
     def touch(self) -> None:
         """Note that it is used, in memory and, at most once a minute, on the disk."""
@@ -167,21 +164,24 @@ class Pch:
 
     def confirm(self) -> bool:
         """Read all of it; some 20 ms. Afterwards `intact` holds, if this does."""
-        self._stamp = None
-        before = _stamp(self.path)
+        self._stamps = None
+        before = _stamps(self._files)
         if before is None or self.problem():
             return False
-        self._stamp = before
+        self._stamps = before
         return True
 
     def problem(self) -> str:
         """How the file differs from what was written, in a sentence; "" if it does not."""
-        name = f"pch/{self.record.key}/{NAME}"
-        try:
-            if _sha256(self.path) != self.record.sha256:
-                return f"{name}: changed, the content is not what the compiler wrote"
-        except OSError as error:
-            return f"{name}: cannot be read: {error.strerror}"
+        for path in self._files:
+            name = f"pch/{self.record.key}/{path.name}"
+            try:
+                if path.name == NAME and _sha256(path) != self.record.sha256:
+                    return f"{name}: changed, the content is not what the compiler wrote"
+                if path.name == PREFIX and files.read_text(path, _MAX_PREFIX) not in self.record.source:
+                    return f"{name}: changed, the content is not what was compiled"
+            except OSError as error:
+                return f"{name}: cannot be read: {error.strerror}"
         return ""
 
     def rewrite(self, record: PchRecord) -> None:
@@ -269,7 +269,7 @@ class PchStaging:
             disk.sync_directory(parent)
         self._published = True
         path = target / NAME
-        return Pch(record, path, _stamp(path))
+        return Pch(record, path, confirmed=True)
 
 
 def retire(pch: Pch) -> Path | None:
@@ -325,7 +325,7 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
             continue
         else:
             used = min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
-            found[name] = Pch(record, directory / NAME, None, used)
+            found[name] = Pch(record, directory / NAME, last_used=used)
     return found
 
 
@@ -369,12 +369,13 @@ def _link(old: Path, new: Path) -> None:
         os.link(old, new)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...] | None:
+    """Those of files; None if one is not there."""
     try:
-        status = os.lstat(path)
+        found = [os.lstat(path) for path in paths]
     except OSError:
         return None
-    return status.st_ino, status.st_ctime_ns, status.st_size
+    return tuple((status.st_ino, status.st_ctime_ns, status.st_size) for status in found)
 
 
 def _sha256(path: Path) -> str:

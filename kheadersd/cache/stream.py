@@ -81,7 +81,7 @@ def _header(name: str, item: Item, made_at: int) -> bytes:
         member.type, member.mode = tarfile.DIRTYPE, DIRECTORY_MODE
     else:
         member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, item.content
-    return member.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
+    return member.tobuf(tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape")
 
 
 class _Content:

@@ -249,8 +249,8 @@ async def status(client: Client, arguments: argparse.Namespace) -> int:
     text.put_fields(
         {
             "Version": properties["Version"],
-            "Running kernel": properties["RunningRelease"],
-            "Headers": await _whereabouts(client),
+            "Running kernel": properties["RunningRelease"] or "unknown",
+            "Headers": await _whereabouts(client) if properties["RunningRelease"] else "unknown",
             "Cache": f"{text.count(properties['EntryCount'], 'entry', 'entries')}, "
             f"{text.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),

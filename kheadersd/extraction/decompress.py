@@ -34,11 +34,13 @@ _PATIENCE = 0.1  # seconds
 # Streams, frames and blocks of a file. A real one has some hundred; bgzip makes 16,000 of a GiB.
 _MAX_PARTS = 50_000
 
-# A decoder touches as much of its window as it has decompressed. "xz -8" has a window of 32 MiB, "xz -9" one
-# of 64 MiB and "zstd --ultra -22" one of 128 MiB: such a file can only have little to decompress.
-_WINDOW = 32 * 1024 * 1024
+# A decoder touches as much of its window as it has decompressed. "xz -7" has a window of 16 MiB, "xz -9" one
+# of 64 MiB and "zstd --ultra -22" one of 128 MiB: such a file can only have little to decompress. All headers
+# of Linux 6.1 with their comments have 56 MiB, and 9 MiB compressed, which may be in memory as well.
+_WINDOW = 16 * 1024 * 1024
 _WIDE_WINDOW = 128 * 1024 * 1024
-_MAX_OF_WIDE = 48 * 1024 * 1024
+_MAX_OF_WIDE = 58 * 1024 * 1024
+_MAX_OF_WIDE_AND_INPUT = 66 * 1024 * 1024
 _BESIDES_WINDOW = 1024 * 1024  # what liblzma needs besides it
 # The header of a stream and the longest header of a block, which has the size of the window.
 _XZ_HEADERS = 12 + 1024
@@ -207,6 +209,9 @@ def _variable_length(data: bytes, at: int) -> tuple[int, int]:
 class _Input:
     """A file whose first bytes were already looked at.
 
+    Attributes:
+        count: how many bytes were read.
+
     Args:
         limit: how many bytes are read at most; None for all that there are.
     """
@@ -215,7 +220,7 @@ class _Input:
         self._data = data
         self._label = label
         self._limit = limit
-        self._count = 0
+        self.count = 0
         self._head = b""
         self.head = self._head = self.up_to(_MAGIC_SIZE)
 
@@ -242,8 +247,8 @@ class _Input:
 
     def _read(self, size: int) -> bytes:
         piece = self._data.read(size)
-        self._count += len(piece)
-        if self._limit is not None and self._count > self._limit:
+        self.count += len(piece)
+        if self._limit is not None and self.count > self._limit:
             raise Corrupt(f"{self._label} has more than {self._limit} bytes")
         return piece
 
@@ -297,7 +302,7 @@ class Gunzip:
 
 def _gunzip(source: _Input, label: str) -> Iterator[bytes]:
     """Decode gzip members, one behind the other."""
-    parts = _Parts(label)
+    parts = _Parts(source, label)
     data = source.read()
     while data or not parts.count:
         parts.add()
@@ -308,7 +313,7 @@ def _unxz(source: _Input, label: str) -> Iterator[bytes]:
     """Decode xz streams, one behind the other, with padding between and behind them."""
     import lzma
 
-    parts = _Parts(label)
+    parts = _Parts(source, label)
     data = source.read()
     while data or not parts.count:
         if parts.count and not data.startswith(_XZ[: len(data)]):
@@ -373,7 +378,8 @@ def _decode(
 class _Parts:
     """Bounds the work and the memory that one file takes."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, source: _Input, label: str) -> None:
+        self._source = source
         self._label = label
         self._bytes = 0
         self.count = 0
@@ -388,10 +394,12 @@ class _Parts:
     def check(self, size: int) -> None:
         """So many bytes were decompressed."""
         self._bytes += size
-        if self.wide and self._bytes > _MAX_OF_WIDE:
+        together = self._bytes + self._source.count
+        if self.wide and (self._bytes > _MAX_OF_WIDE or together > _MAX_OF_WIDE_AND_INPUT):
             raise Corrupt(
                 f"{self._label} needs too much memory: its window has more than {_WINDOW} bytes, which is "
-                f"accepted for up to {_MAX_OF_WIDE} decompressed bytes"
+                f"accepted for up to {_MAX_OF_WIDE} decompressed bytes, or {_MAX_OF_WIDE_AND_INPUT} with the "
+                "compressed ones"
             )
 
 
@@ -404,7 +412,7 @@ def _unzstd(source: _Input, label: str) -> Iterator[bytes]:
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=_WIDE_WINDOW)
-    parts = _Parts(label)
+    parts = _Parts(source, label)
     magic = source.exactly(len(_ZSTD))
     while magic:
         parts.add()

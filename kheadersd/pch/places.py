@@ -115,7 +115,7 @@ class Places:
         return [directory for pattern in self._patterns for directory in _matching(pattern)]
 
     def _real_directories(self) -> set[Path]:
-        return {directory.resolve() for directory in self._directories()}
+        return {Path(os.path.realpath(directory)) for directory in self._directories()}
 
     def _stamps(self) -> dict[str, Stamp]:
         """Of the directories, and those in which more of them may appear."""

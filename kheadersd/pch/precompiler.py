@@ -14,7 +14,7 @@ from ..authority import Action
 from ..cache.disk import Vanished
 from ..cache.entry import TYPES
 from ..cache.pch import Pch, PchRecord, PchStaging
-from ..errors import Corrupt, InvalidArgs, KheadersError, NotAvailable, UnknownProfile
+from ..errors import Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout, UnknownProfile
 from ..journal import Event
 from ..served import PchRequest, ServedPch
 from ..work import SharedWork, in_thread
@@ -323,7 +323,13 @@ class Precompiler:
             with self._progress.of(entry.release, "pch") as report:
                 report("compile", 0.0)
                 staging = await in_thread(PchStaging, self._cache.directory, keep=stagings.append)
-                await compile_pch(self._run, made, compiler, entry, staging.file, self._seconds)
+                try:
+                    await compile_pch(self._run, made, compiler, entry, staging.file, self._seconds)
+                except KheadersError as error:
+                    # It says nothing if a part of the headers, or the compiler, was removed meanwhile.
+                    if isinstance(error, NoSpace | Timeout) or await self._is_unchanged(entry, compiler):
+                        raise
+                    return None
                 if not await self._is_unchanged(entry, compiler):
                     return None
                 pch = await in_thread(_publish, staging, entry, profile, compiler, made, keep=keep)

@@ -122,7 +122,12 @@ class Reducer:
         needed: set[str] = set()
         for pch in list(entry.pchs.values()):
             if pch.record.needed is None:
-                names = await find_needed(self._run, pch, entry, seconds)
+                try:
+                    names = await find_needed(self._run, pch, entry, seconds)
+                except CompileFailed:
+                    if not entry.seal.intact():
+                        raise _vanished(entry) from None
+                    raise
                 await in_thread(pch.rewrite, dataclasses.replace(pch.record, needed=names))
             needed.update(pch.record.needed or ())
         if await in_thread(is_mounted, entry.path):
@@ -162,10 +167,13 @@ class Reducer:
                 await compile_canary(self._run, pch, published.entry, seconds)
             _check_still_known(self._cache, published.entry)
         except BaseException as error:
+            disturbed = not all(published.entry.seal.intact() for published in made)
             for published in made:
                 await self._put_back(entry, published)
             if not isinstance(error, CompileFailed):
                 raise
+            if disturbed:
+                raise _vanished(entry) from None
             raise CompileFailed(
                 f"without its headers, what was precompiled for {entry.release} is of no use, so they were "
                 f"kept: {error.message}"
@@ -192,7 +200,11 @@ def _check_still_known(cache: Cache, entry: Entry) -> None:
         Vanished: somebody removed the entry meanwhile.
     """
     if entry not in cache:
-        raise Vanished(f"the headers of {entry.release} were removed meanwhile; ask again")
+        raise _vanished(entry)
+
+
+def _vanished(entry: Entry) -> Vanished:
+    return Vanished(f"the headers of {entry.release} were removed meanwhile; ask again")
 
 
 def _is_in_use(entry: Entry) -> bool:

@@ -11,6 +11,7 @@ that a source needs no signature ("trusted=yes", "signed-by"): it is the one who
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -117,14 +118,14 @@ class AptCommands:
 
         Raises:
             Nothing: the root has a name that apt's configuration cannot express.
-            Nothing: a link in an image's configuration leads out of the image.
+            Nothing: something in an image's configuration is no file, or leads out of the image.
             KheadersError: the directory cannot be made.
         """
         root = str(self._host.root)
         if re.search(r'["\n\\;]', root):
             raise Nothing(Why.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
         if not self._host.is_live:
-            _check_links(self._host)
+            _check_files(self._host)
         try:
             with self._preparing:
                 (self._work / "lists").mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -249,20 +250,25 @@ def _methods_for_images() -> str:
     )
 
 
-def _check_links(host: Host) -> None:
-    """Refuse an image in whose configuration apt would come to files of this machine, and quote them.
+def _check_files(host: Host) -> None:
+    """Refuse an image in whose configuration apt would come to files of this machine, or wait for a FIFO.
 
     Raises:
-        Nothing: there is a link that leads out of the image.
+        Nothing: there is a link that leads out of the image, or something that is no file and no directory.
     """
-    top = host.path("etc/apt")
-    found = [top, host.path("var/lib/apt/lists")]
-    for directory, directories, files in os.walk(top):
+    tops = (host.path("etc/apt"), host.path("var/lib/apt/lists"))
+    found = list(tops)
+    for directory, directories, files in itertools.chain.from_iterable(map(os.walk, tops)):
         found += [Path(directory, name) for name in (*directories, *files)]
     for path in found:
-        if not path.resolve().is_relative_to(host.root):
+        real = os.path.realpath(path)
+        if not Path(real).is_relative_to(host.root):
             raise Nothing(
                 Why.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
+            )
+        if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
+            raise Nothing(
+                Why.UNSUPPORTED, f"apt is not run with {path} in the image: it is no file and no directory"
             )
 
 

@@ -11,8 +11,8 @@ from ..errors import Corrupt
 from ..extraction.decompress import chunks, xz_size
 from . import Archive, Layer, whole
 
-MAX_ARCHIVE = 16 * 1024 * 1024
-"""Bytes. Real archives are 4 to 5 MB, and stay in memory until they are extracted."""
+MAX_ARCHIVE = 24 * 1024 * 1024
+"""Bytes. Real archives are 4 to 5 MB, or twice that with comments. Until it is extracted it is in memory."""
 
 _XZ_HEADER = b"\xfd7zXZ\0"
 _XZ_FOOTER = b"YZ"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import os
 import re
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from ..errors import Corrupt, ReleaseMismatch
 from ..extraction.decompress import whole
 from ..system.files import opened, read_start
 from ..system.printable import printable
+from ..types import elf
+from ..types.content import InMemory
 from ..work import in_thread
 from . import Nothing, Why
 from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
@@ -19,11 +22,9 @@ from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import Section
-
     from ..host import Host
     from ..release import Release
+    from ..types.content import Content
     from . import Archive, Report
 
 FILE_NAME = re.compile(r"kheaders\.ko(?:\.gz|\.xz|\.zst)?")
@@ -37,9 +38,12 @@ _SUFFIXES = ("", ".xz", ".zst", ".gz")
 _MAX_MODULES_DEP = 16 * 1024 * 1024
 # A full distribution kernel has some 5,000 modules in some 1,000 directories.
 _MAX_DIRECTORIES = 20_000
+_MAX_IN_DIRECTORY = 20_000
 # The module itself has some thirty symbols.
 _MAX_SYMBOLS = 100_000
-_START, _END = "kernel_headers_data", "kernel_headers_data_end"
+_MAX_STRINGS = 1024 * 1024
+_MAX_MODINFO = 64 * 1024
+_START, _END = b"kernel_headers_data", b"kernel_headers_data_end"
 
 
 class ModuleFileSource:
@@ -133,7 +137,8 @@ def _in_directories(directory: Path) -> Iterator[str]:
         here = pending.pop()
         try:
             with os.scandir(here) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+                some = itertools.islice(listing, _MAX_IN_DIRECTORY)
+                entries = sorted(some, key=lambda entry: entry.name, reverse=True)
         except OSError:
             continue
         for entry in entries:
@@ -159,35 +164,25 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
         ReleaseMismatch: vermagic is of another release than ``release``.
         Corrupt: it is damaged, or no kheaders module.
     """
-    # Costs some megabytes, and is needed once in a kernel's life.
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
-    if not module.startswith(b"\x7fELF"):
+    if not module.startswith(elf.MAGIC):
         raise Corrupt(f"{label} is not a kernel module: it is no ELF file")
-    try:
-        # Closed, because what pyelftools makes refers to itself in circles and would keep all of the module.
-        with io.BytesIO(module) as stream:
-            elf = ELFFile(stream)
-            _check_vermagic(elf, module, label, release)
-            return _between_symbols(elf, module, label)
-    except (
-        ELFError,
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # What pyelftools raises for headers that contradict each other.
-        raise Corrupt(f"{label} is damaged: {error or type(error).__name__}") from error
+    content = InMemory(memoryview(module), label)
+    found = elf.sections(content, (".modinfo", ".symtab", ".strtab"))
+    _check_vermagic(found.get(".modinfo"), label, release)
+    if ".symtab" not in found or ".strtab" not in found:
+        raise Corrupt(f"{label} has no symbol table: it was stripped so far that no kernel loads it")
+    start, end, index = _symbols(module, found[".symtab"], found[".strtab"])
+    data = elf.section(content, index)
+    if not start < end <= data.size:
+        raise Corrupt(f"{label} is damaged: {_START.decode()} is not inside its section")
+    if end - start > MAX_ARCHIVE:
+        raise Corrupt(f"{label} has an archive of {end - start} bytes, more than {MAX_ARCHIVE}")
+    return data.at(start, end - start)
 
 
-def _check_vermagic(elf: ELFFile, module: bytes, label: str, release: Release) -> None:
+def _check_vermagic(modinfo: Content | None, label: str, release: Release) -> None:
     """The release begins "vermagic", one of the NUL-terminated strings in .modinfo; a space follows."""
-    section = elf.get_section_by_name(".modinfo")
-    content = b"" if section is None else _content(section, module, label)
+    content = b"" if modinfo is None else modinfo.upto(0, _MAX_MODINFO)
     for entry in content.split(b"\0"):
         key, _, value = entry.partition(b"=")
         if key == b"vermagic":
@@ -198,31 +193,26 @@ def _check_vermagic(elf: ELFFile, module: bytes, label: str, release: Release) -
     raise Corrupt(f"{label} is not a kernel module: it has no vermagic")
 
 
-def _between_symbols(elf: ELFFile, module: bytes, label: str) -> bytes:
-    from elftools.elf.sections import SymbolTableSection
-
-    table = elf.get_section_by_name(".symtab")
-    if not isinstance(table, SymbolTableSection):
-        raise Corrupt(f"{label} has no symbol table: it was stripped so far that no kernel loads it")
-    count = table.num_symbols()
+def _symbols(module: bytes, table: Content, strings: Content) -> tuple[int, int, int]:
+    """The offsets of the archive's beginning and end in their section, and which section it is."""
+    label = table.label
+    order = "<" if module[5] == 1 else ">"
+    if module[4] == 1:
+        entry, value_at, section_at = struct.Struct(order + "IIIBBH"), 1, 5
+    else:
+        entry, section_at, value_at = struct.Struct(order + "IBBHQQ"), 3, 4
+    count = table.size // entry.size
     if count > _MAX_SYMBOLS:
         raise Corrupt(f"{label} claims to have {count} symbols")
-    symbols = {symbol.name: symbol for symbol in table.iter_symbols() if symbol.name in (_START, _END)}
-    if len(symbols) != 2:
-        raise Corrupt(f"{label} has no {_START}: it is not the kheaders module")
-    start, end = symbols[_START], symbols[_END]
-    index = start["st_shndx"]
-    if not isinstance(index, int) or end["st_shndx"] != index:
-        raise Corrupt(f"{label} is damaged: {_START} and its end are not in one section")
-    content = _content(elf.get_section(index), module, label)
-    if not start["st_value"] < end["st_value"] <= len(content):
-        raise Corrupt(f"{label} is damaged: {_START} is not inside its section")
-    return bytes(content[start["st_value"] : end["st_value"]])
-
-
-def _content(section: Section, module: bytes, label: str) -> bytes:
-    """The bytes of a section, which must all be in the file."""
-    offset, size = section["sh_offset"], section["sh_size"]
-    if section["sh_type"] == "SHT_NOBITS" or offset + size > len(module):
-        raise Corrupt(f"{label} is damaged: the content of section {section.name} is not in the file")
-    return module[offset : offset + size]
+    names = strings.upto(0, _MAX_STRINGS)
+    found = {}
+    for symbol in entry.iter_unpack(table.at(0, count * entry.size)):
+        for name in (_START, _END):
+            if names.startswith(name + b"\0", symbol[0]):
+                found[name] = symbol[value_at], symbol[section_at]
+    if len(found) != 2:
+        raise Corrupt(f"{label} has no {_START.decode()}: it is not the kheaders module")
+    (start, index), (end, of_end) = found[_START], found[_END]
+    if index != of_end:
+        raise Corrupt(f"{label} is damaged: {_START.decode()} and its end are not in one section")
+    return start, end, index

@@ -43,7 +43,7 @@ class SysfsSource:
 
         Raises:
             Nothing: NOT_RUNNING, MISSING, VANISHED (unloaded by somebody, again and again) or UNREADABLE.
-            Corrupt: it is not one whole xz file, or larger than 16 MiB.
+            Corrupt: it is not one whole xz file, or larger than 24 MiB.
         """
         if release != self._host.running:
             raise Nothing(
@@ -83,7 +83,7 @@ async def read_contents(host: Host, path: Path) -> Contents:
 
     Raises:
         Nothing: MISSING, VANISHED or UNREADABLE.
-        Corrupt: it is no file, or larger than 16 MiB.
+        Corrupt: it is no file, or larger than 24 MiB.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -130,7 +130,7 @@ def read_whole(path: Path) -> tuple[bytes, str]:
     Raises:
         Lost: it ended before its size, or its module was unloaded meanwhile (ENODEV).
         OSError: it cannot be opened or read.
-        Corrupt: it is larger than 16 MiB.
+        Corrupt: it is larger than 24 MiB.
     """
     try:
         with opened(path) as (descriptor, status):

@@ -74,3 +74,22 @@ class Content:
 
     def _ends_early(self) -> Corrupt:
         return Corrupt(f"{self.label} is damaged: it ends before something that is said to be in it")
+
+
+class InMemory(Content):
+    """Bytes that were read already."""
+
+    def __init__(self, data: memoryview, label: str) -> None:
+        self.size = len(data)
+        self.label = label
+        self._data = data
+
+    def at(self, offset: int, size: int) -> bytes:
+        """As `Content.at`."""
+        return bytes(self.part(offset, size)._data)
+
+    def part(self, offset: int, size: int) -> InMemory:
+        """As `Content.part`."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise self._ends_early()
+        return InMemory(self._data[offset : offset + size], self.label)

@@ -1,4 +1,4 @@
-"""The sections of an ELF file that is too large to be held in memory, with a bound for everything.
+"""The sections of an ELF file, of which a little is read at a time, with a bound for everything.
 
 `elftools` would serve as well for a sound file, but reads names and counts of any length from a damaged one.
 """
@@ -45,6 +45,19 @@ def sections(content: Content, wanted: Collection[str]) -> dict[str, Content]:
         if name in wanted and name not in found and kind not in _WITHOUT_CONTENT:
             found[name] = content.part(offset, size)
     return found
+
+
+def section(content: Content, index: int) -> Content:
+    """The section of that number.
+
+    Raises:
+        Corrupt: there is none, it has nothing in the file, or it leads out of the file.
+    """
+    headers, _ = _headers(content)
+    _, kind, offset, size = headers[index] if index < len(headers) else (0, 0, 0, 0)
+    if kind in _WITHOUT_CONTENT:
+        raise Corrupt(f"{content.label} is damaged: the content of its section {index} is not in the file")
+    return content.part(offset, size)
 
 
 def _headers(content: Content) -> tuple[list[tuple[int, int, int, int]], int]:

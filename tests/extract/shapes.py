@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import lzma
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 BLOCK = 512
+MANY = 99_000
 
 
 def header(
@@ -77,3 +79,59 @@ def xz(pieces: Iterable[bytes], window: int = 1 << 20) -> bytes:
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": window}]
     compressor = lzma.LZMACompressor(filters=filters)
     return b"".join([compressor.compress(piece) for piece in pieces]) + compressor.flush()
+
+
+def noise(size: int) -> bytes:
+    return random.Random(5).randbytes(size)
+
+
+def long_names() -> bytes:
+    return xz(tar(member("/".join([f"{number:06d}" + "x" * 240] * 4)) for number in range(MANY)))
+
+
+def long_targets() -> bytes:
+    return xz(tar(member(f"{number}", b"2", target="./" * 500 + "x") for number in range(MANY)))
+
+
+def wide_names() -> bytes:
+    return xz(tar(member(f"include/{number:06d}{'x' * 150}\U0001f600") for number in range(MANY)))
+
+
+def deep_names() -> bytes:
+    return xz(tar(member("/".join([f"{number:05d}"] * 32)) for number in range(MANY // 30)))
+
+
+def directories() -> bytes:
+    return xz(tar(member(f"include/{number}", b"5") for number in range(MANY)))
+
+
+def links() -> bytes:
+    first = member("include/a.h")
+    return xz(tar([first, *(member(f"include/{number}", b"2", target="a.h") for number in range(MANY - 2))]))
+
+
+def chained_links() -> bytes:
+    chain = (member(f"l{number + 1}", b"2", target=f"l{number}") for number in range(MANY - 1))
+    return xz(tar([member("l0"), *chain]))
+
+
+def large_attributes() -> bytes:
+    comment = attributes(record(b"comment", b"c" * 60_000))
+    return xz(tar(comment + member(f"include/{number}.h") for number in range(1000)))
+
+
+def files_with_a_large_window() -> bytes:
+    content = noise(MANY * 100)
+    files = (
+        member(f"include/{number:06d}{'y' * 60}", data=content[number * 100 : (number + 1) * 100])
+        for number in range(MANY)
+    )
+    return xz(tar([*files, member("zeros", data=bytes(60 << 20))]), 16 << 20)
+
+
+def a_huge_window() -> bytes:
+    return xz(tar([member("big", data=bytes(100 << 20))]), 64 << 20)
+
+
+def a_huge_window_and_archive() -> bytes:
+    return xz(tar([member("big", data=noise(15 << 20) + bytes(34 << 20))]), 64 << 20)

@@ -6,7 +6,6 @@ import functools
 import io
 import lzma
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.shapes import attributes, member, record, tar, xz
+from extract.shapes import (
+    a_huge_window,
+    a_huge_window_and_archive,
+    chained_links,
+    deep_names,
+    directories,
+    files_with_a_large_window,
+    large_attributes,
+    links,
+    long_names,
+    long_targets,
+    member,
+    tar,
+    wide_names,
+    xz,
+)
 from extract.writing import extract_to, nothing_left
 from kheadersd.extraction import decompress
 from kheadersd.extraction.extract import Cancelled
@@ -33,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-MANY = 99_000
 MOST_MEMORY = 96 * 1024  # KiB
 
 # Extracts, and does with the manifest what becomes of it later. Prints by how much the process grew, in KiB.
@@ -69,62 +82,6 @@ def directory() -> Iterator[Path]:
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as path:
         yield Path(path)
-
-
-def noise(size: int) -> bytes:
-    return random.Random(5).randbytes(size)
-
-
-def long_names() -> bytes:
-    return xz(tar(member("/".join([f"{number:06d}" + "x" * 240] * 4)) for number in range(MANY)))
-
-
-def long_targets() -> bytes:
-    return xz(tar(member(f"{number}", b"2", target="./" * 500 + "x") for number in range(MANY)))
-
-
-def wide_names() -> bytes:
-    return xz(tar(member(f"include/{number:06d}{'x' * 150}\U0001f600") for number in range(MANY)))
-
-
-def deep_names() -> bytes:
-    return xz(tar(member("/".join([f"{number:05d}"] * 32)) for number in range(MANY // 30)))
-
-
-def directories() -> bytes:
-    return xz(tar(member(f"include/{number}", b"5") for number in range(MANY)))
-
-
-def links() -> bytes:
-    first = member("include/a.h")
-    return xz(tar([first, *(member(f"include/{number}", b"2", target="a.h") for number in range(MANY - 2))]))
-
-
-def chained_links() -> bytes:
-    chain = (member(f"l{number + 1}", b"2", target=f"l{number}") for number in range(MANY - 1))
-    return xz(tar([member("l0"), *chain]))
-
-
-def large_attributes() -> bytes:
-    comment = attributes(record(b"comment", b"c" * 60_000))
-    return xz(tar(comment + member(f"include/{number}.h") for number in range(1000)))
-
-
-def files_with_a_large_window() -> bytes:
-    content = noise(MANY * 100)
-    files = (
-        member(f"include/{number:06d}{'y' * 60}", data=content[number * 100 : (number + 1) * 100])
-        for number in range(MANY)
-    )
-    return xz(tar([*files, member("zeros", data=bytes(60 << 20))]), 32 << 20)
-
-
-def a_huge_window() -> bytes:
-    return xz(tar([member("big", data=bytes(100 << 20))]), 64 << 20)
-
-
-def a_huge_window_and_archive() -> bytes:
-    return xz(tar([member("big", data=noise(15 << 20) + bytes(30 << 20))]), 64 << 20)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +130,9 @@ class Looks(threading.Event):
 
 
 def test_every_step_can_be_the_last(tmp_path: Path) -> None:
-    links = [member(f"l{number}", b"2", target="a.h") for number in range(200)]
+    symlinks = [member(f"l{number}", b"2", target="a.h") for number in range(200)]
     files = [member(f"{number}.h") for number in range(200)]
-    data = xz(tar([member("a.h"), *files, *links]))
+    data = xz(tar([member("a.h"), *files, *symlinks]))
     looks = Looks()
     extract_to(tmp_path / "all", data, cancelled=looks)
     assert looks.count >= 201 + 200 * 3  # a link is read, followed and made

@@ -169,17 +169,19 @@ def with_window(size: int, data: bytes) -> bytes:
     return lzma.compress(data, filters=filters)
 
 
-def test_a_large_window_is_for_what_is_little() -> None:
-    little, much = bytes(40 << 20), bytes(50 << 20)
+def test_a_large_window_is_for_what_is_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    little, much = bytes(56 << 20), bytes(60 << 20)
     assert decompressed(with_window(64 << 20, little)) == little  # as "xz -9"
-    assert decompressed(with_window(32 << 20, much)) == much
-    for data in (
-        with_window(64 << 20, much),
-        compress(b"x", "xz") + with_window(64 << 20, much),
-        with_window(64 << 20, b"x") + with_window(8 << 20, much),
-    ):
+    assert decompressed(with_window(16 << 20, much)) == much
+    large = with_window(64 << 20, much)
+    for data in large, compress(b"x", "xz") + large:
         with pytest.raises(Corrupt, match="needs too much memory"):
             decompressed(data)
+    data = with_window(64 << 20, CONTENT)
+    assert decompressed(data) == CONTENT
+    monkeypatch.setattr(decompress, "_MAX_OF_WIDE_AND_INPUT", len(CONTENT) + len(data) - 1)
+    with pytest.raises(Corrupt, match="needs too much memory"):
+        decompressed(data)
 
 
 def test_a_large_window_of_zstd() -> None:
@@ -187,7 +189,7 @@ def test_a_large_window_of_zstd() -> None:
 
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
     compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    little, much = bytes(40 << 20), bytes(50 << 20)
+    little, much = bytes(56 << 20), bytes(60 << 20)
     assert decompressed(compressor.compress(little)) == little
     for whole in True, False:  # the size is in the frame, or is not known when it begins
         stream = compressor.compressobj(size=len(much) if whole else -1)

@@ -417,7 +417,7 @@ def test_a_real_journald(tmp_path: Path) -> None:
     )
     done = in_namespace(
         """
-        mkdir -p /run/systemd; mount -t tmpfs none /run/systemd; mkdir /run/systemd/journal
+        mkdir -p /run/systemd /run/log; mount -t tmpfs none /run/systemd; mkdir /run/systemd/journal
         mount -t tmpfs none /run/log; mkdir /run/log/journal
         mount -t tmpfs none /etc/systemd
         printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=no\\n' >/etc/systemd/journald.conf

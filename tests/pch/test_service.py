@@ -387,6 +387,65 @@ def test_what_is_not_proven_is_not_handed_out(
     assert bus.call("GetHeaders", "sa{sv}", "", "0")[1]["headers_kept"] is True
 
 
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_a_prefix_header_is_as_it_was_compiled(bus: Bus, daemon: Daemon, tmp_path: Path, how: str) -> None:
+    path, arguments, _ = get_pch(bus)
+    prefix = Path(path).with_name("prefix.h")
+    assert prefix.read_text()
+    if how == "removed":
+        prefix.unlink()
+    else:
+        prefix.write_text(prefix.read_text() + "#define asm(...)\n")
+    intact, problems = bus.call("Verify", "sa{sv}", "", "0")
+    assert not intact
+    assert "prefix.h: " in problems[0]
+    assert get_pch(bus)[:2] == [path, arguments]
+    assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
+    assert compiled(without_pch(arguments), tmp_path).returncode == 0
+
+
+_RUNS = {
+    # Of the compiler: for the precompiled header, for what that still needs, for a program without headers.
+    "making": 'case "$*" in *"c-header"*)',
+    "needing": 'case "$*" in *" -M -MT "*)',
+    "trying": _IS_CANARY,
+}
+
+
+@pytest.mark.parametrize("what", ["tree", "header"])
+@pytest.mark.parametrize("run", _RUNS)
+def test_headers_that_are_removed_while_they_are_compiled_are_made_again(
+    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, roots_own: Path, run: str, what: str
+) -> None:
+    began, go_on = roots_own / "began", roots_own / "go-on"
+    began.touch()
+    began.chmod(0o666)
+    wait = f"echo a >>{began}; while [ ! -e {go_on} ]; do sleep 0.05; done"
+    daemon = make_daemon(
+        bus,
+        root=host.root,
+        cache=memory / "cache",
+        arguments=wrapped(roots_own, f"{_RUNS[run]} {wait} ;; esac"),
+    )
+    keep = run == "making"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(get_pch, bus, headers=(), keep_headers=keep)
+        wait_until(lambda: began.read_text() != "")
+        (name,) = daemon.entries()
+        entry = daemon.cache / name
+        if what == "tree":
+            shutil.rmtree(entry)
+        else:
+            for header in entry.rglob("*.h"):
+                header.unlink()
+        go_on.touch()
+        answer = asking.result()
+    assert not isinstance(answer, Refused), answer
+    assert answer[2]["headers_kept"] is keep
+    assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
+    assert daemon.leftovers() == []
+
+
 def test_every_profile_can_do_without_headers(bus: Bus, real_daemon: Daemon) -> None:
     for profile in sorted(path.stem for path in (REPOSITORY / "kheadersd/data/profiles").glob("*.toml")):
         if profile == "types" or (profile.startswith("bcc") and not can_be_tried()):

@@ -65,6 +65,7 @@ APT = [
     "etc/apt/sources.list",
     "etc/apt/sources.list.d/a.sources",
     "etc/apt/trusted.gpg.d/a.gpg",
+    "etc/apt/auth.conf",
     "etc/apt/preferences",
     "var/lib/apt/lists/a_Packages",
 ]
@@ -180,6 +181,8 @@ def test_whatever_is_at_the_place_of_apt_s_files(
             "GetHeaders", "sa{sv}", RELEASE, "2", "refresh", "b", "true", "sources", "as", "1", "package"
         )
         assert isinstance(answer, Refused)
+        if kind in ("fifo", "socket", "zero", "tty") and name != "etc/apt":
+            assert "it is no file and no directory" in answer.message, name
         _check(daemon, bus, [answer], f"{kind} as {name}")
 
 

@@ -253,7 +253,7 @@ def test_a_file_system_that_hangs(start: StartDaemon, bus: Bus, host: ServedHost
         assert not isinstance(answer, Refused), "the archive in sysfs is the next source"
         only = bus.call("GetHeaders", "sa{sv}", "", "1", "sources", "as", "1", "tree")
         assert isinstance(only, Refused)
-        assert "source tree took longer than 1 s" in only.message or "a thread hangs since" in only.message
+        assert "source tree took longer than 1 s" in only.message
         assert hangs(daemon)
         sigterm_ends(daemon)
 

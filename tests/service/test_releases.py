@@ -91,7 +91,9 @@ def test_an_image_that_runs_no_kernel(bus: Bus, host: ServedHost, make_daemon: M
     refused = bus.call("GetHeaders", "sa{sv}", os.uname().release, "0")
     assert isinstance(refused, Refused)
     assert "is of an unknown kernel, which runs" in refused.message
-    assert Ctl(bus)("status").returncode == 0
+    status = Ctl(bus)("status")
+    assert status.returncode == 0
+    assert [line.split(":")[1].strip() for line in status.stdout.splitlines()[1:3]] == ["unknown"] * 2
     assert Ctl(bus)("get").returncode == 3
     assert "serves an unknown kernel" in daemon.log.read_text()
 

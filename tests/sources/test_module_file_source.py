@@ -10,6 +10,7 @@ import lzma
 import os
 import random
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from archives import make_kheaders
 from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.release import Release
 from kheadersd.sources import Nothing, Why
+from kheadersd.sources.archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out, locate
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
@@ -99,6 +101,8 @@ def test_a_signature_behind_it() -> None:
         (make_module(ARCHIVE, symbols=()), "no symbol table"),
         (make_module(ARCHIVE, symbols=("kernel_headers_data", "end")), "not the kheaders module"),
         (make_module(ARCHIVE, symbols=("a", "b")), "not the kheaders module"),
+        (make_module(bytes(MAX_ARCHIVE + 1)), "more than 25165824"),
+        (make_module(ARCHIVE).replace(b".modinfo", b".modinf_") + b"vermagic=", "no vermagic"),
         (make_module(ARCHIVE, end_at=0), "not inside its section"),
         (make_module(ARCHIVE, end_at=len(ARCHIVE) + 1), "not inside its section"),
         (MODULE.replace(b"vermagic=", b"vermajor="), "no vermagic"),
@@ -108,6 +112,17 @@ def test_what_is_no_whole_module(module: bytes, why: str) -> None:
     with pytest.raises(Corrupt, match=why) as caught:
         cut_out(module, "/lib/it.ko", RELEASE)
     assert "/lib/it.ko" in caught.value.message
+
+
+def test_a_module_of_many_strings_takes_little_memory() -> None:
+    module = make_module(ARCHIVE, "\0" * (30 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ReleaseMismatch):
+            cut_out(module, "it", RELEASE)
+        assert tracemalloc.get_traced_memory()[1] <= len(module)
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_kernels_module() -> None:

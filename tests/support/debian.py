@@ -29,7 +29,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from . import store
@@ -40,6 +40,7 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UNPARTED = ("sid", "unstable")  # suites without -updates and -security
 _numbers = itertools.count(1)  # of commands inside roots, whose names must differ
 _LISTS_AGE = 24 * 3600.0  # seconds; older package lists are fetched again
+_ROOTS = 8  # of a suite are kept: several are in use at once
 _LEFT_OUT = ("man", "doc", "info", "locale")  # below /usr/share of a root
 
 
@@ -60,7 +61,9 @@ def suite() -> str:
     """
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):
-            return line.partition("=")[2].strip('"')
+            # Sid calls itself as the next release.
+            codenames = {codename for _, _, codename in _of_debian()}
+            return "sid" if "sid" in codenames else line.partition("=")[2].strip('"')
     raise CannotGet("/etc/os-release has no VERSION_CODENAME=")
 
 
@@ -72,13 +75,9 @@ def sources(suite: str) -> list[str]:
     Raises:
         CannotGet: this machine's apt has no package lists of Debian.
     """
-    wanted = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
     found: dict[tuple[str, str], str] = {}  # the part of the suite, and where it is
-    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
-        origin, uri, codename, component = line.split("|")
-        base, _, part = codename.partition("-")
-        if origin == "Debian" and component == "main" and part in ("", "updates", "security"):
-            found.setdefault((part, uri), base)
+    for uri, part, base in _of_debian():
+        found.setdefault((part, uri), base)
     if not any(part == "" for part, _ in found):
         raise CannotGet("apt has no package lists of Debian here; is 'apt-get update' missing?")
     return [
@@ -86,6 +85,16 @@ def sources(suite: str) -> list[str]:
         for part, uri in sorted(found)
         if part == "" or suite not in _UNPARTED
     ]
+
+
+def _of_debian() -> Iterator[tuple[str, str, str]]:
+    """What of Debian this machine's apt knows: address, part ("", "updates", "security") and suite."""
+    wanted = "$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)"
+    for line in run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines():
+        origin, uri, codename, component = line.split("|")
+        base, _, part = codename.partition("-")
+        if origin == "Debian" and component == "main" and part in ("", "updates", "security"):
+            yield uri, part, base
 
 
 def apt(suite: str, tool: str, *arguments: str, architecture: str = "", cwd: Path | None = None) -> str:
@@ -224,7 +233,7 @@ def root(suite: str, packages: Iterable[str]) -> Path:
     """
     wanted = sorted({*packages})
     key = store.key_of(suite, *wanted)
-    return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted))
+    return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted), keep=_ROOTS)
 
 
 def make_root(made: Path, suite: str, packages: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _KEPT = 3
-"""So many of a kind stay: the present one, and those of other branches."""
+"""So many of a kind stay, unless told otherwise: the present one, and those of other branches."""
 
 
 def directory(kind: str) -> Path:
@@ -30,13 +30,14 @@ def locked(base: Path, name: str) -> Iterator[None]:
         yield
 
 
-def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+def kept(kind: str, key: str, make: Callable[[Path], None], *, keep: int = _KEPT) -> Path:
     """The directory of the kind that is called ``key``, made now if it was not made before.
 
-    Several processes at once make it once. The three of a kind that were used last stay.
+    Several processes at once make it once. Of a kind stay those that were used last.
 
     Args:
         make: fills an empty directory; when it raises, nothing is kept.
+        keep: how many of the kind stay.
     """
     base = directory(kind)
     result = base / key
@@ -49,13 +50,13 @@ def kept(kind: str, key: str, make: Callable[[Path], None]) -> Path:
                 made.rename(result)
         os.utime(result)
     with locked(base, "all"):
-        _remove_older(base)
+        _remove_older(base, keep)
     return result
 
 
-def _remove_older(base: Path) -> None:
+def _remove_older(base: Path, keep: int) -> None:
     entries = [entry for entry in base.iterdir() if not entry.name.startswith(".")]
-    for old in sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)[_KEPT:]:
+    for old in sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)[keep:]:
         shutil.rmtree(old)
         (base / f".lock-{old.name}").unlink(missing_ok=True)
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from running import REPOSITORY
 from support import debian
 from support.other_user import as_user
@@ -54,9 +55,24 @@ SOURCE = "/srv/kheadersd"
 """Where the container sees the project's checkout, read-only."""
 
 
-def base() -> Path:
-    """The root that containers start from, of this machine's suite."""
-    return debian.root(debian.suite(), PACKAGES)
+def base(*more: str) -> Path:
+    """The root that containers start from, with more packages if some are named; made now if it is not kept.
+
+    It is of the suite of Debian that KHEADERSD_CONTAINER_SUITE names; of this machine's by itself.
+    """
+    return debian.root(os.environ.get("KHEADERSD_CONTAINER_SUITE") or debian.suite(), (*PACKAGES, *more))
+
+
+def why_not() -> str:
+    """What this machine lacks to run containers; empty if nothing."""
+    if os.geteuid() != 0:
+        return "the tests do not run as root"
+    if not Path("/dev/autofs").exists():
+        return "there is no /dev/autofs"
+    hierarchy = _unified_hierarchy()
+    if hierarchy is None or not os.access(hierarchy, os.W_OK):
+        return "no cgroup2 hierarchy is mounted here that can be written to"
+    return ""
 
 
 @dataclasses.dataclass
@@ -67,11 +83,13 @@ class Container:
         name: no other container's.
         directory: for its console log.
         binds: further directories that it sees read-only, by the names it sees them under.
+        packages: what is installed in it besides `PACKAGES`.
     """
 
     name: str
     directory: Path
     binds: dict[str, Path] = dataclasses.field(default_factory=dict)
+    packages: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     leader: int = 0
 
@@ -83,7 +101,7 @@ class Container:
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
             *("--link-journal=no", "--console=read-only", "--resolv-conf=off", "--timezone=off"),
             *("--volatile=overlay", "--bind=/dev/autofs", *binds),
-            *(f"--machine={self.name}", f"--directory={base()}", "--boot"),
+            *(f"--machine={self.name}", f"--directory={base(*self.packages)}", "--boot"),
         ]
         with self._console.open("wb") as console:
             self.process = subprocess.Popen(
@@ -167,7 +185,9 @@ class Container:
 
     @property
     def _cgroup(self) -> Path:
-        return _unified_hierarchy() / self.name
+        hierarchy = _unified_hierarchy()
+        assert hierarchy is not None, why_not()
+        return hierarchy / self.name
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 30
@@ -199,18 +219,22 @@ def _lines(path: Path) -> Sequence[str]:
         return ()
 
 
-def _unified_hierarchy() -> Path:
+def _unified_hierarchy() -> Path | None:
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
         if kind == "cgroup2":
             return Path(place)
-    raise AssertionError("no cgroup2 hierarchy is mounted here")
+    return None
 
 
 @contextlib.contextmanager
-def running(name: str, directory: Path, binds: dict[str, Path] | None = None) -> Iterator[Container]:
-    """A container, stopped in the end."""
-    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {})
+def running(
+    name: str, directory: Path, binds: dict[str, Path] | None = None, packages: Sequence[str] = ()
+) -> Iterator[Container]:
+    """A container, stopped in the end; where there can be none, tests are skipped."""
+    if reason := why_not():
+        pytest.skip(f"no containers here: {reason}")
+    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {}, packages)
     try:
         container.start()
         yield container

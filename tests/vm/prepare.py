@@ -5,6 +5,7 @@ Without it the tests make the same, each when it is first wanted, one after the 
 
 from __future__ import annotations
 
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,8 +29,13 @@ def _prepare_second_kernel(suite: str) -> None:
     second_kernel(suite, make_real_headers(suite).release)
 
 
+def _end_in_an_orderly_way() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def main() -> None:
-    with ProcessPoolExecutor(len(ALL)) as pool:
+    _end_in_an_orderly_way()
+    with ProcessPoolExecutor(len(ALL), initializer=_end_in_an_orderly_way) as pool:
         begun = [pool.submit(_prepare_guest, suite) for suite in ALL]
         begun.append(pool.submit(_prepare_second_kernel, MAIN))
         for task in begun:
