@@ -116,8 +116,8 @@ class Manifest:
         text = io.BytesIO()
         text.write(_HEADING)
         text.writelines(
-            f"{_LETTERS[entry.kind]}\t{entry.size}\t{entry.content}\t{name}\n".encode()
-            for name, entry in self.entries.items()
+            f"{_LETTERS[kind]}\t{size}\t{content}\t{name}\n".encode()
+            for name, (kind, size, content) in self.entries.items()
         )
         digest = hashlib.sha256(text.getbuffer()).hexdigest()
         text.write(_last_line(len(self.entries), digest))

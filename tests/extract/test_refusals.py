@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import lzma
 import os
 import random
@@ -294,6 +295,10 @@ def header(**fields: tuple[int, bytes]) -> bytes:
     return bytes(block)
 
 
+UMLAUTS = "\u00ff".encode() * 50
+FULL_HEADER = functools.partial(shapes.header, UMLAUTS, b"2", target=UMLAUTS, prefix=UMLAUTS + UMLAUTS[:54])
+
+
 @pytest.mark.parametrize(
     ("tar", "reason"),
     [
@@ -301,6 +306,9 @@ def header(**fields: tuple[int, bytes]) -> bytes:
         (header(magic=(257, b"other")), "not a tar archive"),
         (header()[:148] + b"000000\0 " + header()[156:], "checksum"),
         (shapes.header(b"evil", off=65521), "checksum"),
+        # A sum of more than 65,521, which Adler-32 cannot tell from a small one.
+        (FULL_HEADER() + bytes(1024), "leads in circles"),
+        (FULL_HEADER(off=-65521), "checksum"),
         (header(size=(124, b"x" * 12)), "not a number"),
         (header(size=(124, b"-1".ljust(12, b"\0"))), "not a number"),
         (header(size=(124, b"1_0".ljust(12, b"\0"))), "not a number"),
