@@ -122,6 +122,13 @@ class Threads:
         self._stop_at = float("inf")
         _all.add(self)
 
+    def forget(self) -> None:
+        """Begin without any thread: in a child that was forked, which has none of its parent's."""
+        self._changed = threading.Condition()
+        self._queue.clear()
+        self._running.clear()
+        self._idle = 0
+
     def stop_within(self, seconds: float) -> None:
         """Whatever is cancelled from now on is waited for until then at most: the process is about to end."""
         self._stop_at = time.monotonic() + seconds
@@ -438,3 +445,11 @@ async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], E
         if not limit.expired():
             raise
         raise late() from None
+
+
+def _forget_all() -> None:
+    for threads in _all:
+        threads.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
