@@ -100,6 +100,7 @@ _QUIET = (
     "-Wno-unknown-warning-option",
     "-Wno-address-of-packed-member",
     "-Wno-compare-distinct-pointer-types",
+    "-Wno-default-const-init-unsafe",
     "-Wno-deprecated-declarations",
     "-Wno-duplicate-decl-specifier",
     "-Wno-gnu",

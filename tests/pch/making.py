@@ -114,18 +114,32 @@ class Made:
 
 def make(compiler: Compiler, profile: Profile, tree: Path) -> Made:
     """Precompile a profile, and find out what it needs; all that is written is beside the tree."""
-    made = recipe(profile, compiler, tree, hashlib.sha256(b"").hexdigest(), ARCHITECTURE)
+    made = precompile(compiler, profile, tree)
+    _reduce(
+        tree, made.reduced, needed(compiler, made.recipe, tree, made.pch) if profile.base != TYPES else ()
+    )
+    return made
+
+
+def precompile(compiler: Compiler, profile: Profile, tree: Path, arch: str = ARCHITECTURE) -> Made:
+    """Precompile a profile; all that is written is beside the tree, and ``reduced`` is not there.
+
+    Raises:
+        Refused: the compiler does not do it without a complaint.
+    """
+    made = recipe(profile, compiler, tree, hashlib.sha256(b"").hexdigest(), arch)
     pch = tree.parent / "pch" / made.key / "headers.pch"
     (pch.parent / "include").mkdir(parents=True)
     (pch.parent / "include/bpf").symlink_to(LIBBPF)
     (pch.parent / PREFIX).write_bytes(made.prefix)
     with open(pch, "wb") as output:
-        subprocess.run(
-            [compiler.path, *made.build], input=made.source, stdout=output, check=True, timeout=_SECONDS
-        )
-    reduced = pch.parent / "reduced"
-    _reduce(tree, reduced, needed(compiler, made, tree, pch) if profile.base != TYPES else ())
-    return Made(compiler, made, tree, reduced, pch, reduction.canary(profile))
+        done = subprocess.run(
+            [compiler.path, *made.build], input=made.source, stdout=output, stderr=subprocess.PIPE,
+            check=False, timeout=_SECONDS,
+        )  # fmt: skip
+    if done.returncode or done.stderr:
+        raise Refused(done.stderr.decode(errors="replace"))
+    return Made(compiler, made, tree, pch.parent / "reduced", pch, reduction.canary(profile))
 
 
 def needed(compiler: Compiler, made: Recipe, tree: Path, pch: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ MAP(latencies, HASH, struct slot, u64, 4096);
 SECTION("kprobe/blk_mq_start_request")
 int request_starts(struct pt_regs *registers)
 {
-	struct request *request = (struct request *)registers->di;
+	struct request *request = (struct request *)FIRST(registers);
 	u64 now = get_time();
 
 	update(&started, &request, &now, 0);
@@ -28,7 +28,7 @@ int request_starts(struct pt_regs *registers)
 SECTION("kprobe/__blk_mq_end_request")
 int request_ends(struct pt_regs *registers)
 {
-	struct request *request = (struct request *)registers->di;
+	struct request *request = (struct request *)FIRST(registers);
 	u64 *since = lookup(&started, &request), microseconds;
 	struct slot slot = {};
 

@@ -28,8 +28,8 @@ MAP(events, PERF_EVENT_ARRAY, int, int, 128);
 SECTION("kprobe/ext4_file_read_iter")
 int begins(struct pt_regs *registers)
 {
-	struct kiocb *request = (struct kiocb *)registers->di;
-	struct iov_iter *to = (struct iov_iter *)registers->si;
+	struct kiocb *request = (struct kiocb *)FIRST(registers);
+	struct iov_iter *to = (struct iov_iter *)SECOND(registers);
 	struct begun begun = {.time = get_time(), .file = FETCH(request, ki_filp)};
 	u64 id = get_current_pid_tgid();
 

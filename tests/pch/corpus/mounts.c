@@ -24,10 +24,10 @@ SECTION("kprobe/path_mount")
 int mounts_at(struct pt_regs *registers)
 {
 	struct task_struct *task = (struct task_struct *)get_current_task();
-	struct path *path = (struct path *)registers->si;
+	struct path *path = (struct path *)SECOND(registers);
 	struct nsproxy *spaces = FETCH(task, nsproxy);
 	struct pid_namespace *pids = FETCH(spaces, pid_ns_for_children);
-	struct mounted key = {.flags = registers->cx};
+	struct mounted key = {.flags = FOURTH(registers)};
 
 	key.network = FETCH(FETCH(spaces, net_ns), ns.inum);
 	key.pids = FETCH(pids, ns.inum);

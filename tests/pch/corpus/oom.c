@@ -18,7 +18,7 @@ MAP(events, PERF_EVENT_ARRAY, int, int, 128);
 SECTION("kprobe/oom_kill_process")
 int kills(struct pt_regs *registers)
 {
-	struct oom_control *control = (struct oom_control *)registers->di;
+	struct oom_control *control = (struct oom_control *)FIRST(registers);
 	struct task_struct *chosen = FETCH(control, chosen);
 	struct killed killed = {.by = get_current_pid_tgid() >> 32};
 

@@ -1,5 +1,20 @@
 /* What every program of the corpus that does without libbpf needs. */
 
+/* The first arguments of a function of the kernel's, and what it returns. */
+#if defined(__TARGET_ARCH_arm64)
+#define FIRST(registers) ((registers)->regs[0])
+#define SECOND(registers) ((registers)->regs[1])
+#define THIRD(registers) ((registers)->regs[2])
+#define FOURTH(registers) ((registers)->regs[3])
+#define RETURNED(registers) ((registers)->regs[0])
+#else
+#define FIRST(registers) ((registers)->di)
+#define SECOND(registers) ((registers)->si)
+#define THIRD(registers) ((registers)->dx)
+#define FOURTH(registers) ((registers)->cx)
+#define RETURNED(registers) ((registers)->ax)
+#endif
+
 #define SECTION(name) __attribute__((section(name), used))
 
 #define MAP(name, kind, key_type, value_type, entries) \

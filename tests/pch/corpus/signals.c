@@ -19,9 +19,9 @@ MAP(signals, HASH, struct sent, u64, 10240);
 SECTION("kprobe/__send_signal_locked")
 int sends(struct pt_regs *registers)
 {
-	struct kernel_siginfo *information = (struct kernel_siginfo *)registers->si;
-	struct task_struct *target = (struct task_struct *)registers->dx;
-	struct sent sent = {.signal = registers->di, .from = get_current_pid_tgid() >> 32};
+	struct kernel_siginfo *information = (struct kernel_siginfo *)SECOND(registers);
+	struct task_struct *target = (struct task_struct *)THIRD(registers);
+	struct sent sent = {.signal = FIRST(registers), .from = get_current_pid_tgid() >> 32};
 
 	if (sent.signal == SIGCHLD)
 		return 0;

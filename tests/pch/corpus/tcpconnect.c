@@ -20,7 +20,7 @@ SECTION("kprobe/tcp_v4_connect")
 int connect_begins(struct pt_regs *registers)
 {
 	u64 id = get_current_pid_tgid();
-	struct sock *sock = (struct sock *)registers->di;
+	struct sock *sock = (struct sock *)FIRST(registers);
 
 	update(&pending, &id, &sock, 0);
 	return 0;
@@ -35,7 +35,7 @@ int connect_ends(struct pt_regs *registers)
 
 	if (!sock)
 		return 0;
-	if (registers->ax == 0) {
+	if (RETURNED(registers) == 0) {
 		to.address = FETCH(*sock, __sk_common.skc_daddr);
 		to.port = FETCH(*sock, __sk_common.skc_dport);
 		to.family = FETCH(*sock, __sk_common.skc_family);

@@ -23,8 +23,8 @@ MAP(events, PERF_EVENT_ARRAY, int, int, 128);
 SECTION("kprobe/tcp_set_state")
 int state_changes(struct pt_regs *registers)
 {
-	struct sock *sock = (struct sock *)registers->di;
-	int state = registers->si;
+	struct sock *sock = (struct sock *)FIRST(registers);
+	int state = SECOND(registers);
 	const struct tcp_sock *tcp = (const struct tcp_sock *)sock;
 	struct life life = {};
 	u64 now = get_time(), id = get_current_pid_tgid(), *born, *owner;

@@ -21,11 +21,11 @@ MAP(bytes, HASH, struct file_read, u64, 10240);
 SECTION("kprobe/vfs_read")
 int reads_file(struct pt_regs *registers)
 {
-	struct file *file = (struct file *)registers->di;
+	struct file *file = (struct file *)FIRST(registers);
 	struct dentry *entry = FETCH(file, f_path.dentry);
 	struct inode *inode = FETCH(file, f_inode);
 	struct file_read key = {};
-	u64 size = registers->dx, *sum;
+	u64 size = THIRD(registers), *sum;
 
 	if (!S_ISREG(FETCH(inode, i_mode)))
 		return 0;
