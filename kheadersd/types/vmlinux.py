@@ -38,6 +38,9 @@ _PIECE = 1024 * 1024
 _FIRST_LINES = 3
 
 
+_EXTENSIONS = ("-fms-extensions", "-Wno-microsoft-anon-tag")
+
+
 async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
     """Write vmlinux.h, some 0.3 s; the same bytes from the same BTF by the same bpftool.
 
@@ -94,7 +97,8 @@ def compile_arguments(directory: Path, machine: str) -> tuple[str, ...]:
     """With what clang compiles a CO-RE program that includes "vmlinux.h": ``clang <these> -c prog.bpf.c``.
 
     The program's other includes, <bpf/bpf_helpers.h> and such, are libbpf's, of the package libbpf-dev. -g is
-    needed: without BTF of the program's own there are no relocations.
+    needed: without BTF of the program's own there are no relocations. So are Microsoft's extensions: kernels
+    since 6.19 have tagged anonymous members, without which structures are too small, and clang only warns.
 
     Args:
         directory: where vmlinux.h is.
@@ -102,4 +106,4 @@ def compile_arguments(directory: Path, machine: str) -> tuple[str, ...]:
     """
     target = of_machine(machine)
     macro = (f"-D__TARGET_ARCH_{target}",) if target in ARCHITECTURES else ()
-    return ("--target=bpf", "-g", "-O2", *macro, f"-I{directory}")
+    return ("--target=bpf", "-g", "-O2", *_EXTENSIONS, *macro, f"-I{directory}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from pch.making import COMPILERS, is_there
 
 from btf.made_up import make_btf, make_btf_of
 from btf.real_image import real_image
@@ -112,9 +113,27 @@ async def test_bpftool_fails(out: int) -> None:
 
 def test_arguments() -> None:
     assert vmlinux.compile_arguments(Path("/d"), "aarch64") == (
-        *("--target=bpf", "-g", "-O2", "-D__TARGET_ARCH_arm64", "-I/d"),
+        *("--target=bpf", "-g", "-O2", "-fms-extensions", "-Wno-microsoft-anon-tag"),
+        *("-D__TARGET_ARCH_arm64", "-I/d"),
     )
     assert "-I/d" in vmlinux.compile_arguments(Path("/d"), "unheard-of")
+
+
+@pytest.mark.parametrize("clang", COMPILERS)
+def test_tagged_anonymous_members_are_members(clang: str, tmp_path: Path) -> None:
+    """Kernels have them since 6.19, and bpftool writes them as they are."""
+    if not is_there(clang):
+        pytest.skip(f"{clang} is not installed")
+    (tmp_path / vmlinux.NAME).write_text("struct a { int b; };\nstruct c { struct a; int d; };\n")
+    program = tmp_path / "program.c"
+    program.write_text(
+        '#include "vmlinux.h"\n_Static_assert(sizeof(struct c) == 8, "c");\n'
+        "int b(struct c *c) { return c->b; }\n"
+    )
+    arguments = vmlinux.compile_arguments(tmp_path, "x86_64")
+    command = [clang, *arguments, "-c", str(program), "-o", str(tmp_path / "program.o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_root
