@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, ReleaseMismatch
 from ..extraction.decompress import whole
 from ..system.files import opened, read_start
-from ..system.printable import printable
+from ..system.printable import printable, quoted
 from ..types import elf
 from ..types.content import InMemory
 from ..work import in_thread
@@ -75,6 +75,11 @@ def _find(host: Host, release: Release) -> Archive:
     if path is None:
         directory = host.modules_directory(release)
         raise Nothing(Why.MISSING, f"there is no kheaders.ko below {directory}")
+    if not str(path).isprintable():
+        raise Nothing(
+            Why.UNREADABLE,
+            f"{quoted(str(path))} is not used: callers could not be told its name, it is not printable UTF-8",
+        )
     try:
         module, stamp = _read(path)
     except OSError as error:

@@ -9,6 +9,7 @@ import gzip
 import lzma
 import os
 import random
+import shutil
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -197,6 +198,25 @@ def test_links_are_followed_within_the_host(host: Host, tmp_path: Path) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to("/store/kheaders.ko")
     assert locate(host, RELEASE) == stored
+
+
+async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
+    install(host, MODULE, os.fsdecode(b"updates/caf\xe9/kheaders.ko"))
+    with pytest.raises(Nothing, match=r"updates/caf\\xe9/kheaders\.ko' is not used") as caught:
+        await ModuleFileSource(host).find(RELEASE, ignore)
+    assert caught.value.why is Why.UNREADABLE
+
+
+async def test_the_modules_of_nixos(host: Host) -> None:
+    store = host.path("nix/store/abc-linux/lib/modules", RELEASE, "kernel/kernel")
+    store.mkdir(parents=True)
+    (store / "kheaders.ko").write_bytes(MODULE)
+    shutil.rmtree(host.path("lib"))
+    host.path("run/booted-system").mkdir(parents=True)
+    host.path("run/booted-system/kernel-modules").symlink_to("/nix/store/abc-linux")
+    archive = await ModuleFileSource(host).find(RELEASE, ignore)
+    assert archive.origin == str(store / "kheaders.ko")
+    assert host.installed_releases() == {RELEASE}
 
 
 def test_a_build_tree_is_not_searched(host: Host) -> None:

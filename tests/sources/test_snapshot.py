@@ -216,3 +216,48 @@ def test_a_release_with_the_word_between_two_trees(host: Host) -> None:
     assert not snapshot.is_gone(name)
     assert snapshot.is_gone(snapshot.origin(Tree(tree, host.root)))
     assert copied(host, tree).origin == name
+
+
+def test_both_halves_of_a_split_tree_have_what_was_generated(host: Host, tmp_path: Path) -> None:
+    # openSUSE's, after "make prepare" in the sources.
+    source = put_tree(host.path("usr/src/linux-6.1"), "another")
+    build = put_tree(host.path("usr/src/linux-6.1-obj/x86_64/default"))
+    (source / "include/generated/only-there.h").write_text("left over")
+    (source / "include/generated/private.h").touch(0o600)
+    (source / "include/linux/types.h").write_text("of the sources")
+    (build / "include/linux/more.h").write_text("of the build")
+    archive = snapshot.snapshot(host, RELEASE, Tree(source, build), LIMITS, threading.Event())
+    target = put(archive, tmp_path / "entry")
+    assert RELEASE in (target / "include/generated/utsrelease.h").read_text()
+    assert not (target / "include/generated/only-there.h").exists()
+    assert (target / "include/linux/types.h").read_text() == "of the sources"
+    assert (target / "include/linux/more.h").read_text() == "of the build"
+
+
+def test_a_build_tree_with_links_to_its_sources(host: Host, tmp_path: Path) -> None:
+    # NixOS's.
+    source = put_tree(host.path("nix/store/dev/source"), parts="source")
+    build = put_tree(host.path("nix/store/dev/build"), parts="build")
+    (build / "include/linux").symlink_to("/nix/store/dev/source/include/linux")
+    archive = snapshot.snapshot(host, RELEASE, Tree(source, build), LIMITS, threading.Event())
+    assert (put(archive, tmp_path / "entry") / "include/linux/types.h").is_file()
+
+
+def test_what_an_editor_leaves_beside_a_header(host: Host, tree: Path, tmp_path: Path) -> None:
+    for name in (".sched.h.swp", "#sched.h#", "sched.h~"):
+        (tree / "include/linux" / name).touch(0o600)
+    (tree / "include/linux/.#sched.h").symlink_to("u@host.1234:1700000000")
+    (tree / "include/.git").mkdir(0o700)
+    os.mkfifo(tree / "include/linux/.fifo")
+    names = os.listdir(put(copied(host, tree), tmp_path / "entry") / "include/linux")
+    assert sorted(names) == ["kconfig.h", "types.h"]
+    (tree / "include/linux/sched.h").touch(0o600)
+    assert "include/linux/sched.h is not copied" in refusal(host, tree)
+
+
+def test_only_the_kernels_own_architecture_is_copied(host: Host, tree: Path, tmp_path: Path) -> None:
+    for name in ("alpha", "arm64"):
+        left_over = tree / "arch" / name / "include/generated/asm/types.h"
+        left_over.parent.mkdir(parents=True)
+        left_over.touch(0o600)
+    assert os.listdir(put(copied(host, tree), tmp_path / "entry") / "arch") == ["x86"]

@@ -147,6 +147,137 @@ async def test_our_own_automount_is_not_touched(host: Host) -> None:
     assert "kheadersd itself" in nothing.message
 
 
+async def test_objects_beside_a_link_to_their_sources(host: Host) -> None:
+    # "make O=", whose modules_install makes no link of its own since Linux 6.6.
+    source = put_tree(host.path("home/u/linux"), parts="source")
+    build = put_tree(host.path("home/u/objects"), parts="build")
+    (build / "source").symlink_to("../linux")
+    link(host, "build", "/home/u/objects")
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(source_tree=source, build_tree=build)
+
+
+async def test_objects_whose_makefile_says_where_their_sources_are(host: Host) -> None:
+    source = put_tree(host.path("usr/src/linux-headers-6.1-common"), parts="source")
+    build = put_tree(host.path(f"usr/src/linux-headers-{RELEASE}"), parts="build")
+    (build / "Makefile").write_text("include /usr/src/linux-headers-6.1-common/Makefile\n")
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(source_tree=source, build_tree=build)
+
+
+async def test_objects_whose_sources_were_removed(host: Host) -> None:
+    build = put_tree(host.modules_directory(RELEASE) / "build", parts="build")
+    (build / "source").symlink_to("/home/u/gone")
+    nothing = await reason(host)
+    assert f"{build}/source leads to /home/u/gone" in nothing.message
+
+
+@pytest.mark.parametrize("where", ["linux-headers-{}", "kernels/{}", "linux-{}"])
+@pytest.mark.parametrize("beside", ["nothing", "no modules", "a dangling link", "another kernel's"])
+async def test_headers_without_a_link(host: Host, where: str, beside: str) -> None:
+    tree = put_tree(host.path("usr/src") / where.format(RELEASE))
+    if beside == "no modules":
+        shutil.rmtree(host.path("lib"))
+    elif beside == "a dangling link":
+        link(host, "build", "/usr/src/gone")
+    elif beside == "another kernel's":
+        put_tree(host.modules_directory(RELEASE) / "build", OTHER)
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(tree, tree)
+
+
+async def test_headers_without_a_link_are_checked_as_well(host: Host) -> None:
+    tree = put_tree(host.path("usr/src/kernels") / RELEASE, OTHER)
+    nothing = await reason(host)
+    assert nothing.why is Why.OTHER_RELEASE
+    assert str(tree) in nothing.message
+
+
+async def test_the_automount_under_another_name_is_not_touched(host: Host) -> None:
+    put_tree(host.path("run/kheaders/build"))
+    build = put_tree(host.modules_directory(RELEASE) / "build", parts="build")
+    (build / "source").symlink_to("/run/kheaders/build")
+    host.path("usr/src").mkdir(parents=True)
+    host.path(f"usr/src/linux-headers-{RELEASE}").symlink_to("/run/kheaders/build")
+    assert (await reason(host)).why is Why.INCOMPLETE
+
+
+@pytest.mark.parametrize("target", ["/nix/store/abc/{}", "../../nix/store/abc/{}"])
+async def test_a_directory_of_modules_that_is_a_link(host: Host, target: str) -> None:
+    store = host.path("nix/store/abc") / RELEASE
+    tree = put_tree(store / "build")
+    host.modules_directory(RELEASE).rmdir()
+    host.path("lib/modules", RELEASE).symlink_to(target.format(RELEASE))
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(tree, tree)
+    assert RELEASE not in host.installed_releases()
+    (store / "kernel").mkdir()
+    assert RELEASE in host.installed_releases()
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["usr/lib/modules", *(f"run/booted-system/{name}/lib/modules" for name in ("kernel-modules", "kernel"))],
+)
+async def test_modules_elsewhere(host: Host, modules: str) -> None:
+    host.modules_directory(RELEASE).rmdir()
+    tree = put_tree(host.path("nix/store/abc-dev/build"))
+    directory = host.path(modules, RELEASE)
+    directory.mkdir(parents=True)
+    (directory / "build").symlink_to("/nix/store/abc-dev/build")
+    (directory / "modules.dep").touch()
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(tree, tree)
+    assert host.installed_releases() == {RELEASE}
+
+
+async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
+    tree = put_tree(host.path(os.fsdecode(b"usr/src/caf\xe9\n")))
+    (host.modules_directory(RELEASE) / "build").symlink_to(b"/usr/src/caf\xe9\n")
+    nothing = await reason(host)
+    assert nothing.why is Why.UNREADABLE
+    assert "caf\\xe9\\n" in nothing.message
+    nothing.message.encode()
+    shutil.rmtree(tree)
+    assert "caf\\xe9\\n, which is not there" in (await reason(host)).message
+
+
+@pytest.mark.parametrize("name", ["include/linux/new.h", "include/linux", "arch/x86/include/asm/ptrace.h"])
+@pytest.mark.parametrize("absolute", [True, False])
+async def test_a_header_of_an_image_that_leads_out_of_it(
+    host: Host, tmp_path_factory: pytest.TempPathFactory, name: str, absolute: bool
+) -> None:
+    tree = put_tree(host.modules_directory(RELEASE) / "build")
+    outside = tmp_path_factory.mktemp("outside")
+    for path in ("kconfig.h", "types.h", "ptrace.h", "new.h"):
+        (outside / path).write_text("#define SECRET\n")
+    target = outside if name == "include/linux" else outside / name.rpartition("/")[2]
+    path = tree / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    up = "../" * len(path.parent.parts[1:])
+    path.symlink_to(target if absolute else up + str(target)[1:])
+    nothing = await reason(host)
+    assert nothing.why is Why.UNREADABLE
+    assert str(path) in nothing.message
+    assert "leads out of" in nothing.message
+
+
+async def test_links_that_stay_in_the_image_are_followed(host: Host) -> None:
+    # Ubuntu's packages consist of them.
+    common = put_tree(host.path("usr/src/common"), parts="source")
+    tree = put_tree(host.path("usr/src/own"), parts="build")
+    (tree / "include/linux").symlink_to("../../common/include/linux")
+    (tree / "arch/x86/include/asm").symlink_to("../../../../common/arch/x86/include/asm")
+    (common / "include/linux/gone.h").symlink_to("/no/such/header.h")
+    link(host, "build", "/usr/src/own")
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(tree, tree)
+
+
+async def test_an_editor_at_work(host: Host) -> None:
+    tree = put_tree(host.modules_directory(RELEASE) / "build")
+    (tree / "include/linux/.#sched.h").symlink_to("u@host.1234:1700000000")
+    (tree / "include/linux/.sched.h.swp").touch(0o600)
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(tree, tree)
+
+
 async def test_present_knows_what_find_found(host: Host) -> None:
     put_tree(host.path("usr/src/linux-headers"))
     link(host, "build", "/usr/src/linux-headers")
@@ -156,7 +287,10 @@ async def test_present_knows_what_find_found(host: Host) -> None:
     assert source.present(RELEASE) == (True, tree)
 
 
-@pytest.mark.parametrize("change", ["edited", "removed", "link moved", "source appears"])
+@pytest.mark.parametrize(
+    "change",
+    ["edited", "removed", "link moved", "source appears", "updated", "configured", "no asm", "no wrappers"],
+)
 async def test_present_notices(host: Host, change: str) -> None:
     tree = put_tree(host.path("usr/src/linux-headers"))
     path = link(host, "build", "/usr/src/linux-headers")
@@ -166,6 +300,14 @@ async def test_present_notices(host: Host, change: str) -> None:
         (tree / "include/generated/utsrelease.h").write_text(f'#define UTS_RELEASE "{OTHER}"\n')
     elif change == "removed":
         shutil.rmtree(tree)
+    elif change == "updated":
+        (tree / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 2\n")
+    elif change == "configured":
+        (tree / "include/generated/autoconf.h").write_text("/* nothing */\n")
+    elif change == "no asm":
+        (tree / "arch/x86/include/asm/ptrace.h").unlink()
+    elif change == "no wrappers":
+        (tree / "arch/x86/include/generated/uapi/asm/types.h").unlink()
     elif change == "link moved":
         path.unlink()
         path.symlink_to("/usr/src/other")
