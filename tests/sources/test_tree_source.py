@@ -244,8 +244,8 @@ async def test_a_header_of_an_image_that_leads_out_of_it(
 ) -> None:
     tree = put_tree(host.modules_directory(RELEASE) / "build")
     outside = tmp_path_factory.mktemp("outside")
-    for path in ("kconfig.h", "types.h", "ptrace.h", "new.h"):
-        (outside / path).write_text("#define SECRET\n")
+    for header in ("kconfig.h", "types.h", "ptrace.h", "new.h"):
+        (outside / header).write_text("#define SECRET\n")
     target = outside if name == "include/linux" else outside / name.rpartition("/")[2]
     path = tree / name
     if path.is_dir():
