@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 OF_EACH_PROGRAM = ("linux/sched.h", "linux/ptrace.h", "linux/version.h", "uapi/linux/bpf.h")
 """What tracing programs include; some 500 headers in all."""
 
+VERSION_H = "include/generated/uapi/linux/version.h"
+"""The version of the sources that were built."""
+
 OF_ARCHIVES = ("linux/spinlock.h", "uapi/linux/ptrace.h")
 """Enough to notice that a part of an archive is missing, at a third of the cost."""
 
@@ -42,7 +45,6 @@ _MAX_LINKS_AND_DIRECTORIES = 100_000  # a tree has some 500; Ubuntu's some 100 l
 _MAX_MAKEFILE = 64 * 1024  # the version is in the first lines
 _UTS_RELEASE = re.compile(rb'^[ \t]*#[ \t]*define[ \t]+UTS_RELEASE[ \t]+"([^"\n]*)"', re.MULTILINE)
 _WRAPPERS = ("generated/asm", "generated/uapi/asm")
-_VERSION_H = "include/generated/uapi/linux/version.h"
 _VERSION_MACRO = re.compile(
     rb"^#define LINUX_VERSION_(CODE|MAJOR|PATCHLEVEL|SUBLEVEL) ([0-9]{1,9})\b", re.MULTILINE
 )
@@ -126,8 +128,7 @@ def check_inside(root: Path, source_tree: Path, build_tree: Path) -> None:
 
 def witnesses(source_tree: Path, build_tree: Path) -> list[Path]:
     """What changes when headers are removed, updated or built again. Blocking, as `architecture`."""
-    paths = [source_tree / name for name in (OF_SOURCE[0], "Makefile")]
-    paths += (build_tree / name for name in (*OF_BUILD, _VERSION_H))
+    paths = [source_tree / "Makefile", *(build_tree / name for name in OF_BUILD)]
     with contextlib.suppress(Unusable):
         arch = f"arch/{architecture(build_tree)}/include"
         paths.append(source_tree / arch / "asm")
@@ -167,7 +168,7 @@ def _check_version(source_tree: Path, build_tree: Path, release: Release) -> Non
     The release need not begin with the version: Debian's 6.1.0-50-amd64 is of Linux 6.1.176, and a release is
     free text. Headers without a Makefile do not tell the version of the sources.
     """
-    makefile, version_h = source_tree / "Makefile", build_tree / _VERSION_H
+    makefile, version_h = source_tree / "Makefile", build_tree / VERSION_H
     sources = dict(_MAKE_VARIABLE.findall(_read_optional(makefile)))
     generated = dict(_VERSION_MACRO.findall(_read_optional(version_h)))
     built = [int(generated[name]) for name in (b"MAJOR", b"PATCHLEVEL", b"SUBLEVEL") if name in generated]
