@@ -89,8 +89,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 _BY_MACHINE = {machine: known.name for known in ARCHITECTURES.values() for machine in known.machines}
 _BY_DEBIAN = {port: known.name for known in ARCHITECTURES.values() for port in known.debian}
 
-_COMMENT = re.compile(rb"/\*.*?(?:\*/|\Z)|//[^\n]*", re.DOTALL)
-_SYMBOL = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+CONFIG_(\w+)[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE | re.ASCII)
+# Both take time in proportion to the text, whatever it is: other threads wait meanwhile.
+_COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_SYMBOL = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+CONFIG_(\w+)([^\n]*)", re.MULTILINE | re.ASCII)
 _RANDOMISED = ("RANDSTRUCT", "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT")
 
 
@@ -137,7 +138,14 @@ class Configuration:
         return any(self.symbols.get(name) == "1" for name in names)
 
 
+def without_comments(text: bytes) -> bytes:
+    """The text of a header with a space for each comment; one that is not closed goes to the end."""
+    return _COMMENT.sub(b" ", text + b"\n*/")
+
+
 def read_configuration(autoconf: bytes) -> Configuration:
     """What the text of an include/generated/autoconf.h says; some milliseconds."""
-    found = _SYMBOL.findall(_COMMENT.sub(b" ", autoconf))
-    return Configuration({name.decode(): value.decode("ascii", "backslashreplace") for name, value in found})
+    found = _SYMBOL.finditer(without_comments(autoconf))
+    return Configuration(
+        {match[1].decode(): match[2].strip(b" \t\r").decode("ascii", "backslashreplace") for match in found}
+    )

@@ -64,7 +64,7 @@ _EXTENSIONS = "-fms-extensions"
 _FIRST = "include/linux/kconfig.h"
 _BPF = "include/uapi/linux/bpf.h"
 _MAX_BPF = 4 << 20  # bytes; it has 0.3 MB
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)  # also one that is not closed: else quadratic
 _DECLARED = re.compile(r"\b(?:struct|union|enum)\s+(\w+)\s*\{|\b(BPF_\w+)", re.ASCII)
 _NOWHERE = ".remapped"  # no header is called so
 

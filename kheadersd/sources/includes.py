@@ -3,19 +3,29 @@
 Conditions are decided only where the text decides them: by the kernel's configuration, by what each kernel
 program has defined, and by the guard around a header. Where it does not, what is included there is not looked
 for: a header that is missing is never one that the kernel's own build could do without.
+
+Headers can be hostile. Their number, their bytes and the names that wait are bounded: what is beyond is not
+followed. A pattern takes time in proportion to the text, as other threads wait meanwhile: hence possessive
+quantifiers, of single characters only (Python 3.11.2 is wrong about groups).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from ..architecture import without_comments
 from ..system.files import read_file
 
 MAX_HEADER = 8 * 1024 * 1024
 """Bytes; the largest of the kernel's headers, of a graphics card's registers, have 3 MB."""
 
-_MAX_HEADERS = 20_000  # the kernel has some 25,000, and a program reads 1,500
+# The kernel has some 25,000 headers; a program reads 1,500 of them, 10 MB.
+_MAX_HEADERS = 20_000
+_MAX_BYTES = 64 * 1024 * 1024
+_MAX_DEPTH = 1000  # conditions in each other; GCC's own limit is the memory
+_MAX_CONDITION = 4096  # bytes
 # Of a kernel's own program; what assembly and user programs see is not followed.
 _DEFINED = {
     "__KERNEL__": True,
@@ -25,14 +35,15 @@ _DEFINED = {
     "__cplusplus": False,
 }
 
-_COMMENT = re.compile(rb"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/|//[^\n]*")
 _DIRECTIVE = re.compile(
-    rb"^[ \t]*#[ \t]*(if|ifdef|ifndef|elif|else|endif|include)\b[ \t]*([^\r\n]*)", re.MULTILINE
+    rb"^[ \t]*+#[ \t]*+(if|ifdef|ifndef|elif|else|endif|include)\b[ \t]*+([^\r\n]*+)", re.MULTILINE
 )
-_INCLUDED = re.compile(rb'(?:<([^>\n]+)>|"([^"\n]+)")')
-_GUARD = re.compile(rb"\s*#[ \t]*(?:ifndef[ \t]+|if[ \t]+!defined[ \t]*\(?[ \t]*)(\w+)[ \t]*\)?[ \t]*\r?\n")
+_INCLUDED = re.compile(rb"<([^>\n\0]{1,255})>")
+_GUARD = re.compile(
+    rb"\s*+#[ \t]*+(?:ifndef[ \t]++|if[ \t]++!defined[ \t]*+\(?[ \t]*+)(\w++)[ \t]*+\)?[ \t]*+\r?\n"
+)
 _TERM = re.compile(
-    rb"(!?)[ \t]*(?:(defined)|(IS_ENABLED|IS_BUILTIN|IS_MODULE))[ \t]*(?:\([ \t]*)?(\w+)[ \t]*\)?"
+    rb"(!?)[ \t]*+(?:(defined)|(IS_ENABLED|IS_BUILTIN|IS_MODULE))[ \t]*+(?:\([ \t]*+)?(\w++)[ \t]*+\)?"
 )
 # The directories of headers whose absence tells something. Others are the compiler's, or of one board.
 _OF_KERNEL = ("asm/", "asm-generic/", "generated/", "linux/", "uapi/")
@@ -74,7 +85,8 @@ def check_included(names: Iterable[str], directories: list[str], symbols: Mappin
     """
     found: set[str] = set()
     pending: list[tuple[str, str]] = [(name, "") for name in names]
-    while pending and len(found) < _MAX_HEADERS:
+    left = _MAX_BYTES
+    while pending and left > 0 and len(found) + len(pending) < _MAX_HEADERS:
         name, by = pending.pop()
         if name in found:
             continue
@@ -85,35 +97,36 @@ def check_included(names: Iterable[str], directories: list[str], symbols: Mappin
                 text = read_file(path, MAX_HEADER)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            pending += [(other, path) for other in _included(text, symbols) if other not in found]
+            left -= len(text)
+            included = (other for other in _included(text, symbols) if other not in found)
+            pending += ((other, path) for other in itertools.islice(included, _MAX_HEADERS))
             break
         else:
             raise Missing(name, by, [f"{directory}/{name}" for directory in directories])
     return len(found)
 
 
-def _included(text: bytes, symbols: Mapping[str, str]) -> list[str]:
+def _included(text: bytes, symbols: Mapping[str, str]) -> Iterator[str]:
     """The names of the kernel's headers that are surely included."""
     if b"include" not in text:
-        return []
-    text = _COMMENT.sub(b" ", text)
+        return
+    text = without_comments(text)
     if b"\\\n" in text:
         text = text.replace(b"\\\n", b" ")
     guard = _GUARD.match(text)
     stack: list[tuple[Verdict, Verdict]] = []  # whether this branch is taken, and whether one before it was
-    names = []
-    for number, (word, found) in enumerate(_DIRECTIVE.findall(text)):
-        rest = found.rstrip()
+    for number, directive in enumerate(_DIRECTIVE.finditer(text)):
+        word, rest = directive[1], directive[2].rstrip()
         if word == b"include":
-            if all(taken for taken, _ in stack) and (match := _INCLUDED.match(rest)) and match[1]:
+            if all(taken for taken, _ in stack) and (match := _INCLUDED.match(rest)):
                 name = match[1].decode("ascii", "surrogateescape")
-                if name.startswith(_OF_KERNEL):
-                    names.append(name)
+                if name.startswith(_OF_KERNEL) and "/../" not in name:
+                    yield name
         elif word in (b"if", b"ifdef", b"ifndef"):
             verdict = True if number == 0 and guard else _condition(word, rest, symbols)
             stack.append((verdict, verdict))
         elif not stack:
-            return names  # no text of a header
+            return  # no text of a header
         elif word == b"endif":
             stack.pop()
         else:
@@ -121,10 +134,13 @@ def _included(text: bytes, symbols: Mapping[str, str]) -> list[str]:
             verdict = True if word == b"else" else _condition(b"if", rest, symbols)
             taken = False if before else verdict if before is False else None if verdict else verdict
             stack[-1] = taken, _either(before, verdict)
-    return names
+        if len(stack) > _MAX_DEPTH:
+            return
 
 
 def _condition(word: bytes, text: bytes, symbols: Mapping[str, str]) -> Verdict:
+    if len(text) > _MAX_CONDITION:
+        return None
     if word in (b"ifdef", b"ifndef"):
         verdict = _is_defined(text.split()[0].decode("ascii", "replace") if text else "", symbols)
         return _not(verdict) if word == b"ifndef" else verdict

@@ -49,7 +49,7 @@ _VERSION_MACRO = re.compile(
     rb"^#define LINUX_VERSION_(CODE|MAJOR|PATCHLEVEL|SUBLEVEL) ([0-9]{1,9})\b", re.MULTILINE
 )
 _MAKE_VARIABLE = re.compile(
-    rb"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*:?=[ \t]*([0-9]{1,9}|-\S*|)[ \t]*$", re.MULTILINE
+    rb"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*:?=[ \t]*+([0-9]{1,9}|-\S*|)[ \t]*$", re.MULTILINE
 )
 _CONFIGURED = re.compile(rb"^ \* Linux/\S+ ([0-9]{1,9})\.([0-9]{1,9})\S* Kernel Configuration", re.MULTILINE)
 _VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?(-rc[0-9]+)?")

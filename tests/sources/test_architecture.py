@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kheadersd.architecture import ARCHITECTURES, of_debian_port, of_machine, read_configuration
+from kheadersd.architecture import ARCHITECTURES, MAX_AUTOCONF, of_debian_port, of_machine, read_configuration
 
 COMMENT = (
     b"/*\n * Automatically generated file; DO NOT EDIT.\n * Linux/x86 6.1.176 Kernel Configuration\n */\n"
@@ -50,6 +50,16 @@ def test_values() -> None:
     found = read_configuration(b"#define CONFIG_NR_CPUS 8192\n#define CONFIG_X\n")
     assert found.symbols["NR_CPUS"] == "8192"
     assert found.symbols["X"] == ""
+    assert read_configuration(b"#define CONFIG_X \t1 /* one */ \r\n#define CONFIG_Y 2").symbols == {
+        "X": "1",
+        "Y": "2",
+    }
+
+
+def test_work_is_in_proportion_to_the_text() -> None:
+    """Quadratic work on 4 MiB would take hours, in which no other thread runs."""
+    for text in (b"#define CONFIG_X x" + b" " * MAX_AUTOCONF + b"x", b"/* " * (MAX_AUTOCONF // 3)):
+        assert len(read_configuration(text).symbols) <= 1
 
 
 def test_names_of_others() -> None:
