@@ -283,6 +283,7 @@ def inside(
     return [
         *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--timezone=off"),
         *("--volatile=overlay", "--pipe", f"--directory={root}", "--resolv-conf=copy-host"),
+        "--link-journal=no",  # which needs an identity of this machine
         f"--machine=tests-{os.getpid()}-{next(_numbers)}",
         *(f"--bind={path}" for path in binds),
         *(f"--bind-ro={path}" for path in read_only),
