@@ -86,7 +86,7 @@ class Provider:
         self._served: dict[str, Served] = {}
         self._maker = Maker(keeper, host)
         self._consents = Consents(self._offered)
-        self._restoring = Restoring(host, sources, self._offered)
+        self._restoring = Restoring(host, sources, self._offered, self._within)
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""

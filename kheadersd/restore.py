@@ -37,6 +37,7 @@ class Restoring:
     Args:
         offered: names the package that has the headers of a release; None if only a download can tell. Raises
             Nothing if there is none.
+        within: waits for a source, named second, and raises Timeout after the time that it may take.
     """
 
     def __init__(
@@ -44,20 +45,20 @@ class Restoring:
         host: Host,
         sources: Mapping[str, Source],
         offered: Callable[[Release], Awaitable[str | None]],
+        within: Callable[[Release, str, Awaitable[str]], Awaitable[str]],
     ) -> None:
         self._host = host
         self._sources = sources
         self._offered = offered
+        self._within = within
 
     async def why_lost(self, entry: Entry, names: Sequence[str], limits: Limits) -> str:
         """Why none of these sources can give the headers of an entry again; "" if one can."""
         reasons = []
         for name in names:
             try:
-                why = await self._why_not(name, entry, limits)
-            except Nothing as nothing:
-                why = nothing.message
-            except KheadersError as error:
+                why = await self._within(entry.release, name, self._why_not(name, entry, limits))
+            except (Nothing, KheadersError) as error:
                 why = error.message
             if not why:
                 return ""

@@ -28,7 +28,7 @@ from kheadersd.sources.usable import check_usable
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Awaitable, Coroutine, Iterator
 
     from kheadersd.sources import Archive, Layer
     from package.repository import Repository
@@ -199,7 +199,11 @@ async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
 ) -> None:
     source = PackageSource(apt_host.host, work)
     entry: Any = SimpleNamespace(release=RELEASE)
-    restoring = Restoring(apt_host.host, {"package": source}, source.offered)
+
+    async def unlimited(_release: str, _source: str, work: Awaitable[str]) -> str:
+        return await work
+
+    restoring = Restoring(apt_host.host, {"package": source}, source.offered, unlimited)
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
     assert "only known after a download" in await restoring.why_lost(entry, ["package"], Limits())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
 from kheadersd.host import Host
 from kheadersd.served import Request
+from kheadersd.sources import Tree
+from kheadersd.sources.tree import TreeSource
 from kheadersd.state import State
 
 ARCHIVE = make_kheaders(RELEASE)
@@ -39,8 +42,13 @@ async def made(state: State, source: str) -> Entry:
     return entry
 
 
-async def why_lost(state: State, entry: Entry, sources: Sequence[str] = Config().sources) -> str:
-    state.provider.configure(Config(sources=tuple(sources)))
+async def why_lost(
+    state: State,
+    entry: Entry,
+    sources: Sequence[str] = Config().sources,
+    seconds: float | None = Config().extract_timeout,
+) -> str:
+    state.provider.configure(Config(sources=tuple(sources), extract_timeout=seconds))
     return await state.provider.why_lost(entry)
 
 
@@ -83,3 +91,18 @@ async def test_a_tree(host: Host, state: State) -> None:
     assert await why_lost(state, entry) == ""
     shutil.rmtree(build)
     assert "tree: there is no" in await why_lost(state, entry)
+
+
+async def test_a_source_that_does_not_answer(
+    host: Host, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system of another machine: ExtractTimeout= holds."""
+
+    async def hang(*_: object) -> Tree:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    put_module(host)
+    entry = await made(state, "module-file")
+    monkeypatch.setattr(TreeSource, "find", hang)
+    assert "took longer than 0.01 s" in await why_lost(state, entry, ["tree"], 0.01)
