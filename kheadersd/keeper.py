@@ -335,14 +335,16 @@ class Keeper:
             trash = self.cache.drop(leftover)
         except DiskError as error:
             return [error.message]
-        self._journal.report(
-            Event.CACHE_CLEARED,
-            f"Cleared {leftover.directory.name}: {reason}",
-            path=str(leftover.directory),
-            bytes=leftover.bytes,
-        )
+        problems = await self._remove_files(trash) if trash is not None else []
+        if not problems:
+            self._journal.report(
+                Event.CACHE_CLEARED,
+                f"Cleared {leftover.directory.name}: {reason}",
+                path=str(leftover.directory),
+                bytes=leftover.bytes,
+            )
         self.tell_state()
-        return await self._remove_files(trash) if trash is not None else []
+        return problems
 
     async def _remove_files(self, trash: Path) -> list[str]:
         """Remove what was renamed out of the way; what is left of it counts as a leftover.

@@ -232,6 +232,7 @@ def test_what_can_be_removed_in_part_is_counted(
         assert described["stays"] == "not removed"
         assert isinstance(bus.call("Prune", "a{sv}", "0"), Refused)
         (trash,) = disk.directory.glob(".trash-*")
+        assert "Cleared" not in daemon.log.read_text()
     finally:
         subprocess.run(["umount", *disk.directory.glob(".trash-*/tree/include/linux/types.h")], check=True)
     assert trash.exists()
