@@ -100,8 +100,8 @@ def configuration(build_tree: Path) -> Configuration:
         raise unreadable(path, error) from None
 
 
-# Each has some 7,000 symbols, 1 MB.
-@functools.lru_cache(maxsize=4)
+# It has some 7,000 symbols, 0.7 MB: one is enough for several questions about the same tree.
+@functools.lru_cache(maxsize=1)
 def _configuration(path: str, identity: tuple[int, ...]) -> Configuration:  # noqa: ARG001 - part of the key
     return read_configuration(read_file(path, MAX_AUTOCONF))
 
