@@ -31,6 +31,8 @@ _HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
 _VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)
 # What changes neither how headers are read nor what they mean; all else, clang need not notice.
 _HARMLESS = re.compile(r"-(?:W(?![alp],).*|g[0-9a-z.-]*|fdiagnostics-.*|fcolor-.*|ferror-limit=.*|v)")
+# Or a clang that crashes leaves the program's text in /tmp, and says another exit status.
+_NO_REPORTS = ("-fno-crash-diagnostics",)
 # In the words of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
 _ABOUT_PCH = re.compile(r"\bPCH\b|precompiled|\bAST file\b|malformed block record|\bpch\b")
 
@@ -46,6 +48,7 @@ class _Way:
         backend: of a second step, from IR to BPF; empty if there is none.
         headers_kept: whether the headers are there besides what is precompiled.
         warnings: what the daemon says of the headers, in sentences.
+        headers: those of the profile.
     """
 
     name: str
@@ -54,6 +57,7 @@ class _Way:
     backend: tuple[str, ...] = ()
     headers_kept: bool = True
     warnings: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 async def cc(client: Client, arguments: argparse.Namespace) -> int:
@@ -114,8 +118,28 @@ class _Job:
         else:
             plain_way = await _plain(self._client, self._arguments, self._profile, why, self._directory)
         complaints, code = await self._try(plain_way)
+        if _has_crashed(code) and plain_way.headers:
+            _tell("the compiler crashed on plain headers: compiling with a precompiled header of its own")
+            complaints, code = await self._with_own_pch(plain_way)
         sys.stderr.write(complaints)
         return FAILED if code else DONE
+
+    async def _with_own_pch(self, way: _Way) -> tuple[str, int]:
+        """Compile with a precompiled header that has the same flags as the program.
+
+        Clang 19 crashes at the end of a program for BPF whose headers declare a function by a typedef and use
+        it, as <net/inet_hashtables.h> of newer kernels does. It does not when the headers are precompiled.
+        """
+        header, pch = self._directory / "headers.h", self._directory / "headers.pch"
+        header.write_text("".join(f"#include <{name}>\n" for name in way.headers))
+        command = [way.compiler, *_NO_REPORTS, *way.arguments, *self._arguments.flags, "-c", "-x", "c-header"]
+        complaints, code = await _run([*command, str(header), "-o", str(pch)])
+        if code:
+            return complaints, code
+        arguments = ("-include-pch", str(pch), *way.arguments)
+        return await self._try(
+            dataclasses.replace(way, name="a precompiled header of its own", arguments=arguments)
+        )
 
     async def _try(self, way: _Way) -> tuple[str, int]:
         """Compile; the output appears whole or not at all."""
@@ -127,7 +151,18 @@ class _Job:
         first = self._directory / "first.bc" if way.backend else new
         # Not what clang could take for an option.
         source = os.path.join(".", self._source) if str(self._source).startswith("-") else str(self._source)
-        steps = [[way.compiler, *way.arguments, *self._arguments.flags, "-c", source, "-o", str(first)]]
+        steps = [
+            [
+                way.compiler,
+                *_NO_REPORTS,
+                *way.arguments,
+                *self._arguments.flags,
+                "-c",
+                source,
+                "-o",
+                str(first),
+            ]
+        ]
         if way.backend:
             steps.append([way.compiler, *way.backend, str(first), "-o", str(new)])
         complaints = ""
@@ -162,7 +197,8 @@ async def _precompiled(client: Client, arguments: argparse.Namespace, profile: s
     backend = tuple(details.get("backend_arguments", ()))
     kept = bool(details["headers_kept"])
     warnings = tuple(details.get("warnings", ()))
-    return _Way("a precompiled header", details["compiler"], tuple(flags), backend, kept, warnings)
+    compiler, headers = details["compiler"], tuple(details["headers"])
+    return _Way("a precompiled header", compiler, tuple(flags), backend, kept, warnings, headers)
 
 
 def _plain_of(way: _Way) -> _Way:
@@ -232,7 +268,8 @@ async def _with_headers(
         raise CommandError(NOT_AVAILABLE, error.message) from None
     (directory / PREFIX).write_bytes(made.prefix)
     warnings = tuple(details.get("warnings", ()))
-    return _Way("plain headers", compiler, made.text, made.backend, warnings=warnings)
+    headers = known[profile].headers
+    return _Way("plain headers", compiler, made.text, made.backend, warnings=warnings, headers=headers)
 
 
 def _local_compiler(wanted: str, why: CommandError | None) -> str:
@@ -308,9 +345,12 @@ async def _run(command: Sequence[str]) -> tuple[str, int]:
 
 def _is_about_pch(complaints: str, code: int) -> bool:
     """Whether it is the precompiled header that clang complains about, or crashed on."""
-    crashed = code < 0 or code in (128 + signal.SIGSEGV, 128 + signal.SIGABRT, 254)
     errors = [line for line in complaints.splitlines() if "error:" in line]
-    return crashed or any(_ABOUT_PCH.search(line) for line in errors)
+    return _has_crashed(code) or any(_ABOUT_PCH.search(line) for line in errors)
+
+
+def _has_crashed(code: int) -> bool:
+    return code < 0 or code in (128 + signal.SIGSEGV, 128 + signal.SIGABRT, 254)
 
 
 def _tell(message: str) -> None:

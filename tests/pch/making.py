@@ -49,6 +49,10 @@ class Refused(Exception):
     """The compiler does not accept a program; says what the compiler says."""
 
 
+class Crashed(Refused):
+    """The compiler crashed."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Made:
     """A precompiled header of a profile, and a tree that has only what it needs.
@@ -84,12 +88,12 @@ class Made:
 
     def _run(self, *arguments: str | Path) -> str:
         done = subprocess.run(
-            [self.compiler.path, *arguments],
+            [self.compiler.path, "-fno-crash-diagnostics", *arguments],
             capture_output=True, check=False, text=True,
             timeout=_SECONDS, cwd=CORPUS,
         )  # fmt: skip
         if done.returncode:
-            raise Refused(done.stderr)
+            raise (Crashed if "Stack dump:" in done.stderr else Refused)(done.stderr)
         return done.stderr
 
     def once_more(self, directory: Path) -> bytes:

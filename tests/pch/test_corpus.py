@@ -91,7 +91,13 @@ def test_a_program_is_the_same(
         pytest.skip("libbpf's headers are not installed")
     made = make(compiler, profile)
     text, precompiled, reduced = (tmp_path / name for name in ("text.o", "precompiled.o", "reduced.o"))
-    assert made.text(program, text) == ""
+    try:
+        assert made.text(program, text) == ""
+    except making.Crashed:
+        # Clang 19 does, on headers of newer kernels; see kheadersd/ctl/cc.py.
+        assert made.compiler.major == 19
+        assert made.precompiled(program, precompiled) == ""
+        pytest.skip("this clang crashes without a precompiled header")
     expected = contents(text)
     assert {".maps", ".BTF.ext", "license"} <= set(expected)
 

@@ -201,6 +201,26 @@ def test_what_libbcc_lacks(tmp_path: Path) -> None:
     assert lacking("'struct bpf_new'") == []
 
 
+@pytest.mark.parametrize("name", COMPILERS)
+def test_plain_headers_on_which_a_compiler_crashes(
+    bus: Bus, host: ServedHost, daemon: Daemon, name: str, tmp_path: Path
+) -> None:
+    """Clang 19 does, on a function that is declared by a typedef and used, unless it is precompiled."""
+    if not is_there(name):
+        pytest.skip(f"{name} is not installed")
+    declared = (
+        "struct task_struct { int pid; };\ntypedef int (hash_t)(void *, int, short, int, short);\n"
+        "hash_t hash;\nstatic inline int hashed(void) { return hash(0, 1, 2, 3, 4); }"
+    )
+    show(host, _PLAIN, {"include/linux/sched.h": header("sched", declared)})
+    words = (f"--compiler={name}", "--profile=bpf-core", "program.bpf.c", "--", "-DANYTHING=1")
+    done = kheadersctl(bus, tmp_path, "cc", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "program.bpf.o").exists()
+    assert ("the compiler crashed on plain headers" in done.stderr) == (name == "clang-19")
+    assert "Stack dump" not in done.stderr
+
+
 def test_an_identifier_at_the_end_of_a_long_line_is_told(bus: Bus, host: ServedHost, daemon: Daemon) -> None:
     name = "identifier_" * 40
     show(host, _PLAIN, {"include/linux/sched.h": header("sched", f"int value = {name};")})
