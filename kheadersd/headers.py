@@ -71,7 +71,7 @@ def include_directories(arch: str) -> tuple[str, ...]:
 def architecture(build_tree: Path) -> str:
     """The kernel's name of the architecture of a build tree, as its autoconf.h says: "x86".
 
-    Blocking: some milliseconds, some microseconds if it is among the last few trees that were asked for.
+    Blocking: some milliseconds, some microseconds if it is the tree that was asked for last.
 
     Raises:
         Unusable: INCOMPLETE or UNREADABLE.

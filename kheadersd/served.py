@@ -60,7 +60,7 @@ class Served:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What whoever compiles with these headers should know, as sentences."""
+        """What callers who compile with these headers should know, as sentences."""
         return (RANDOMISED.format(self.release),) if self.tree.randomised else ()
 
     @property

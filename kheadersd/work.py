@@ -99,7 +99,7 @@ _all: weakref.WeakSet[Threads] = weakref.WeakSet()
 
 
 class Threads:
-    """Threads for what blocks: at most so many work at a time, and one that hangs holds up nobody.
+    """Threads for what blocks: at most so many work at a time, and one that hangs delays no other.
 
     A thread that was given up, or that is busy for more than 5 seconds, does not count: another takes its
     place. There is a bound to that, too. None of them keeps the process from ending.
@@ -257,7 +257,7 @@ class _Call:
         done: what the event loop waits for.
         began_at: as time.monotonic() has it, 0 while it waits for a thread.
         timer: of the next look for a thread.
-        given_up: whether nobody waits for it any more.
+        given_up: whether its caller has stopped waiting.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
@@ -312,7 +312,7 @@ class _Call:
             self.done.set_result(result)
         else:
             self.done.set_exception(error)
-            self.done.exception()  # if it was given up, nobody takes it
+            self.done.exception()  # if it was given up, no caller takes it
         del error  # as above
 
 

@@ -84,7 +84,7 @@ def _release(used: object) -> None:
 
 
 def encode(signature: str, values: Sequence[Any]) -> bytes:
-    """The body of a message of ours, little-endian.
+    """The body of a message to be sent, little-endian.
 
     Args:
         signature: the types of the values. Structs are given as lists, ``ay`` as bytes.
