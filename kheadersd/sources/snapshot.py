@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -214,7 +215,10 @@ class _Walk:
         with _opened(path, os.O_DIRECTORY) as fd:
             itself = _Member(name, path, os.fstat(fd))
             with os.scandir(fd) as found:
-                entries = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in found)
+                some = itertools.islice(found, self._limits.max_files + 1)
+                entries = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in some)
+        if len(entries) > self._limits.max_files:
+            raise self._too_many()
         yield self._checked(itself)
         for base, known in entries:
             child, status = f"{path}/{base}", known
@@ -238,7 +242,7 @@ class _Walk:
             raise Cancelled
         self._found += 1
         if self._found > self._limits.max_files:
-            raise Corrupt(f"{origin(self._tree)} has more than {self._limits.max_files} files, the limit")
+            raise self._too_many()
         if member.name.count("/") >= self._limits.max_depth:
             raise Corrupt(f"{member.path} is more than {self._limits.max_depth} directories deep, the limit")
         mode = member.status.st_mode
@@ -251,6 +255,9 @@ class _Walk:
                 "it readable for all, or remove it"
             )
         return member
+
+    def _too_many(self) -> Corrupt:
+        return Corrupt(f"{origin(self._tree)} has more than {self._limits.max_files} files, the limit")
 
     def _follow(self, path: str) -> tuple[str, os.stat_result] | None:
         """Where a link really leads, None if nowhere."""

@@ -186,6 +186,10 @@ def test_a_directory_that_is_replaced_by_a_link(host: Host, tree: Path, tmp_path
 
 def test_bounds(host: Host, tree: Path) -> None:
     assert "more than 5 files, the limit" in refusal(host, tree, Limits(max_files=5))
+    # Names that are not copied take memory, too.
+    for number in range(101):
+        (tree / f"include/linux/.{number}").touch()
+    assert "more than 100 files, the limit" in refusal(host, tree, Limits(max_files=100))
     with open(tree / "include/linux/large.h", "wb") as file:
         file.truncate(1 << 40)
     assert "more than 1000000 bytes, the limit" in refusal(host, tree, Limits(max_bytes=1_000_000))
