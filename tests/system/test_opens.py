@@ -60,7 +60,7 @@ ALLOWED = {
 def _opening_calls(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and _name(node.func) in _OPENING:
-            if isinstance(node.func, ast.Name) and node.func.id in _IN_FILES:
+            if ast.unparse(node.func).removeprefix("files.") in _IN_FILES:
                 continue
             arguments = ", ".join(map(ast.unparse, node.args[:1]))
             yield f"{path.relative_to(PACKAGE)}: {ast.unparse(node.func)}({arguments})"
