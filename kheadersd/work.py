@@ -185,7 +185,9 @@ class Threads:
 
     def _submit(self, call: _Call) -> None:
         with self._changed:
-            lost = [each for each in self._running if each.given_up]
+            # One that was given up while it waited for a thread has only just begun.
+            since = time.monotonic() - PATIENCE
+            lost = [each for each in self._running if each.given_up and each.began_at <= since]
             if len(lost) < _MOST_LOST:
                 self._queue.append(call)
                 self._changed.notify()

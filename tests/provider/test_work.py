@@ -215,6 +215,33 @@ async def test_there_is_a_bound_to_the_threads_that_hang(hang: Hang) -> None:
     assert await hang.threads.run(os.getpid) == os.getpid()
 
 
+async def test_calls_that_were_given_up_in_the_queue_do_not_hang(
+    hang: Hang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take their turn later, and count as hanging only once they had time to end."""
+    monkeypatch.setattr(work_module, "_SLOW", 100.0)
+    first, later = threading.Event(), threading.Event()
+
+    def wait(gate: threading.Event, number: int) -> bool:
+        return gate.wait(60)
+
+    begun = [asyncio.create_task(hang.threads.run(wait, first, number)) for number in range(4)]
+    await hang.begun(4)
+    queued = [asyncio.create_task(hang.threads.run(wait, later, number)) for number in range(40)]
+    await asyncio.sleep(0)
+    for task in queued:
+        task.cancel()
+    await asyncio.wait(queued)
+    monkeypatch.setattr(work_module, "PATIENCE", 100.0)
+    first.set()
+    await asyncio.gather(*begun)
+    # Behind all that were queued, and then beside them.
+    assert [await hang.threads.run(os.getpid) for _ in range(2)] == [os.getpid()] * 2
+    assert len(hang.threads.hanging()) == 40
+    later.set()
+    await eventually(lambda: not hang.threads.hanging())
+
+
 async def test_what_hangs_is_not_begun_again(hang: Hang) -> None:
     """Or each request for the same would take another thread."""
     stop = threading.Event()
