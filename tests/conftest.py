@@ -25,6 +25,8 @@ def pytest_configure() -> None:
     # A script's background jobs ignore SIGINT, and all that they start does, also the commands under test.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What tests make is for other users too, whatever the shell they are started from wants.
+    os.umask(0o022)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.libraries import without_dbus_next
 
 from .raw import RawClient
 
@@ -113,11 +114,7 @@ def path_for(library: str, tmp_path: Path) -> str:
     """A PYTHONPATH for this project with which the library is the one that gets imported."""
     if library == "dbus_next":
         return str(ROOT)
-    hidden = tmp_path / "hidden" / "dbus_next"
-    hidden.mkdir(parents=True)
-    for module in ("__init__.py", "errors.py"):
-        (hidden / module).write_text("raise ImportError('this stands for a Python without dbus-next')\n")
-    return f"{hidden.parent}{os.pathsep}{ROOT}"
+    return f"{without_dbus_next(tmp_path / 'hidden')}{os.pathsep}{ROOT}"
 
 
 @pytest.fixture

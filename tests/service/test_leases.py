@@ -272,7 +272,8 @@ async def test_only_the_generations_that_a_lease_saw_stay_and_count(
     daemon.start()
     assert len(trash(daemon)) == 1
     assert os.stat("include/linux/large.h", dir_fd=inside)
-    assert bus.get("CacheBytes") >= 2 * one
+    # What they take is counted now, in which directories are free on some file systems.
+    assert bus.get("CacheBytes") >= one + 200_000
     os.close(inside)
     os.close(lease)
     wait_until(lambda: trash(daemon) == [])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from bus.raw import INTERFACE, Reply
 from running import REPOSITORY, Bus, Daemon, MakeDaemon
+from support.libraries import without_dbus_next
 
 from kheadersd.bus import Variant
 from service.callers import HEADERS, NO_OPTIONS, acquire, client, error
@@ -27,7 +28,6 @@ def daemon(
 ) -> Daemon:
     """The daemon, with one of the libraries."""
     library = str(request.param)
-    pytest.importorskip(library)
     environment = _environment(library, tmp_path)
     check = "from kheadersd.bus.library import LIBRARY; print(LIBRARY)"
     done = subprocess.run(
@@ -44,13 +44,8 @@ def daemon(
 
 def _environment(library: str, tmp_path: Path) -> dict[str, str]:
     """What makes a program import this library, and not the other one."""
-    if library == "dbus_next":
-        return {}
-    hidden = tmp_path / "hidden/dbus_next"
-    hidden.mkdir(parents=True)
-    for module in ("__init__.py", "errors.py"):
-        (hidden / module).write_text("raise ImportError('this stands for a Python without dbus-next')\n")
-    return {"PYTHONPATH": str(hidden.parent)}
+    path = "" if library == "dbus_next" else without_dbus_next(tmp_path / "hidden")
+    return {"PYTHONPATH": path}
 
 
 def test_headers_by_busctl(bus: Bus, daemon: Daemon) -> None:

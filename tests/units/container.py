@@ -55,12 +55,13 @@ SOURCE = "/srv/kheadersd"
 """Where the container sees the project's checkout, read-only."""
 
 
-def base(*more: str) -> Path:
-    """The root that containers start from, with more packages if some are named; made now if it is not kept.
+COMPILER = "clang"
+"""The package that is wanted besides, where something is compiled."""
 
-    It is of the suite of Debian that KHEADERSD_CONTAINER_SUITE names; of this machine's by itself.
-    """
-    return debian.root(os.environ.get("KHEADERSD_CONTAINER_SUITE") or debian.suite(), (*PACKAGES, *more))
+
+def base(suite: str, *more: str) -> Path:
+    """The root of a suite that containers start from, with more packages if some are named."""
+    return debian.root(suite, (*PACKAGES, *more))
 
 
 def why_not() -> str:
@@ -101,7 +102,7 @@ class Container:
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
             *("--link-journal=no", "--console=read-only", "--resolv-conf=off", "--timezone=off"),
             *("--volatile=overlay", "--bind=/dev/autofs", *binds),
-            *(f"--machine={self.name}", f"--directory={base(*self.packages)}", "--boot"),
+            *(f"--machine={self.name}", f"--directory={base(_suite(), *self.packages)}", "--boot"),
         ]
         with self._console.open("wb") as console:
             self.process = subprocess.Popen(
@@ -204,6 +205,11 @@ class Container:
                 if _is_init(pid) and _lines(Path("/proc", pid, "comm")) == ["systemd"]:
                     self.leader = int(pid)
         return self.leader
+
+
+def _suite() -> str:
+    """The suite that containers are of: this machine's, if the environment names no other one."""
+    return os.environ.get("KHEADERSD_CONTAINER_SUITE") or debian.suite()
 
 
 def _is_init(pid: str) -> bool:

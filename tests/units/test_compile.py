@@ -12,7 +12,7 @@ from archives import make_kheaders
 from pch.conftest import FILES, RELEASE
 from service.conftest import ServedHost
 
-from .container import SOURCE, Container, running
+from .container import COMPILER, SOURCE, Container, running
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """One with the project, its distribution's clang, and a header in the cache."""
     made = tmp_path_factory.mktemp("made")
     ServedHost(_made_directory(made / "host")).show(make_kheaders(RELEASE, FILES))
-    with running("compile", tmp_path_factory.mktemp("machine"), {"/srv/made": made}, ["clang"]) as container:
+    with running("compile", tmp_path_factory.mktemp("machine"), {"/srv/made": made}, [COMPILER]) as container:
         container.do(f"{SOURCE}/dev", "install", timeout=300)
         container.do("systemctl", "start", "kheaders-compile.socket")
         container.do("install", "-d", "-o", "kheadersd", "-m", "755", _CACHE, f"{_CACHE}/tree")

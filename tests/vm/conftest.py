@@ -24,7 +24,6 @@ _TIME_LIMIT = 1800
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: on a real kernel in an emulated guest; takes minutes (-m vm)")
-    config.addinivalue_line("markers", "suites(*names): the suites of Debian that the test's guests have")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

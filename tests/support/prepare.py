@@ -1,0 +1,36 @@
+"""Makes what many tests need and takes minutes, before the first of them: no time limit has to cover it.
+
+``python -m support.prepare [SUITE]`` in tests/: for this machine's suite of Debian, or another one. What
+cannot be made is told, and the tests that need it fail.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from btf.real_image import real_image
+from kheaders.make import make_real_headers
+
+from units import container
+
+from . import debian
+
+
+def prepare(suite: str) -> None:
+    """Make real headers, and the roots that containers start from, of a suite; and a kernel's image."""
+    made: dict[str, Callable[[], object]] = {
+        "kheaders.ko": lambda: make_real_headers(suite),
+        "a root for containers": lambda: container.base(suite),
+        "a root with a compiler": lambda: container.base(suite, container.COMPILER),
+        "a kernel": real_image,
+    }
+    for what, make in made.items():
+        try:
+            make()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the tests say what it means
+            sys.stderr.write(f"{what} of {suite} cannot be made: {error}\n")
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1] if len(sys.argv) > 1 else debian.suite())
