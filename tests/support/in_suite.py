@@ -24,7 +24,10 @@ from .prepare import prepare
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _TESTS = _REPOSITORY / "tests"
 
-_LEFT_OUT = ("bench", "units", "vm", "btf/test_in_unit.py", "pch/test_corpus.py", "pch/test_kernels.py")
+_LEFT_OUT = (
+    *("bench", "units", "vm", "btf/test_in_unit.py"),
+    *("pch/test_corpus.py", "pch/test_kernels.py", "pch/test_matrix.py"),
+)
 _IN_CONTAINERS = ("units", "btf/test_in_unit.py")
 _COMPILER = "clang-19"
 
