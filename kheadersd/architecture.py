@@ -89,8 +89,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 _BY_MACHINE = {machine: known.name for known in ARCHITECTURES.values() for machine in known.machines}
 _BY_DEBIAN = {port: known.name for known in ARCHITECTURES.values() for port in known.debian}
 
-# Both take time in proportion to the text, whatever it is: other threads wait meanwhile.
+# All take time in proportion to the text, whatever it is: other threads wait meanwhile.
 _COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.DOTALL)
+# A value in quotes, such as a kernel's command line, can have what looks like a comment.
+_VALUE_OR_COMMENT = re.compile(rb'("[^\n]*+)|' + _COMMENT.pattern, re.DOTALL)
 _SYMBOL = re.compile(rb"^[ \t]*#[ \t]*define[ \t]+CONFIG_(\w+)([^\n]*)", re.MULTILINE | re.ASCII)
 _RANDOMISED = ("RANDSTRUCT", "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_PLUGIN_RANDSTRUCT")
 
@@ -145,7 +147,7 @@ def without_comments(text: bytes) -> bytes:
 
 def read_configuration(autoconf: bytes) -> Configuration:
     """What the text of an include/generated/autoconf.h says; some milliseconds."""
-    found = _SYMBOL.finditer(without_comments(autoconf))
+    found = _SYMBOL.finditer(_VALUE_OR_COMMENT.sub(rb"\1 ", autoconf + b"\n*/"))
     return Configuration(
         {match[1].decode(): match[2].strip(b" \t\r").decode("ascii", "backslashreplace") for match in found}
     )

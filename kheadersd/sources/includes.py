@@ -11,12 +11,13 @@ quantifiers, of single characters only (Python 3.11.2 is wrong about groups).
 
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..architecture import without_comments
-from ..system.files import read_file
+from ..system.files import UnfitFile, read_file
 
 MAX_HEADER = 8 * 1024 * 1024
 """Bytes; the largest of the kernel's headers, of a graphics card's registers, have 3 MB."""
@@ -66,6 +67,10 @@ class Missing(Exception):
         self.places = places
 
 
+class Empty(UnfitFile):
+    """A header has no bytes, as after a crash or on a full disk; that of a kernel has a guard at least."""
+
+
 def check_included(names: Iterable[str], directories: list[str], symbols: Mapping[str, str]) -> int:
     """Check that everything is there which programs need that include these headers; some 50 ms.
 
@@ -79,6 +84,8 @@ def check_included(names: Iterable[str], directories: list[str], symbols: Mappin
 
     Raises:
         Missing: a header is not there.
+        Empty: a header of the sources, or a wrapper, has no bytes. Other headers that are generated may have
+            none: arm64's vdso32-offsets.h.
         OSError: one cannot be read.
     """
     found: set[str] = set()
@@ -95,6 +102,8 @@ def check_included(names: Iterable[str], directories: list[str], symbols: Mappin
                 text = read_file(path, MAX_HEADER)
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            if not text and not name.startswith("generated/"):
+                raise Empty(errno.ENODATA, "it is empty", path)
             left -= len(text)
             included = (other for other in _included(text, symbols) if other not in found)
             pending += ((other, path) for other in itertools.islice(included, _MAX_HEADERS))

@@ -20,7 +20,7 @@ from ..headers import (
     include_directories,
     unreadable,
 )
-from ..system.files import NotRegular, read_start
+from ..system.files import UnfitFile, read_start
 from ..system.printable import printable
 from . import Why
 from .includes import Missing, check_included
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..release import Release
 
-OF_EACH_PROGRAM = ("linux/sched.h", "linux/ptrace.h", "linux/version.h", "uapi/linux/bpf.h")
+OF_EACH_PROGRAM = ("linux/sched.h", "linux/ptrace.h", "uapi/linux/bpf.h")
 """What tracing programs include; some 500 headers in all."""
 
 VERSION_H = "include/generated/uapi/linux/version.h"
@@ -49,7 +49,7 @@ _VERSION_MACRO = re.compile(
     rb"^#define LINUX_VERSION_(CODE|MAJOR|PATCHLEVEL|SUBLEVEL) ([0-9]{1,9})\b", re.MULTILINE
 )
 _MAKE_VARIABLE = re.compile(
-    rb"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*:?=[ \t]*+([0-9]{1,9}|-\S*|)[ \t]*$", re.MULTILINE
+    rb"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*:?=[ \t]*+([0-9]{1,9}|-\S*|)[ \t\r]*$", re.MULTILINE
 )
 _CONFIGURED = re.compile(rb"^ \* Linux/\S+ ([0-9]{1,9})\.([0-9]{1,9})\S* Kernel Configuration", re.MULTILINE)
 _VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?(-rc[0-9]+)?")
@@ -209,7 +209,10 @@ def _check_included(source_tree: Path, build_tree: Path, arch: str, included: It
         # What a tree of sources has of this is left over from another build.
         trees = (build_tree,) if "generated" in name else (source_tree, build_tree)
         directories += dict.fromkeys(str(tree / name) for tree in trees)
-    wanted = (name for name in included if any(os.path.exists(f"{place}/{name}") for place in directories))
+    names = list(included)
+    wanted = [name for name in names if any(os.path.exists(f"{place}/{name}") for place in directories)]
+    if wanted == names:  # a whole kernel's, of whose generated headers bcc includes this in each program
+        wanted.append("linux/version.h")
     try:
         check_included(("linux/types.h", *wanted), directories, configuration(build_tree).symbols)
     except Missing as missing:
@@ -218,7 +221,7 @@ def _check_included(source_tree: Path, build_tree: Path, arch: str, included: It
         raise Unusable(
             Why.INCOMPLETE, f"there is no <{name}>{printable(by)} in {build_tree}", missing.places
         ) from None
-    except NotRegular as error:
+    except UnfitFile as error:
         raise Unusable(Why.INCOMPLETE, f"{printable(str(error.filename))}: {error.strerror}") from None
     except OSError as error:
         raise unreadable(Path(error.filename), error) from None

@@ -56,9 +56,22 @@ def test_values() -> None:
     }
 
 
+def test_what_looks_like_a_comment_in_a_value() -> None:
+    found = read_configuration(
+        b'#define CONFIG_CMDLINE "nfsroot=10.0.0.1:/* \\" //"\n/* "one */\n#define CONFIG_X86 1 // "\n'
+        b'#define CONFIG_Y "http://y"\n'
+    )
+    assert found.architecture == "x86"
+    assert found.symbols == {"CMDLINE": r'"nfsroot=10.0.0.1:/* \" //"', "X86": "1", "Y": '"http://y"'}
+
+
 def test_work_is_in_proportion_to_the_text() -> None:
     """Quadratic work on 4 MiB would take hours, in which no other thread runs."""
-    for text in (b"#define CONFIG_X x" + b" " * MAX_AUTOCONF + b"x", b"/* " * (MAX_AUTOCONF // 3)):
+    for text in (
+        b"#define CONFIG_X x" + b" " * MAX_AUTOCONF + b"x",
+        b"/* " * (MAX_AUTOCONF // 3),
+        b'"' * MAX_AUTOCONF,
+    ):
         assert len(read_configuration(text).symbols) <= 1
 
 

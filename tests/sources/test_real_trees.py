@@ -95,6 +95,7 @@ def test_a_copy_of_two_trees_is_a_usable_tree(suite: str, flavour: str, tmp_path
         "include/uapi",
         "include/asm-generic/bitops",
         "include/linux/spinlock_types.h",
+        "include/generated/uapi/linux/version.h",
     ],
 )
 def test_what_each_program_needs_is_missed(whole: tuple[Path, Release], missing: str) -> None:
@@ -110,11 +111,25 @@ def test_what_each_program_needs_is_missed(whole: tuple[Path, Release], missing:
         assert caught.value.why is Why.INCOMPLETE
 
 
-def test_the_sources_were_updated_and_not_built(whole: tuple[Path, Release]) -> None:
+@pytest.mark.parametrize(
+    "emptied", ["include/linux/spinlock_types.h", "arch/x86/include/generated/uapi/asm/types.h"]
+)
+def test_headers_that_are_empty_are_noticed(whole: tuple[Path, Release], emptied: str) -> None:
+    tree, release = whole
+    (tree / emptied).unlink()
+    (tree / emptied).touch()
+    for included in ({}, {"included": OF_ARCHIVES}):
+        with pytest.raises(Unusable, match="it is empty") as caught:
+            check_usable(tree, tree, release, **included)
+        assert caught.value.why is Why.INCOMPLETE
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_the_sources_were_updated_and_not_built(whole: tuple[Path, Release], line_end: str) -> None:
     tree, release = whole
     text = (tree / "Makefile").read_text()
     sublevel = next(line for line in text.splitlines() if line.startswith("SUBLEVEL"))
-    (tree / "Makefile").write_text(text.replace(sublevel, "SUBLEVEL = 254"))
+    (tree / "Makefile").write_text(text.replace(sublevel, "SUBLEVEL = 254"), newline=line_end)
     with pytest.raises(
         Unusable, match=r"version\.h is of Linux 6\.1\.\d+, and .*Makefile of 6\.1\.254"
     ) as caught:
