@@ -21,10 +21,11 @@ def prepare(suite: str) -> None:
     """Make real headers, and the roots that containers start from, of a suite; and a kernel's image."""
     made: dict[str, Callable[[], object]] = {
         "kheaders.ko": lambda: make_real_headers(suite),
-        "a root for containers": lambda: container.base(suite),
-        "a root with a compiler": lambda: container.base(suite, container.COMPILER),
         "a kernel": real_image,
     }
+    if not container.why_not():
+        made["a root for containers"] = lambda: container.base(suite)
+        made["a root with a compiler"] = lambda: container.base(suite, container.COMPILER)
     for what, make in made.items():
         try:
             make()
