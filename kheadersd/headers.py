@@ -79,7 +79,8 @@ def architecture(build_tree: Path) -> str:
     found = configuration(build_tree).architecture
     if found is None:
         raise Unusable(
-            Why.INCOMPLETE, f"{build_tree / AUTOCONF} configures no architecture, so no program compiles"
+            Why.INCOMPLETE,
+            f"{build_tree / AUTOCONF} configures no architecture, or more than one, so no program compiles",
         )
     return found
 

@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return _PIPE_CLOSED
+    except ImportError as error:  # of a library, by a Python that does not have it
+        _complain(f"{sys.executable} cannot run kheadersctl: {error}")
+        return _FAILED
     except OSError as error:
         _drop_output()
         _complain(f"cannot write the output: {error.strerror}")

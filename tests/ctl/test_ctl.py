@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import REPOSITORY
 from support.other_user import as_user, python_path
 
 from ctl.ctl_rig import Ctl, Service, canned_service, private_bus
@@ -482,3 +484,18 @@ def test_output_that_cannot_be_written(ctl: Ctl) -> None:
         check=False,
     )
     assert closed.returncode in (0, 1)
+
+
+def test_a_python_without_a_library_is_told_in_words() -> None:
+    script = (
+        "import sys; sys.modules['dbus_next'] = sys.modules['dbus_fast'] = None; "
+        "from kheadersd.ctl.__main__ import main; sys.exit(main(['status']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"kheadersctl: {sys.executable} cannot run kheadersctl: neither dbus-next nor"
+    )
+    assert done.stderr.count("\n") == 1
