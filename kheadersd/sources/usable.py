@@ -128,7 +128,8 @@ def check_inside(root: Path, source_tree: Path, build_tree: Path) -> None:
 
 def witnesses(source_tree: Path, build_tree: Path) -> list[Path]:
     """What changes when headers are removed, updated or built again. Blocking, as `architecture`."""
-    paths = [source_tree / "Makefile", *(build_tree / name for name in OF_BUILD)]
+    paths = [source_tree / "Makefile", source_tree / "include/linux"]
+    paths += (build_tree / name for name in OF_BUILD)
     with contextlib.suppress(Unusable):
         arch = f"arch/{architecture(build_tree)}/include"
         paths.append(source_tree / arch / "asm")

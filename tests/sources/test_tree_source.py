@@ -260,6 +260,16 @@ async def test_a_header_of_an_image_that_leads_out_of_it(
     assert "leads out of" in nothing.message
 
 
+async def test_a_header_that_leads_out_of_an_image_later(host: Host) -> None:
+    tree = put_tree(host.modules_directory(RELEASE) / "build")
+    source = TreeSource(host)
+    assert await source.find(RELEASE, ignore) == Tree(tree, tree)
+    (tree / "include/linux/new.h").symlink_to("/etc/passwd")
+    assert source.present(RELEASE) == (False, None)
+    with pytest.raises(Nothing, match="leads out of"):
+        await source.find(RELEASE, ignore)
+
+
 async def test_links_that_stay_in_the_image_are_followed(host: Host) -> None:
     # Ubuntu's packages consist of them.
     common = put_tree(host.path("usr/src/common"), parts="source")
