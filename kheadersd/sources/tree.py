@@ -235,9 +235,12 @@ class _Search:
     def _real(self, path: Path) -> Path | None:
         """As `real_directory`; why it leads nowhere is noted."""
         self._note_link(path)
-        if self._links.get(str(path)) is not None:
-            self._note(str(path))
         try:
+            # Even a stat(2) through the automount waits for the mount, which waits for this daemon.
+            if leads_to_automount(path, self._host):
+                return None
+            if self._links.get(str(path)) is not None:
+                self._note(str(path))
             return real_directory(path, self._host)
         except OSError as error:
             self._reasons.append(Unusable(Why.DANGLING, _why_not_followed(path, error)))

@@ -147,6 +147,18 @@ async def test_our_own_automount_is_not_touched(host: Host) -> None:
     assert "kheadersd itself" in nothing.message
 
 
+async def test_what_is_behind_our_own_automount_is_no_part_of_the_answer(host: Host) -> None:
+    """A stat(2) of it would wait for the mount, which waits for the daemon."""
+    automount = host.path("run/kheaders/build")
+    automount.mkdir(parents=True)
+    link(host, "build", "../../../run/kheaders/build")
+    source = TreeSource(host)
+    with pytest.raises(Nothing):
+        await source.find(RELEASE, ignore)
+    os.utime(automount, (1, 1))
+    assert source.present(RELEASE) == (True, None)
+
+
 async def test_objects_beside_a_link_to_their_sources(host: Host) -> None:
     # "make O=", whose modules_install makes no link of its own since Linux 6.6.
     source = put_tree(host.path("home/u/linux"), parts="source")
