@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, ReleaseMismatch
 from ..extraction.decompress import whole
 from ..system.files import opened, read_start
-from ..system.printable import printable, quoted
+from ..system.printable import has_controls, printable, quoted
 from ..types import elf
 from ..types.content import InMemory
 from ..work import in_thread
@@ -75,10 +75,11 @@ def _find(host: Host, release: Release) -> Archive:
     if path is None:
         directory = host.modules_directory(release)
         raise Nothing(Why.MISSING, f"there is no kheaders.ko below {directory}")
-    if not str(path).isprintable():
+    if has_controls(str(path)):
         raise Nothing(
             Why.UNREADABLE,
-            f"{quoted(str(path))} is not used: callers could not be told its name, it is not printable UTF-8",
+            f"{quoted(str(path))} is not used: no caller could be told its name, which is not UTF-8 or has "
+            "control characters",
         )
     try:
         module, stamp = _read(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..headers import OF_SOURCE, Unusable, configuration, leads_to_automount, real_directory
 from ..system.files import read_start
-from ..system.printable import printable, quoted
+from ..system.printable import has_controls, printable, quoted
 from ..work import in_thread
 from . import Nothing, Tree, Why, snapshot
 from .usable import VERSION_H, check_inside, check_usable, witnesses
@@ -268,11 +268,11 @@ class _Search:
 
     def _check(self, pair: Tree) -> None:
         for tree in (pair.source_tree, pair.build_tree):
-            if not str(tree).isprintable():
+            if has_controls(str(tree)):
                 raise Unusable(
                     Why.UNREADABLE,
                     f"{quoted(str(tree))} cannot be served: no caller could be told its name, which is not "
-                    "printable UTF-8",
+                    "UTF-8 or has control characters",
                 )
         if not self._host.is_live:
             check_inside(self._host.root, pair.source_tree, pair.build_tree)

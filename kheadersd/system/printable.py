@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def printable(text: str | bytes, limit: int | None = None) -> str:
     r"""``text`` on one line, at most ``limit`` characters of it, and valid Unicode.
@@ -34,6 +36,14 @@ def encodable(text: str) -> str:
 def quoted(text: str | bytes, limit: int = 200) -> str:
     """`printable` in quotation marks, to be set apart from the words of a message."""
     return f"'{printable(text, limit)}'"
+
+
+def has_controls(text: str) -> bool:
+    """Whether ``text`` is no valid Unicode, or has control characters (category Cc: C0, DEL and C1).
+
+    Such a name cannot be told to callers over D-Bus, or not without being taken for something else.
+    """
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def _escaped(character: str) -> str:

@@ -228,7 +228,7 @@ def test_a_compile_unit(start: StartDaemon, make_unit: MakeUnit, bus: Bus, does:
 def test_a_download_unit(
     start: StartDaemon, make_unit: MakeUnit, bus: Bus, host: ServedHost, tmp_path: Path
 ) -> None:
-    apt_knows(host.root, tmp_path / "repository", f"linux-headers-{RELEASE}")
+    apt_knows(host.root, host.root / "repository", f"linux-headers-{RELEASE}")
     unit = make_unit("kheaders-fetch", _is_mute)
     daemon = start(_CONFIG.replace("DownloadTimeout=1s", "DownloadTimeout=10s"))
     package = ("GetHeaders", "sa{sv}", "", "1", "sources", "as", "1", "package")
