@@ -7,14 +7,12 @@ import inspect
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from kheadersd.work import IDLE
+from support.threads import at_work
 
 pytest_plugins = ["in_process", "real", "running"]
 
@@ -37,13 +35,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """After every test: no child process, thread or descriptor that was not there before."""
-    before = _children(), _threads(), _descriptors()
+    before = _children(), at_work(), _descriptors()
     yield
     _wait_until(lambda: _children() <= before[0])
-    _wait_until(lambda: _threads() <= before[1])
+    _wait_until(lambda: at_work() <= before[1])
     _wait_until(lambda: len(_descriptors()) <= len(before[2]))
     assert _children() <= before[0], "a child process is left"
-    assert _threads() <= before[1], "a thread is left"
+    assert at_work() <= before[1], "a thread is left"
     assert len(_descriptors()) <= len(before[2]), f"descriptors are left: {_descriptors() - before[2]}"
 
 
@@ -78,10 +76,6 @@ def _children() -> set[int]:
         except OSError:
             continue
     return children
-
-
-def _threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name != IDLE}
 
 
 def _descriptors() -> set[tuple[str, str]]:

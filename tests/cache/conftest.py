@@ -4,11 +4,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.threads import at_work
 
 from kheadersd.cache.cache import Cache
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def _nothing_left() -> Iterator[None]:
     """No descriptor and no thread may survive a test."""
     before = os.listdir("/proc/self/fd")
-    threads = threading.active_count()
+    threads = at_work()
     yield
     assert len(os.listdir("/proc/self/fd")) <= len(before)
-    assert threading.active_count() == threads
+    assert at_work() <= threads
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import lzma
 import os
 import random
 import subprocess
-import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +16,7 @@ import pytest
 from archives import compress
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.threads import at_work
 
 from kheadersd.errors import Corrupt
 from kheadersd.extraction import decompress
@@ -106,7 +106,7 @@ def test_a_file_that_gives_nothing_for_long_can_be_left() -> None:
     pieces = decompress.chunks(Endless, "a.tar")  # type: ignore[arg-type]
     assert next(pieces) == b""
     pieces.close()
-    assert threading.active_count() == 1
+    assert not at_work()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,7 +213,7 @@ def test_nothing_runs_after_close(tmp_path: Path) -> None:
         for _ in range(taken):
             next(pieces)
         pieces.close()
-        assert threading.active_count() == 1
+        assert not at_work()
         assert os.listdir("/proc/self/fd") == descriptors
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -476,10 +475,10 @@ def test_what_is_made_can_be_read_by_everybody_and_written_by_nobody(
             parent.chmod(0o711)
     done = subprocess.run(
         [*find.split(), *tree, "(", "-writable", "-o", "-not", "-readable", ")"],
+        cwd="/",  # newer versions of find refuse to begin where they cannot return to
         capture_output=True,
         text=True,
         check=True,
     )
     assert done.stdout == done.stderr == ""
     assert Path(path, "include/linux/kconfig.h").stat().st_mode & 0o777 == 0o444
-    assert threading.active_count() == 1
