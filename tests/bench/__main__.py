@@ -7,6 +7,7 @@ status is 1 then.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -65,6 +66,9 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Returns the exit status: 1 when a row failed."""
     arguments = _parse_arguments()
+    # The bus has a descriptor for each of a thousand callers, and so has the program that is all of them.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     failed = []
     with make_rig(arguments.directory, make_real_headers(), quick=arguments.quick) as rig:
         _put(

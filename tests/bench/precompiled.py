@@ -31,13 +31,19 @@ def corpus(rig: Rig) -> list[Result]:
             measured = []
             without_debug = []
             for program, profile in _programs(rig):
-                ours, theirs = _compare(rig, compiler, arguments[profile], program, directory)
+                try:
+                    ours, theirs = _compare(rig, compiler, arguments[profile], program, directory)
+                except _Crashed as error:
+                    note(f"  {program.stem} is left out: {error}")
+                    continue
                 measured.append((ours / theirs, program.stem, ours, theirs))
                 note(f"  {compiler} {program.stem}: {theirs:.3f} s, {ours:.3f} s")
                 if not _is_relocatable(program):
                     plain, _ = _compare(rig, compiler, [*arguments[profile], "-g0"], program, directory)
                     without_debug.append(plain)
                     note(f"  {compiler} {program.stem} with -g0: {plain:.3f} s")
+            if not measured or not without_debug:
+                continue
             measured.sort()
             (_, typical, ours, theirs), (_, heaviest, least, most) = (
                 measured[len(measured) // 2],
@@ -89,10 +95,14 @@ def making(rig: Rig) -> list[Result]:
                 make = [*text, "-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp"]
                 ours: list[float] = []
                 theirs: list[float] = []
-                for _ in range(rig.rounds(_ROUNDS)):
-                    out = str(directory / "out")
-                    ours.append(_cpu(compiler, *make, "-x", "c-header", str(headers), "-o", out))
-                    theirs.append(_cpu(compiler, *text, "-c", str(headers), "-o", out))
+                out = str(directory / "out")
+                try:
+                    for _ in range(rig.rounds(_ROUNDS)):
+                        ours.append(_cpu(compiler, *make, "-x", "c-header", str(headers), "-o", out))
+                        theirs.append(_cpu(compiler, *text, "-c", str(headers), "-o", out))
+                except _Crashed as error:
+                    note(f"  {profile} is left out: {error}")
+                    continue
                 what = f"{compiler}: making {profile}, with its headers as text"
                 results.append(Result(what, median(ours), "s", median(theirs), goal=1.5))
     return results
@@ -171,5 +181,16 @@ def _without_pch(arguments: list[str]) -> list[str]:
     return arguments[:at] + arguments[at + 2 :]
 
 
+class _Crashed(Exception):
+    """A compiler did: clang 19 does on the headers of newer kernels, unless they are precompiled."""
+
+
 def _cpu(*command: str) -> float:
-    return run_measured(list(command))[1]
+    command = (*command, "-fno-crash-diagnostics")
+    try:
+        return run_measured(list(command))[1]
+    except RuntimeError:
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        if "PLEASE submit a bug report" not in said:
+            raise
+        raise _Crashed(f"{command[0]} crashes") from None

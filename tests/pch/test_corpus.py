@@ -139,6 +139,10 @@ __attribute__((section("raw_tracepoint/sched_switch"), used)) int host(void *con
 """
 
 
+# The compiler, and no assembly, reads what is relative to a segment register.
+_SEGMENTS = "#define CONFIG_USE_X86_SEG_SUPPORT 1"
+
+
 @pytest.mark.parametrize("compiler", making.COMPILERS)
 @pytest.mark.parametrize(
     ("statement", "problem"),
@@ -155,6 +159,8 @@ def test_assembly_of_the_host_is_refused(
     compiler: str, statement: str, problem: str, make: Make, tmp_path: Path
 ) -> None:
     made = make(compiler, "bpf-core")
+    if "current" in statement and _SEGMENTS in (made.tree / "include/generated/autoconf.h").read_text():
+        pytest.skip("this kernel's current is no assembly")
     program = tmp_path / "program.c"
     program.write_text(_ASSEMBLY % statement)
     if problem:

@@ -12,8 +12,11 @@ _PACKAGE = Path(__file__).resolve().parents[2] / "kheadersd"
 
 
 def as_user(user: str) -> list[str]:
-    """The beginning of a command line: what follows runs as this user, in no group."""
-    return ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
+    """The beginning of a command line: what follows runs as this user, in no group, and in /.
+
+    The directory that the tests are run in may be one that only root can enter.
+    """
+    return ["env", "--chdir=/", "setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
 
 
 @functools.cache
