@@ -15,6 +15,7 @@ from archives import make_kheaders
 from bus.raw import BUS, HERE, INTERFACE, RawClient, Reply
 from polkit import NAME, POLKITD, Polkit, rule
 from running import Bus, Daemon, MakeDaemon
+from support.other_user import as_user
 
 from kheadersd.bus import Call, Connection, Interface, Method, Variant, encode, wire
 from kheadersd.errors import KheadersError
@@ -467,15 +468,13 @@ def test_what_is_made_can_be_read_by_everybody_and_written_by_nobody(
 ) -> None:
     host.show(make_kheaders(RELEASE))
     path = nobody.call("GetHeaders", HEADERS, ["", NO_OPTIONS]).values[0]
-    find = "setpriv --reuid=nobody --regid=nogroup --clear-groups find"
     tree = [str(daemon.cache), "-not", "-path", f"{daemon.cache}/.*"]
     # pytest's own directories above it are private.
     for parent in daemon.cache.parents:
         if parent != Path("/") and parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o011:
             parent.chmod(0o711)
     done = subprocess.run(
-        [*find.split(), *tree, "(", "-writable", "-o", "-not", "-readable", ")"],
-        cwd="/",  # newer versions of find refuse to begin where they cannot return to
+        [*as_user("nobody"), "find", *tree, "(", "-writable", "-o", "-not", "-readable", ")"],
         capture_output=True,
         text=True,
         check=True,
