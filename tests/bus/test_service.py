@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -18,8 +19,6 @@ from .raw import HERE, INTERFACE, NAME, PATH, RawClient, Reply, big_endian_call
 from .service import TREE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .conftest import Bus, Service
 
 ERRORS = "org.freedesktop.DBus.Error."
@@ -140,8 +139,13 @@ def test_properties_changed(client: RawClient) -> None:
 
 
 def test_machine_id_each_time(client: RawClient) -> None:
-    replies = {str(client.call("GetMachineId", interface=PEER)) for _ in range(3)}
-    assert len(replies) == 1
+    """A fresh container has none, until systemd has run there."""
+    files = [Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")]
+    ids = [text for text in (file.read_text().strip() for file in files if file.exists()) if text]
+    expected = Reply("", ids[:1]) if ids else "org.freedesktop.DBus.Error.FileNotFound"
+    for _ in range(3):
+        reply = client.call("GetMachineId", interface=PEER)
+        assert (reply if ids else reply.name) == expected
     assert client.call("Ping", interface=PEER) == Reply("", [])
     assert client.call("Ping", interface=PEER, path="/anywhere/at/all") == Reply("", [])
 

@@ -405,7 +405,10 @@ def test_journalctl_takes_the_catalog() -> None:
 @needs_root
 @pytest.mark.slow
 def test_a_real_journald(tmp_path: Path) -> None:
-    """systemd-journald, started by hand on directories of its own, stores the fields and explains them."""
+    """systemd-journald, started by hand on directories of its own, stores the fields and explains them.
+
+    The journal is below the machine's ID, which a fresh container has not got yet.
+    """
     say = tmp_path / "say.py"
     say.write_text(
         dedent("""
@@ -417,9 +420,11 @@ def test_a_real_journald(tmp_path: Path) -> None:
     )
     done = in_namespace(
         """
+        cp -a /etc "$4"; mount --bind "$4" /etc; rm -f /etc/machine-id
+        echo 6b68656164657273646b686561646572 >/etc/machine-id
         mkdir -p /run/systemd /run/log; mount -t tmpfs none /run/systemd; mkdir /run/systemd/journal
         mount -t tmpfs none /run/log; mkdir /run/log/journal
-        mount -t tmpfs none /etc/systemd
+        mkdir -p /etc/systemd; mount -t tmpfs none /etc/systemd
         printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=no\\n' >/etc/systemd/journald.conf
         mount -t tmpfs none /var/lib/systemd; mkdir /var/lib/systemd/catalog
         mount -t tmpfs none /usr/lib/systemd/catalog; cp "$3" /usr/lib/systemd/catalog
@@ -438,6 +443,7 @@ def test_a_real_journald(tmp_path: Path) -> None:
         sys.executable,
         str(say),
         str(CATALOG),
+        str(tmp_path / "etc"),
     )
     assert done.returncode == 0, done.stderr
     first, _, explained = done.stdout.partition("\n")
