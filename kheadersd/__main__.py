@@ -1,5 +1,5 @@
 """``python3 -m kheadersd``."""
 
-from .daemon import main
+from .daemon.main import main
 
 main()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .release import Release
-    from .sources import Report
+    from .sources.source import Report
 
 INTERVAL = 0.2
 """Seconds between two reports of one stage; a new stage is told at once, if the budget allows it."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.authority import Action
 from kheadersd.config import Config
-from kheadersd.host import Host
+from kheadersd.daemon.polkit import Action
+from kheadersd.daemon.status import State
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Event, Journal
-from kheadersd.module import NoLoader
-from kheadersd.state import State
 
 
 class Root:

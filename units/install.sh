@@ -93,10 +93,10 @@ put_package() {
     for file in $(cd "$here" && find kheadersd -name __pycache__ -prune -o -type f -print | LC_ALL=C sort); do
         put 644 "$here/$file" "$library/$file"
     done
-    launcher /usr/bin/kheadersd kheadersd.daemon
-    launcher /usr/bin/kheadersctl kheadersd.ctl.__main__
-    launcher "$library/fetch" kheadersd.apart.unit
-    launcher "$library/compile" kheadersd.apart.unit
+    launcher /usr/bin/kheadersd kheadersd.daemon.main
+    launcher /usr/bin/kheadersctl kheadersd.cli.__main__
+    launcher "$library/fetch" kheadersd.sandbox.unit
+    launcher "$library/compile" kheadersd.sandbox.unit
 }
 
 compile_package() {

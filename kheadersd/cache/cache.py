@@ -21,9 +21,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from . import disk, loading
-from .claim import Claim
-from .disk import DiskError
+from ..system import disk
+from ..system.disk import DiskError
+from . import recovery as loading
+from .directory_lock import Claim
 from .entry import HEADERS, Entry, Record, entry_name, is_entry_name, set_last_used
 from .opening import Opening
 from .seal import fingerprint
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from ..extraction.manifest import Manifest
     from ..release import Release
     from .leftover import Leftover
+    from .manifest import Manifest
 
 __all__ = ["Cache", "Opened", "Published", "Staging"]
 

@@ -16,7 +16,7 @@ from ..release import Release, escape, parse_release, unescape
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .pch import Pch
+    from .pch_files import Pch
     from .seal import Seal
 
 Bytes = bytes  # a record has a field of that name

@@ -19,8 +19,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import LimitsExceeded
-from ..system import files
-from . import disk
+from ..system import disk, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from . import disk, loading
+from ..system import disk
+from . import recovery as loading
 from .entry import OtherVersion
 from .leftover import Leftover, Stay
 from .staging import ASIDE, STAGING, TRASH, aside_name

@@ -7,8 +7,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE
-from ..inotify import ATTRIB, OVERFLOW, Inotify
+from ..system.inotify import ATTRIB, OVERFLOW, Inotify
+from .manifest import DIRECTORY_MODE, FILE_MODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

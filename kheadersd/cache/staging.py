@@ -8,7 +8,8 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from ..errors import KheadersError
-from . import disk, pch
+from ..system import disk
+from . import pch_files as pch
 from .entry import Entry, Record, set_last_used
 from .seal import Seal
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from ..extraction.manifest import Manifest
+    from .manifest import Manifest
 
 STAGING = ".staging-"
 TRASH = ".trash-"

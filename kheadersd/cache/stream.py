@@ -10,19 +10,18 @@ import tarfile
 from typing import TYPE_CHECKING, Self
 
 from ..errors import Corrupt
-from ..extraction.extract import Cancelled
-from ..extraction.manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
-from ..extraction.tarstream import DIRECTORY, FILE, shown
-from ..system import files
-from . import disk
+from ..formats.tar import DIRECTORY, FILE, shown
+from ..system import disk, files
+from .extract import Cancelled
+from .manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator, Iterator
     from types import TracebackType
 
-    from ..extraction.manifest import Entry as Item
     from .entry import Entry
+    from .manifest import Entry as Item
 
 _PIECE = 1 << 16
 _RECORD = 20 * tarfile.BLOCKSIZE  # what tar(1) writes at a time, and some readers expect

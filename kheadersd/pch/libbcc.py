@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
 from ..system.files import opened, read_file
-from ..trusted import stamps_of, trusted_path, unchanged
+from ..system.root_owned import stamps_of, trusted_path, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..trusted import Stamp
-    from .compiler import Compiler
+    from ..system.root_owned import Stamp
+    from .compilers import Compiler
 
 PLACES = tuple(
     Path(directory, "libbcc.so.0")

@@ -25,16 +25,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..architecture import ARCHITECTURES
-from ..cache.pch import PREFIX
+from ..cache.pch_files import PREFIX
 from ..errors import NotAvailable
-from ..headers import include_directories
-from .profile import BCC, CLANG_BPF, CLANG_HOST, TYPES
+from ..host.architecture import ARCHITECTURES
+from ..sources.build_tree import include_directories
+from .profiles import BCC, CLANG_BPF, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
-    from ..architecture import Clang
-    from .compiler import Compiler
-    from .profile import Profile
+    from ..host.architecture import Clang
+    from .compilers import Compiler
+    from .profiles import Profile
 
 VERSION = 4
 """Is in every key. To be raised when they have to be made again although the compiler is told the same."""

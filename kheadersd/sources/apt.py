@@ -14,13 +14,13 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from ..architecture import of_debian_port
-from ..cache.disk import explained
 from ..errors import Corrupt, LimitsExceeded, NoSpace
-from ..space import free_bytes
+from ..formats import deb
+from ..host.architecture import of_debian_port
+from ..system.disk import explained
 from ..system.files import read_text
-from ..work import in_thread
-from . import Archive, Nothing, Why, deb
+from ..system.space import free_bytes
+from ..system.tasks import in_thread
 from .apt_command import AptCommands
 from .apt_output import (
     OutdatedError,
@@ -31,14 +31,15 @@ from .apt_output import (
     is_disk_full,
     summary,
 )
+from .source import Archive, Nothing, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ..host import Host
+    from ..host.host import Host
     from ..release import Release
-    from . import Report
+    from .source import Report
 
 MAX_QUERIES = 2
 """How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and everybody may cause it."""

@@ -20,17 +20,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..apart import fetch_run
-from ..apart.process import Command, Finished, Run, run
 from ..errors import KheadersError
+from ..sandbox.child import Command, Finished, Run, run
+from ..sandbox.command import fetch_run
 from ..system.files import UnfitFile, read_text
-from . import Nothing, Why
 from .apt_output import fraction_done
+from .source import Nothing, Why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ..host import Host
+    from ..host.host import Host
 
 _SANDBOX_USER = "_apt"  # APT::Sandbox::User of every Debian
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")

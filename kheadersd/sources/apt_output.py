@@ -7,7 +7,7 @@ import re
 
 from ..errors import Corrupt, LimitsExceeded, NoSpace
 from ..system.printable import printable
-from . import Nothing, Why
+from .source import Nothing, Why
 
 _MAX_DEPENDENCIES = 3
 

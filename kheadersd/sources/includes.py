@@ -16,7 +16,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..architecture import without_comments
+from ..host.architecture import without_comments
 from ..system.files import UnfitFile, read_file
 
 MAX_HEADER = 8 * 1024 * 1024

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, ReleaseMismatch
-from ..extraction.decompress import whole
+from ..formats import elf
+from ..formats.decompress import whole
+from ..formats.file_slice import InMemory
 from ..system.files import opened, read_start
 from ..system.printable import has_controls, printable, quoted
-from ..types import elf
-from ..types.content import InMemory
-from ..work import in_thread
-from . import Nothing, Why
-from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from ..system.tasks import in_thread
+from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from .source import Nothing, Why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..host import Host
+    from ..formats.file_slice import Content
+    from ..host.host import Host
     from ..release import Release
-    from ..types.content import Content
-    from . import Archive, Report
+    from .source import Archive, Report
 
 FILE_NAME = re.compile(r"kheaders\.ko(?:\.gz|\.xz|\.zst)?")
 """The module's file name; kmod reads exactly these compressions."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from . import Nothing, Why
+from .source import Nothing, Why
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..host import Host
+    from ..host.host import Host
     from ..release import Release
-    from . import Archive, Report
+    from .source import Archive, Report
 
 
 class PackageManager(Protocol):

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..system.files import opened, read_up_to
-from ..work import in_thread
-from . import Nothing, Why
-from .archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from ..system.tasks import in_thread
+from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from .source import Nothing, Why
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..host import Host
-    from ..module import KernelModule
+    from ..host.host import Host
+    from ..host.kernel_module import KernelModule
     from ..release import Release
-    from . import Archive, Report
+    from .source import Archive, Report
 
 # Others load and unload the module too (bcc does so at every start). Seconds between one look and the next.
 _PAUSES = (0.02, 0.05, 0.1, 0.2)

@@ -9,7 +9,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..headers import (
+from ..system.files import UnfitFile, read_start
+from ..system.printable import printable
+from .build_tree import (
     AUTOCONF,
     OF_BUILD,
     OF_SOURCE,
@@ -20,10 +22,8 @@ from ..headers import (
     include_directories,
     unreadable,
 )
-from ..system.files import UnfitFile, read_start
-from ..system.printable import printable
-from . import Why
 from .includes import Missing, check_included
+from .source import Why
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

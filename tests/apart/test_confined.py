@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 from service.clients import eventually
 
-from kheadersd.apart import COMPILE_ENVIRONMENT, FILE_BYTES, MEMORY_BYTES, compile_run, fetch_run, limit_met
-from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Command, Finished, run
 from kheadersd.errors import Timeout
+from kheadersd.sandbox.child import Command, Finished, run
+from kheadersd.sandbox.command import (
+    COMPILE_ENVIRONMENT,
+    FILE_BYTES,
+    MEMORY_BYTES,
+    compile_run,
+    fetch_run,
+    limit_met,
+)
+from kheadersd.sandbox.confined_child import confined
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's children become somebody else")
 
@@ -135,8 +142,8 @@ async def test_nothing_is_left_of_those_who_leave(tmp_path: Path) -> None:
 
 _HANGS = """
 import asyncio, sys
-from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Command
+from kheadersd.sandbox.confined_child import confined
+from kheadersd.sandbox.child import Command
 words = ["/bin/sh", "-c", f"trap '' TERM; setsid sleep {sys.argv[1]} & sleep {sys.argv[1]}"]
 asyncio.run(confined(Command(words, {}, 60)))
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kheadersd.apart import limit_met
-from kheadersd.apart.process import Finished
+from kheadersd.sandbox.child import Finished
+from kheadersd.sandbox.command import limit_met
 
 _KILLED = "it was killed, as it is when it needs more than 2048 MiB of memory"
 _MEMORY = "it needs more than 2048 MiB of memory"

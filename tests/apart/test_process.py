@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheadersd.apart.process import MAX_OUTPUT, Command, Finished, run
 from kheadersd.errors import Timeout
+from kheadersd.sandbox.child import MAX_OUTPUT, Command, Finished, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

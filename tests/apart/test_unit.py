@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from running import REPOSITORY
 
-from kheadersd.apart import unit
-from kheadersd.apart.process import MAX_OUTPUT, Command, Finished
-from kheadersd.apart.unit import Unit
 from kheadersd.errors import KheadersError, Timeout
+from kheadersd.sandbox import unit
+from kheadersd.sandbox.child import MAX_OUTPUT, Command, Finished
+from kheadersd.sandbox.unit import Unit
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -36,7 +36,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[Path]:
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
             with connection:
-                command = [sys.executable, "-m", "kheadersd.apart.unit"]
+                command = [sys.executable, "-m", "kheadersd.sandbox.unit"]
                 children.append(subprocess.Popen(command, stdin=connection.fileno(), cwd=REPOSITORY))  # noqa: ASYNC220
 
     serving = asyncio.create_task(serve())

@@ -9,7 +9,7 @@ from bus.raw import HERE
 from running import NAME
 from service.callers import Flood, Watch, client, frames
 
-from kheadersd.bus import encode
+from kheadersd.dbus import encode
 
 from .measure import MIB, Result, median, note
 from .rig import FLOOR

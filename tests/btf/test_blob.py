@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from btf.made_up import make_btf, make_btf_of
 from kheadersd.errors import Corrupt
-from kheadersd.types.blob import MAX_BTF, check, parts
+from kheadersd.formats.btf import MAX_BTF, check, parts
 
 GOOD = make_btf()
 

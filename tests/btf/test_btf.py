@@ -12,11 +12,12 @@ import pytest
 
 from btf.made_up import BUILD_ID, RELEASE, make_btf, make_bzimage, make_kernel
 from kheadersd.errors import Corrupt, ReleaseMismatch
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources import Nothing, Why
-from kheadersd.types import OF_RUNNING, btf
-from kheadersd.types.image import MAX_KERNEL
+from kheadersd.sources.source import Nothing, Why
+from kheadersd.vmlinux import OF_RUNNING
+from kheadersd.vmlinux import btf_finder as btf
+from kheadersd.vmlinux.kernel_image import MAX_KERNEL
 
 WANTED = Release(RELEASE)
 OTHER = Release("6.1.0-10-test")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import Corrupt
-from kheadersd.types.content import Content
+from kheadersd.formats.file_slice import Content
 
 
 @pytest.fixture

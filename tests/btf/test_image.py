@@ -32,8 +32,8 @@ from btf.made_up import (
 )
 from kheadersd.errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from kheadersd.release import Release
-from kheadersd.sources import Nothing, Why
-from kheadersd.types.image import MAX_IMAGE, Abandoned, FromImage, read_image
+from kheadersd.sources.source import Nothing, Why
+from kheadersd.vmlinux.kernel_image import MAX_IMAGE, Abandoned, FromImage, read_image
 
 BTF = make_btf()
 GOOD = make_bzimage(make_kernel(), gzip.compress)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from units.container import SOURCE, Container, running
 
-from kheadersd.types.bpftool import PLACES
+from kheadersd.vmlinux.bpftool import PLACES
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +22,10 @@ _MAKE = """
 import asyncio, hashlib, os, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, "/usr/lib/kheadersd")
-from kheadersd.apart import compile_run
-from kheadersd.apart.unit import Unit
-from kheadersd.types import bpftool, vmlinux
-from kheadersd.types.btf import Btf
+from kheadersd.sandbox.command import compile_run
+from kheadersd.sandbox.unit import Unit
+from kheadersd.vmlinux import bpftool, vmlinux
+from kheadersd.vmlinux.btf_finder import Btf
 
 async def main():
     run = compile_run()

@@ -12,19 +12,19 @@ import pytest
 from btf.made_up import RELEASE, make_bzimage, make_kernel
 from btf.test_btf import make_host, put
 from btf.test_vmlinux import END, GUARD, PUSH, TASK
-from kheadersd.apart.process import Command, Finished
-from kheadersd.authority import Action
 from kheadersd.cache.entry import Record
 from kheadersd.config import Config
+from kheadersd.daemon.polkit import Action
+from kheadersd.daemon.status import State
 from kheadersd.errors import NotAvailable
-from kheadersd.host import Host
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
-from kheadersd.module import NoLoader
 from kheadersd.progress import Progress
 from kheadersd.release import Release
-from kheadersd.state import State
-from kheadersd.types.bpftool import PLACES
-from kheadersd.types.maker import TypesMaker
+from kheadersd.sandbox.child import Command, Finished
+from kheadersd.vmlinux.bpftool import PLACES
+from kheadersd.vmlinux.provider import TypesMaker
 
 WANTED = Release(RELEASE)
 IMAGE = "boot/vmlinuz-{}"

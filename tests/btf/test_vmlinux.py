@@ -14,13 +14,14 @@ from pch.making import COMPILERS, is_there
 
 from btf.made_up import make_btf, make_btf_of
 from btf.real_image import real_image
-from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Command, Finished
 from kheadersd.errors import CompileFailed, NotAvailable
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.types import btf, vmlinux
-from kheadersd.types.bpftool import PLACES, Bpftool, find_bpftool
+from kheadersd.sandbox.child import Command, Finished
+from kheadersd.sandbox.confined_child import confined
+from kheadersd.vmlinux import btf_finder as btf
+from kheadersd.vmlinux import generate as vmlinux
+from kheadersd.vmlinux.bpftool import PLACES, Bpftool, find_bpftool
 
 HERE = Path(__file__).parent
 SHOWN = Path("/sys/kernel/btf/vmlinux")
@@ -244,19 +245,19 @@ def compile_with_every_clang(directory: Path) -> None:
 MEASURE = """
 import sys, threading
 from pathlib import Path
-from kheadersd import memory
-from kheadersd.types import image
+from kheadersd.system import malloc
+from kheadersd.vmlinux import kernel_image
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4
 
-memory.keep_little()
+malloc.keep_little()
 before = resident()
 for _ in range(3):
-    found = image.read_image(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), threading.Event())
+    found = kernel_image.read_image(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), threading.Event())
     assert len(found.btf) > 1 << 20
     del found
-memory.give_back()
+malloc.give_back()
 peak = int([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 print(resident() - before, peak - before)
 """

@@ -8,8 +8,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kheadersd.bus import encode, wire
-from kheadersd.bus.library import decode
+from kheadersd.dbus import encode
+from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import decode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

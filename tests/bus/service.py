@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
-from kheadersd.bus import Call, Connection, Interface, Method, Property, Reply, encode
-from kheadersd.bus.library import LIBRARY
+from kheadersd.dbus import Call, Connection, Interface, Method, Property, Reply, encode
+from kheadersd.dbus.codec import LIBRARY
 from kheadersd.errors import NotCached
 
 NAME, PATH, INTERFACE = "org.kheaders.Provide", "/org/kheaders/Provide", "org.kheaders.Provide"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kheadersd.bus import (
+from kheadersd.dbus import (
     BusError,
     Call,
     Connection,
@@ -22,9 +22,9 @@ from kheadersd.bus import (
     Reply,
     Signal,
     encode,
-    wire,
 )
-from kheadersd.bus.library import decode
+from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import decode
 from kheadersd.errors import AccessDenied, LimitsExceeded, Timeout
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kheadersd.bus import wire
-from kheadersd.bus.inflight import PER_SENDER
+from kheadersd.dbus import frames as wire
+from kheadersd.dbus.call_limits import PER_SENDER
 
 from .raw import HERE, RawClient, Reply
 from .service import TREE

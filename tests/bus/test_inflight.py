@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kheadersd.bus.inflight import IN_TOTAL, PER_SENDER, PER_USER, CallsInFlight
+from kheadersd.dbus.call_limits import IN_TOTAL, PER_SENDER, PER_USER, CallsInFlight
 from kheadersd.errors import LimitsExceeded
 
 

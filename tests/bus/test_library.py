@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheadersd.bus import library
-from kheadersd.bus.library import Variant, decode, encode, encode_exactly, parse_address
+from kheadersd.dbus import codec as library
+from kheadersd.dbus.codec import Variant, decode, encode, encode_exactly, parse_address
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def test_with_dbus_fast(tmp_path: Path) -> None:
     modules = [str(TESTS / name) for name in ("test_connection.py", "test_library.py")]
-    check = "from kheadersd.bus.library import LIBRARY; assert LIBRARY == 'dbus_fast', LIBRARY"
+    check = "from kheadersd.dbus.codec import LIBRARY; assert LIBRARY == 'dbus_fast', LIBRARY"
     environment = {**os.environ, "PYTHONPATH": path_for("dbus_fast", tmp_path)}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True)
     # The path of a socket has at most 107 characters.

@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kheadersd.bus import Variant, encode, wire
+from kheadersd.dbus import Variant, encode
+from kheadersd.dbus import frames as wire
 
 from .conftest import ROOT, TESTS
 from .raw import HERE, INTERFACE, NAME, PATH, RawClient, Reply, big_endian_call

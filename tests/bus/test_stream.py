@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheadersd.bus import wire
-from kheadersd.bus.stream import SERVICE_MESSAGE, Stream, close_descriptors
+from kheadersd.dbus import frames as wire
+from kheadersd.dbus.transport import SERVICE_MESSAGE, Stream, close_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from kheadersd.bus.stream import Message
+    from kheadersd.dbus.transport import Message
 
 FIELDS = wire.Fields(path="/a", member="M", signature="h", unix_fds=1)
 CALL = wire.method_call(7, FIELDS, bytes(4))

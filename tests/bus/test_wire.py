@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheadersd.bus import wire
+from kheadersd.dbus import frames as wire
 
 from .raw import big_endian_call
 

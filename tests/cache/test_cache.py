@@ -17,17 +17,17 @@ import pytest
 
 from cache.made_up import NOON, RELEASE, SECOND, archive, extract_to, make, names, record_of
 from kheadersd.cache.cache import Cache
-from kheadersd.cache.disk import DiskError, Vanished
+from kheadersd.cache.manifest import FILE_MODE
 from kheadersd.errors import NoSpace
-from kheadersd.extraction.manifest import FILE_MODE
 from kheadersd.release import Release
+from kheadersd.system.disk import DiskError, Vanished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kheadersd.cache.entry import Entry
     from kheadersd.cache.staging import Staging
-    from kheadersd.sources import Archive
+    from kheadersd.sources.source import Archive
 
 FOUR_ESSENTIALS = (
     "include/linux/kconfig.h",

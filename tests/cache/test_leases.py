@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheadersd.cache.disk import DiskError
 from kheadersd.cache.leases import Lease, Leases
 from kheadersd.errors import LimitsExceeded, NoSpace
+from kheadersd.system.disk import DiskError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kheadersd import errors
-from kheadersd.bus import Call, Connection, Interface, Method, Property, Reply, Variant, encode
+from kheadersd.dbus import Call, Connection, Interface, Method, Property, Reply, Variant, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -40,7 +40,7 @@ class Ctl:
             "TZ": "UTC",
         }
         # All of Python's development mode but asyncio's, which complains on stderr of a machine that is busy.
-        self.command = [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "kheadersd.ctl"]
+        self.command = [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "kheadersd.cli"]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -31,4 +31,4 @@ def options(said: str) -> set[str]:
 
 def commands() -> list[str]:
     """The commands of kheadersctl, in the order of --help."""
-    return re.findall(r"^    ([a-z]+) ", help_of("kheadersd.ctl"), re.MULTILINE)
+    return re.findall(r"^    ([a-z]+) ", help_of("kheadersd.cli"), re.MULTILINE)

@@ -46,7 +46,7 @@ def test_bash_offers_every_command() -> None:
 
 def test_bash_offers_every_option() -> None:
     for command in commands():
-        assert set(bash(command, "-")) - {"--help"} == listed_options("kheadersd.ctl", command), command
+        assert set(bash(command, "-")) - {"--help"} == listed_options("kheadersd.cli", command), command
 
 
 def test_bash_offers_values() -> None:
@@ -65,7 +65,7 @@ def test_fish_offers_every_command() -> None:
 def test_fish_offers_every_option() -> None:
     for command in commands():
         offered = set(fish(f"kheadersctl {command} -"))
-        expected = listed_options("kheadersd.ctl", command)
+        expected = listed_options("kheadersd.cli", command)
         assert offered - {"--help", "-h"} == expected, command
 
 
@@ -91,4 +91,4 @@ def test_zsh_knows_every_command_and_option() -> None:
             options |= groups.get(group, set())
         known |= dict.fromkeys(names.split(" | "), options - {"-h", "--help"})
     for command in commands():
-        assert known.get(command, known["*"]) == listed_options("kheadersd.ctl", command), command
+        assert known.get(command, known["*"]) == listed_options("kheadersd.cli", command), command

@@ -489,7 +489,7 @@ def test_output_that_cannot_be_written(ctl: Ctl) -> None:
 def test_a_python_without_a_library_is_told_in_words() -> None:
     script = (
         "import sys; sys.modules['dbus_next'] = sys.modules['dbus_fast'] = None; "
-        "from kheadersd.ctl.__main__ import main; sys.exit(main(['status']))"
+        "from kheadersd.cli.__main__ import main; sys.exit(main(['status']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from running import REPOSITORY
 
-from kheadersd import errors, options
+from kheadersd import errors
+from kheadersd.daemon import options
 
 PAGE = REPOSITORY / "man/org.kheaders.Provide.5"
 INTERFACE = REPOSITORY / "kheadersd/data/org.kheaders.Provide.xml"

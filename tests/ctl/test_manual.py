@@ -32,12 +32,12 @@ def test_every_command_with_its_options() -> None:
     assert {name for name in explained if name.isalpha()} == set(commands())
     of_all = {"--session", "--json", "--verbose"}
     for name in commands():
-        assert options(explained[name]) == listed_options("kheadersd.ctl", name) - of_all, name
+        assert options(explained[name]) == listed_options("kheadersd.cli", name) - of_all, name
 
 
 def test_every_exit_status() -> None:
     explained = {tag for tag in tags("kheadersctl.1") if tag.isdigit()}
-    assert explained == set(re.findall(r"\d", help_of("kheadersd.ctl").partition("Exit codes:")[2])) != set()
+    assert explained == set(re.findall(r"\d", help_of("kheadersd.cli").partition("Exit codes:")[2])) != set()
 
 
 def test_every_option_of_the_daemon() -> None:

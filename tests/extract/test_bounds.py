@@ -36,12 +36,12 @@ from extract.shapes import (
     xz,
 )
 from extract.writing import extract_to, nothing_left
-from kheadersd.extraction import decompress
-from kheadersd.extraction.extract import Cancelled
-from kheadersd.extraction.manifest import Entry
-from kheadersd.extraction.tarstream import DIRECTORY, FILE, SYMLINK
-from kheadersd.extraction.treewriter import Astray, Follower
-from kheadersd.sources import Layer, whole
+from kheadersd.cache.extract import Cancelled
+from kheadersd.cache.manifest import Entry
+from kheadersd.cache.tree_writer import Astray, Follower
+from kheadersd.formats import decompress
+from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
+from kheadersd.sources.source import Layer, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,8 +54,8 @@ CHILD = """
 import pathlib, sys
 from extract.writing import extract_to
 from kheadersd.errors import Corrupt
-from kheadersd.extraction.manifest import Manifest, compare
-from kheadersd.memory import keep_little
+from kheadersd.cache.manifest import Manifest, compare
+from kheadersd.system.malloc import keep_little
 
 def peak():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

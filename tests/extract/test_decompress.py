@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support.threads import at_work
 
 from kheadersd.errors import Corrupt
-from kheadersd.extraction import decompress
+from kheadersd.formats import decompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

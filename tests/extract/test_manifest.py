@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.writing import extract_to, nothing_left
+from kheadersd.cache.manifest import MAX_PROBLEMS, Entry, Manifest, compare
 from kheadersd.errors import Corrupt
-from kheadersd.extraction.manifest import MAX_PROBLEMS, Entry, Manifest, compare
-from kheadersd.extraction.tarstream import DIRECTORY, FILE, SYMLINK
+from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
 
 LINKS = {"include/asm": "../arch/x86/include/asm"}
 A_FILE = "include/linux/kconfig.h"

@@ -34,10 +34,10 @@ from support.threads import at_work
 
 from extract import shapes
 from extract.writing import archive, contents, extract_to, layer, nothing_left
+from kheadersd.cache import extract
+from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt, KheadersError, NoSpace
-from kheadersd.extraction import extract
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.sources.archive import archive_from_bytes
+from kheadersd.sources.kernel_archive import archive_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from support.threads import at_work
 
-from kheadersd.extraction import decompress, extract
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.sources import Archive, Layer, whole
+from kheadersd.cache import extract
+from kheadersd.cache.tree_writer import Limits
+from kheadersd.formats import decompress
+from kheadersd.sources.source import Archive, Layer, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import InvalidArgs, NotAvailable
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 
 
 def _osrelease(root: Path) -> Path:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

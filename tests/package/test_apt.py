@@ -15,22 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kheadersd.cache import extract
+from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
-from kheadersd.extraction import extract
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.host import Host
+from kheadersd.headers.restore import Restoring
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.restore import Restoring
-from kheadersd.sources import Nothing, Why, apt
+from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
+from kheadersd.sources.source import Nothing, Why
 from kheadersd.sources.usable import check_usable
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterator
 
-    from kheadersd.sources import Archive, Layer
+    from kheadersd.sources.source import Archive, Layer
     from package.repository import Repository
 
 RELEASE = Release("6.1.0-56-amd64")

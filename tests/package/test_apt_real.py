@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.extraction.extract import extract
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.host import Host
+from kheadersd.cache.extract import extract
+from kheadersd.cache.tree_writer import Limits
+from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.package import PackageSource
 from kheadersd.sources.usable import check_usable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.errors import Corrupt
-from kheadersd.sources import deb
+from kheadersd.formats import deb
 from kheadersd.system.files import NotRegular
 from package.repository import build_deb
 

@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from kheadersd.cache.pch import PREFIX
-from kheadersd.pch import profile as profiles
-from kheadersd.pch import reduction
-from kheadersd.pch.compiler import Compiler
-from kheadersd.pch.profile import TYPES, Profile
+from kheadersd.cache.pch_files import PREFIX
+from kheadersd.pch import needed_headers as reduction
+from kheadersd.pch import profiles
+from kheadersd.pch.compilers import Compiler
+from kheadersd.pch.profiles import TYPES, Profile
 from kheadersd.pch.recipe import LIBBPF, Recipe, recipe
 
 ARCHITECTURE = "x86"

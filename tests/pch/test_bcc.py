@@ -15,10 +15,10 @@ import pytest
 from running import REPOSITORY, Bus, Daemon
 
 from kheadersd.errors import NotAvailable
-from kheadersd.pch import profile as profiles
-from kheadersd.pch.bcc import bcc_recipe, compiler_name
+from kheadersd.pch import profiles
+from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name
 from kheadersd.pch.libbcc import LIBRARIES, Libraries
-from kheadersd.pch.profile import Profile
+from kheadersd.pch.profiles import Profile
 from pch.making import ARCHITECTURE, SHIPPED, found
 from pch.with_bcc import TOOLS, Compiled, bcc, can_be_tried, compiled, is_installed
 

@@ -84,7 +84,7 @@ class Shell:
         }
 
     def __call__(self, *arguments: str, command: str = "") -> subprocess.CompletedProcess[str]:
-        start = shlex.split(command) or [sys.executable, "-m", "kheadersd.ctl"]
+        start = shlex.split(command) or [sys.executable, "-m", "kheadersd.cli"]
         return subprocess.run(
             [*start, *arguments],
             cwd=self.directory,
@@ -206,7 +206,7 @@ def test_cc_follows_no_link(real_daemon: Daemon, shell: Shell, tmp_path: Path) -
     # The shell's number is that of what it becomes: a name that is made of it can be known beforehand.
     script = (
         f"ln -s {precious} .reads.bpf.o.$$; "
-        f"exec {sys.executable} -m kheadersd.ctl cc {COMPILER} --profile=bpf-core reads.bpf.c"
+        f"exec {sys.executable} -m kheadersd.cli cc {COMPILER} --profile=bpf-core reads.bpf.c"
     )
     assert shell("-c", script, command="sh").returncode == 0
     assert precious.read_text() == "mine"
@@ -220,7 +220,7 @@ def test_cc_follows_no_link(real_daemon: Daemon, shell: Shell, tmp_path: Path) -
 def test_cc_writes_to_what_is_no_file(real_daemon: Daemon, shell: Shell) -> None:
     assert shell("cc", COMPILER, "--profile=bpf-core", "reads.bpf.c", "-o", "/dev/null").returncode == 0
     assert Path("/dev/null").is_char_device()
-    compile_ = f"{sys.executable} -m kheadersd.ctl cc {COMPILER} --profile=bpf-core reads.bpf.c"
+    compile_ = f"{sys.executable} -m kheadersd.cli cc {COMPILER} --profile=bpf-core reads.bpf.c"
     assert shell("-c", f"{compile_} -o /dev/stdout | cat > piped.o", command="sh").returncode == 0
     assert is_bpf(shell.directory / "piped.o")
     done = shell("cc", COMPILER, "--profile=bpf-core", "reads.bpf.c", "-o", "/dev/full")

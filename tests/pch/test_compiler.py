@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.apart.confined import confined
-from kheadersd.apart.process import Finished
 from kheadersd.config import Config
 from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
-from kheadersd.pch import compiling
-from kheadersd.pch.compiler import Compiler, Compilers
+from kheadersd.pch import compile as compiling
+from kheadersd.pch.compilers import Compiler, Compilers
+from kheadersd.sandbox.child import Finished
+from kheadersd.sandbox.confined_child import confined
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
 

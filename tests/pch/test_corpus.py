@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from kheaders.make import RealHeaders
 
-from kheadersd.pch.profile import TYPES, load
+from kheadersd.pch.profiles import TYPES, load
 from kheadersd.pch.recipe import LIBBPF
 from pch import making
 from pch.objects import contents, types
@@ -94,7 +94,7 @@ def test_a_program_is_the_same(
     try:
         assert made.text(program, text) == ""
     except making.Crashed:
-        # Clang 19 does, on headers of newer kernels; see kheadersd/ctl/cc.py.
+        # Clang 19 does, on headers of newer kernels; see kheadersd/cli/cc.py.
         assert made.compiler.major == 19
         assert made.precompiled(program, precompiled) == ""
         pytest.skip("this clang crashes without a precompiled header")

@@ -13,7 +13,7 @@ from archives import kheaders_files, make_kheaders
 from running import REPOSITORY, Bus, Daemon, Refused
 from service.conftest import ServedHost
 
-from kheadersd.pch.bcc import lacking_names
+from kheadersd.pch.bcc_recipe import lacking_names
 from kheadersd.pch.libbcc import LIBRARIES
 from pch.conftest import FILES, RELEASE, header
 from pch.making import COMPILERS, is_there
@@ -41,7 +41,7 @@ def get_pch(bus: Bus) -> Any:
 def kheadersctl(bus: Bus, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (directory / "program.bpf.c").write_text(PROGRAM)
     return subprocess.run(
-        [sys.executable, "-m", "kheadersd.ctl", *arguments],
+        [sys.executable, "-m", "kheadersd.cli", *arguments],
         cwd=directory,
         env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, check=False, text=True, timeout=120,

@@ -13,7 +13,7 @@ from running import Bus, Daemon
 from service.callers import client
 from service.clients import wait_until
 
-from kheadersd.bus import Variant, encode
+from kheadersd.dbus import Variant, encode
 from pch.conftest import RELEASE
 from pch.making import COMPILERS, is_there
 

@@ -31,12 +31,12 @@ from pathlib import Path
 import pytest
 from support import debian
 
-from kheadersd.architecture import of_debian_port
-from kheadersd.headers import AUTOCONF
-from kheadersd.pch.bcc import bcc_recipe, compiler_name, lacking_names
-from kheadersd.pch.compiler import Compiler
-from kheadersd.pch.profile import BCC, TYPES, load
+from kheadersd.host.architecture import of_debian_port
+from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name, lacking_names
+from kheadersd.pch.compilers import Compiler
+from kheadersd.pch.profiles import BCC, TYPES, load
 from kheadersd.pch.recipe import LIBBPF
+from kheadersd.sources.build_tree import AUTOCONF
 from pch import making
 from pch.objects import types
 from pch.with_bcc import can_be_tried

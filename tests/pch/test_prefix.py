@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.cache.pch import PREFIX
-from kheadersd.pch.profile import load
+from kheadersd.cache.pch_files import PREFIX
+from kheadersd.pch.profiles import load
 from kheadersd.pch.recipe import recipe
 from pch import making
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheadersd.errors import InvalidArgs
-from kheadersd.pch.profile import HEADERS, MAX_HEADERS, TYPES, Profile, check_headers, custom, load
+from kheadersd.pch.profiles import HEADERS, MAX_HEADERS, TYPES, Profile, check_headers, custom, load
 from pch.making import SHIPPED
 
 _GOOD = 'description = "One."\nconsumer = "clang-bpf"\nheaders = ["linux/sched.h"]\n'

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kheadersd.errors import KheadersError
-from kheadersd.pch.programs import programs_of
+from kheadersd.pch.compiler_files import programs_of
 from pch.conftest import made_for_root
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's files are looked at")

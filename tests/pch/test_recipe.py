@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import NotAvailable
+from kheadersd.pch import needed_headers as reduction
 from kheadersd.pch import recipe as recipes
-from kheadersd.pch import reduction
-from kheadersd.pch.compiler import Compiler
-from kheadersd.pch.profile import HEADERS, Profile, custom, load
+from kheadersd.pch.compilers import Compiler
+from kheadersd.pch.profiles import HEADERS, Profile, custom, load
 from kheadersd.pch.recipe import Recipe, recipe
 from pch.making import SHIPPED
 

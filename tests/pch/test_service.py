@@ -24,8 +24,8 @@ from service.conftest import ServedHost
 from service.test_polkit import MutePolkit
 from sources.hosts import make_module
 
-from kheadersd.bus import wire
-from kheadersd.bus.library import Variant, decode, encode
+from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import Variant, decode, encode
 from pch.conftest import FILES, RELEASE
 from pch.making import COMPILERS, is_there
 from pch.with_bcc import can_be_tried

@@ -12,8 +12,8 @@ from polkit import POLKITD, Polkit, rule
 from running import Bus, Daemon, MakeDaemon, Refused
 from service.callers import HEADERS, NO_OPTIONS, client, error
 
-from kheadersd.bus import Variant
-from kheadersd.types.bpftool import PLACES
+from kheadersd.dbus import Variant
+from kheadersd.vmlinux.bpftool import PLACES
 from pch.making import COMPILERS, is_there
 
 pytestmark = [

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from kheadersd.errors import NotAvailable
-from kheadersd.pch.bcc import compiler_name, is_supported
+from kheadersd.pch.bcc_recipe import compiler_name, is_supported
 from kheadersd.pch.libbcc import LIBRARIES, PLACES
 from pch.making import is_there
 

@@ -14,14 +14,14 @@ from service.clients import eventually
 from sources.hosts import OTHER, make_host
 from watch.test_ahead import put_kernel, take_headers_away
 
-from kheadersd.cache.disk import Vanished
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
-from kheadersd.host import Host
+from kheadersd.daemon.status import State
+from kheadersd.headers.requests import Request
+from kheadersd.host.host import Host
 from kheadersd.journal import Event
 from kheadersd.release import Release
-from kheadersd.served import Request
-from kheadersd.state import State
+from kheadersd.system.disk import Vanished
 
 REQUEST = Request(OTHER, ("module-file",))
 

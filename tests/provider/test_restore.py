@@ -14,11 +14,11 @@ from sources.hosts import RELEASE, make_host, make_module, put_tree, show_in_sys
 
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
-from kheadersd.host import Host
-from kheadersd.served import Request
-from kheadersd.sources import Tree
-from kheadersd.sources.tree import TreeSource
-from kheadersd.state import State
+from kheadersd.daemon.status import State
+from kheadersd.headers.requests import Request
+from kheadersd.host.host import Host
+from kheadersd.sources.installed_tree import TreeSource
+from kheadersd.sources.source import Tree
 
 ARCHIVE = make_kheaders(RELEASE)
 OTHER_ARCHIVE = make_kheaders(RELEASE, {"include/linux/other.h": b"x"})

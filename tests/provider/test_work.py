@@ -17,9 +17,9 @@ import pytest
 from running import REPOSITORY
 from service.clients import eventually
 
-from kheadersd import work as work_module
 from kheadersd.errors import LimitsExceeded
-from kheadersd.work import Background, SharedWork, Threads, in_thread, within
+from kheadersd.system import tasks as work_module
+from kheadersd.system.tasks import Background, SharedWork, Threads, in_thread, within
 
 
 async def test_those_who_ask_at_the_same_time_share_one_piece_of_work() -> None:
@@ -275,19 +275,19 @@ async def test_what_waits_for_a_thread_is_done_although_its_caller_has_left(hang
 
 _LEFT_BEHIND = """\
 import asyncio, os, threading
-from kheadersd import work
+from kheadersd.system import tasks
 
 async def main():
     reader, writer = os.pipe()
-    task = asyncio.create_task(work.in_thread(os.read, reader, 1))
-    while not work.THREADS._running:
+    task = asyncio.create_task(tasks.in_thread(os.read, reader, 1))
+    while not tasks.THREADS._running:
         await asyncio.sleep(0.01)
-    work.stop_within(0.1)
+    tasks.stop_within(0.1)
     task.cancel()
     await asyncio.wait([task])
 
 asyncio.run(main())
-print("ended", len(work.hanging()))
+print("ended", len(tasks.hanging()))
 """
 
 

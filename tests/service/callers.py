@@ -19,7 +19,8 @@ from typing import Any, Self
 from bus.raw import HERE, RawClient, Reply
 from running import Daemon
 
-from kheadersd.bus import encode, wire
+from kheadersd.dbus import encode
+from kheadersd.dbus import frames as wire
 from kheadersd.errors import FREEDESKTOP_ERRORS
 
 HEADERS = "sa{sv}"

@@ -19,9 +19,9 @@ from archives import make_kheaders
 from running import INTERFACE, NAME, OBJECT, REPOSITORY, Bus, Daemon
 from support.other_user import as_user, python_path
 
-from kheadersd.bus.connection import Connection, Signal
-from kheadersd.bus.library import Variant
-from kheadersd.ctl.client import plain
+from kheadersd.cli.client import plain
+from kheadersd.dbus.codec import Variant
+from kheadersd.dbus.connection import Connection, Signal
 
 BIG_FILES = 6000
 """Files of a big archive, as many as a real one has; see `big_kheaders`."""
@@ -136,7 +136,7 @@ class Ctl:
             "PYTHONDONTWRITEBYTECODE": "1",
             "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
         }
-        self._command = [sys.executable, "-m", "kheadersd.ctl"]
+        self._command = [sys.executable, "-m", "kheadersd.cli"]
         if user is not None:
             self._command = [*as_user(user), *self._command]
 

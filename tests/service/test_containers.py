@@ -19,7 +19,7 @@ def inside(bus: Bus, mounts: str, script: str) -> subprocess.CompletedProcess[st
         **os.environ,
         "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
         "PYTHONPATH": str(REPOSITORY),
-        "KHEADERSCTL": f"{sys.executable} -m kheadersd.ctl",
+        "KHEADERSCTL": f"{sys.executable} -m kheadersd.cli",
     }
     return subprocess.run(
         ["unshare", "--mount", "sh", "-ec", f"{mounts}\n{script}"],

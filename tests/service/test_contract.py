@@ -14,14 +14,14 @@ from archives import kheaders_files, make_kheaders
 from running import INTERFACE, NAME, OBJECT, REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 
 from kheadersd import __version__
-from kheadersd.authority import Authority
-from kheadersd.bus.objects import Interface
 from kheadersd.config import Config
-from kheadersd.host import Host
+from kheadersd.daemon.interface import Service
+from kheadersd.daemon.polkit import Authority
+from kheadersd.daemon.status import State
+from kheadersd.dbus.objects import Interface
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
-from kheadersd.module import NoLoader
-from kheadersd.service import Service
-from kheadersd.state import State
 from service.clients import halted
 from service.conftest import RELEASE, ServedHost
 

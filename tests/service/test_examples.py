@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import REPOSITORY, Bus, Daemon
 
-from kheadersd.bus.library import LIBRARY
+from kheadersd.dbus.codec import LIBRARY
 
 EXAMPLES = REPOSITORY / "examples"
 

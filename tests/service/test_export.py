@@ -14,8 +14,8 @@ from archives import kheaders_files, make_kheaders
 from bus.raw import HERE
 from running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 
-from kheadersd.bus import encode
-from kheadersd.bus.connection import Connection
+from kheadersd.dbus import encode
+from kheadersd.dbus.connection import Connection
 from service.callers import HEADERS, NO_OPTIONS, client
 from service.clients import Ctl, eventually, wait_until
 from service.conftest import RELEASE, ServedHost
@@ -171,7 +171,7 @@ def test_a_reader_who_takes_too_long_is_cut_off(
 ) -> None:
     """With a limit that a test can wait for."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import kheadersd.export\nkheadersd.export._TIME_LIMIT = 0.5\n"
+        "import kheadersd.headers.export\nkheadersd.headers.export._TIME_LIMIT = 0.5\n"
     )
     path = f"{tmp_path}:{REPOSITORY}"
     daemon = make_daemon(bus, root=host.root, environment={"PYTHONPATH": path})

@@ -22,7 +22,8 @@ from archives import make_kheaders
 from bus.raw import HERE, INTERFACE, PATH, RawClient
 from running import Bus, Daemon
 
-from kheadersd.bus import Variant, encode, wire
+from kheadersd.dbus import Variant, encode
+from kheadersd.dbus import frames as wire
 from service.callers import (
     HEADERS,
     MEBIBYTE,

@@ -10,15 +10,15 @@ from typing import Any, cast
 import pytest
 from archives import make_kheaders
 
-from kheadersd import service as service_module
-from kheadersd.authority import Authority
-from kheadersd.bus.callers import Credentials
-from kheadersd.bus.objects import Call
-from kheadersd.host import Host
+from kheadersd.daemon import interface as service_module
+from kheadersd.daemon.interface import Service
+from kheadersd.daemon.log_control import log_control
+from kheadersd.daemon.polkit import Authority
+from kheadersd.daemon.status import State
+from kheadersd.dbus.credentials import Credentials
+from kheadersd.dbus.objects import Call
+from kheadersd.host.host import Host
 from kheadersd.journal import Journal
-from kheadersd.logcontrol import log_control
-from kheadersd.service import Service
-from kheadersd.state import State
 from service.clients import eventually
 from service.conftest import RELEASE, ServedHost
 

@@ -15,8 +15,8 @@ import pytest
 from archives import kheaders_files, make_kheaders
 from running import Bus, Daemon, MakeDaemon, Refused
 
-from kheadersd.bus.failures import BusError
-from kheadersd.bus.library import Variant
+from kheadersd.dbus.codec import Variant
+from kheadersd.dbus.errors import BusError
 from service.clients import Client, Ctl, client_on, eventually, halted, listener_on, usable, wait_until
 from service.conftest import RELEASE, ServedHost
 

@@ -13,7 +13,7 @@ from bus.raw import INTERFACE, Reply
 from running import REPOSITORY, Bus, Daemon, MakeDaemon
 from support.libraries import without_dbus_next
 
-from kheadersd.bus import Variant
+from kheadersd.dbus import Variant
 from service.callers import HEADERS, NO_OPTIONS, acquire, client, error
 from service.conftest import RELEASE, ServedHost
 
@@ -29,7 +29,7 @@ def daemon(
     """The daemon, with one of the libraries."""
     library = str(request.param)
     environment = _environment(library, tmp_path)
-    check = "from kheadersd.bus.library import LIBRARY; print(LIBRARY)"
+    check = "from kheadersd.dbus.codec import LIBRARY; print(LIBRARY)"
     done = subprocess.run(
         [sys.executable, "-c", check],
         env={**os.environ, **environment},
@@ -114,7 +114,7 @@ def test_properties_and_their_signal(bus: Bus, daemon: Daemon) -> None:
 
 
 def _changed(listener: Any) -> dict[str, Any]:
-    from kheadersd.bus import library
+    from kheadersd.dbus import codec as library
 
     while True:
         _, fields, body = listener.receive()

@@ -17,7 +17,8 @@ from polkit import NAME, POLKITD, Polkit, rule
 from running import Bus, Daemon, MakeDaemon
 from support.other_user import as_user
 
-from kheadersd.bus import Call, Connection, Interface, Method, Variant, encode, wire
+from kheadersd.dbus import Call, Connection, Interface, Method, Variant, encode
+from kheadersd.dbus import frames as wire
 from kheadersd.errors import KheadersError
 from service.callers import (
     HEADERS,

@@ -13,7 +13,7 @@ from archives import kheaders_files, make_kheaders
 from bus.raw import HERE
 from running import Bus, Daemon, MakeDaemon, Refused
 
-from kheadersd.bus import Variant, encode
+from kheadersd.dbus import Variant, encode
 from kheadersd.errors import FREEDESKTOP_ERRORS, PROVIDE_ERRORS
 from service.callers import HEADERS, NO_OPTIONS, client
 from service.conftest import RELEASE, ServedHost

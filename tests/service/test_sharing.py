@@ -14,8 +14,8 @@ from archives import make_kheaders
 from running import Bus, Daemon, MakeDaemon
 from sources.hosts import make_module
 
-from kheadersd.bus.failures import BusError
-from kheadersd.bus.library import Variant
+from kheadersd.dbus.codec import Variant
+from kheadersd.dbus.errors import BusError
 from service.clients import (
     BIG_FILES,
     big_kheaders,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from archives import kheaders_files
 
 from kheadersd.errors import ModuleFailed
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def hide_from_sysfs(host: Host) -> None:
 
 
 class Loader:
-    """A `kheadersd.module.Loader` that moves files instead of modules.
+    """A `kheadersd.host.kernel_module.Loader` that moves files instead of modules.
 
     Attributes:
         calls: what was asked of it, in order.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kheadersd.architecture import ARCHITECTURES, MAX_AUTOCONF, of_debian_port, of_machine, read_configuration
+from kheadersd.host.architecture import (
+    ARCHITECTURES,
+    MAX_AUTOCONF,
+    of_debian_port,
+    of_machine,
+    read_configuration,
+)
 
 COMMENT = (
     b"/*\n * Automatically generated file; DO NOT EDIT.\n * Linux/x86 6.1.176 Kernel Configuration\n */\n"

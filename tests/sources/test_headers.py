@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.headers import Unusable, environment, leads_to_automount
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources import Tree, Why
+from kheadersd.sources.build_tree import Unusable, environment, leads_to_automount
+from kheadersd.sources.source import Tree, Why
 from kheadersd.sources.usable import check_usable
 from sources.hosts import OTHER, RELEASE, make_host, put_tree
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 import pytest
 from archives import make_kheaders
 
-from kheadersd.bus import Variant
-from kheadersd.bus.connection import Answer
-from kheadersd.bus.failures import ConnectionLost
+from kheadersd.dbus import Variant
+from kheadersd.dbus.connection import Answer
+from kheadersd.dbus.errors import ConnectionLost
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
-from kheadersd.loaders import _MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
-from kheadersd.modprobe import ModprobeLoader
-from kheadersd.module import KernelModule
+from kheadersd.host.kernel_module import KernelModule
+from kheadersd.host.modprobe_loader import ModprobeLoader
+from kheadersd.host.systemd_loader import _MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
 from sources.hosts import RELEASE, hide_from_sysfs, make_host, show_in_sysfs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from kheadersd.host import Host
+    from kheadersd.host.host import Host
 
 ARCHIVE = make_kheaders(RELEASE)
 

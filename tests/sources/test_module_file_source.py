@@ -21,9 +21,9 @@ from archives import make_kheaders
 
 from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.release import Release
-from kheadersd.sources import Nothing, Why
-from kheadersd.sources.archive import MAX_ARCHIVE
+from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out, locate
+from kheadersd.sources.source import Nothing, Why
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from kheaders.make import RealHeaders
 
-    from kheadersd.host import Host
+    from kheadersd.host.host import Host
 
 ARCHIVE = make_kheaders(RELEASE)
 MODULE = make_module(ARCHIVE)

@@ -10,10 +10,10 @@ import pytest
 from archives import make_kheaders
 
 from kheadersd.errors import Corrupt, InUse, ModuleFailed
+from kheadersd.host.kernel_module import KernelModule, NoLoader
 from kheadersd.journal import Event
-from kheadersd.module import KernelModule, NoLoader
-from kheadersd.sources import Nothing, Why
-from kheadersd.sources.module import ModuleSource
+from kheadersd.sources.loaded_module import ModuleSource
+from kheadersd.sources.source import Nothing, Why
 from sources.hosts import (
     OTHER,
     RELEASE,
@@ -29,7 +29,7 @@ from sources.hosts import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kheadersd.host import Host
+    from kheadersd.host.host import Host
 
 ARCHIVE = make_kheaders(RELEASE)
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()

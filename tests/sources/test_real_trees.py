@@ -11,11 +11,12 @@ import pytest
 from support import debian
 from support.debian_headers import unpacked
 
-from kheadersd.headers import Unusable, architecture, configuration
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources import Tree, Why, snapshot
-from kheadersd.sources.tree import TreeSource
+from kheadersd.sources import tree_copy as snapshot
+from kheadersd.sources.build_tree import Unusable, architecture, configuration
+from kheadersd.sources.installed_tree import TreeSource
+from kheadersd.sources.source import Tree, Why
 from kheadersd.sources.usable import OF_ARCHIVES, check_usable
 from sources.hosts import ignore, make_host
 from sources.test_snapshot import LIMITS, put

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from archives import kheaders_files
 
+from kheadersd.cache.extract import Cancelled, extract
+from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt
-from kheadersd.extraction.extract import Cancelled, extract
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.host import Host
+from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources import Archive, Tree, snapshot
-from kheadersd.sources.tree import NOT_LOOKED_AT, TreeSource
+from kheadersd.sources import tree_copy as snapshot
+from kheadersd.sources.installed_tree import NOT_LOOKED_AT, TreeSource
+from kheadersd.sources.source import Archive, Tree
 from sources.hosts import RELEASE, ignore, make_host, put_tree
 
 LIMITS = Limits()

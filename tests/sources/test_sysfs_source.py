@@ -13,10 +13,10 @@ import pytest
 from archives import make_kheaders
 
 from kheadersd.errors import Corrupt
-from kheadersd.host import Host
-from kheadersd.module import KernelModule
-from kheadersd.sources import Nothing, Why
-from kheadersd.sources.archive import MAX_ARCHIVE
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import KernelModule
+from kheadersd.sources.kernel_archive import MAX_ARCHIVE
+from kheadersd.sources.source import Nothing, Why
 from kheadersd.sources.sysfs import Lost, SysfsSource, read_whole
 from sources.hosts import (
     OTHER,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.release import Release
-from kheadersd.sources import Nothing, Tree, Why
-from kheadersd.sources.tree import TreeSource
+from kheadersd.sources.installed_tree import TreeSource
+from kheadersd.sources.source import Nothing, Tree, Why
 from sources.hosts import OTHER, RELEASE, ignore, make_host, put_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kheadersd.host import Host
+    from kheadersd.host.host import Host
 
 
 @pytest.fixture

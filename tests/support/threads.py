@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from kheadersd.work import IDLE
+from kheadersd.system.tasks import IDLE
 
 
 def at_work() -> set[threading.Thread]:

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 _CALL = """
 import asyncio, dataclasses, json, os, sys
 sys.path.insert(0, "/usr/lib/kheadersd")
-from kheadersd.apart import COMPILE_ENVIRONMENT, compile_run, limit_met
-from kheadersd.apart.process import Command
-from kheadersd.apart.unit import Unit
+from kheadersd.sandbox.command import COMPILE_ENVIRONMENT, compile_run, limit_met
+from kheadersd.sandbox.child import Command
+from kheadersd.sandbox.unit import Unit
 from kheadersd.errors import KheadersError
 
 async def main(words, stdin, out, seconds):

@@ -57,7 +57,7 @@ def test_below_a_directory(tmp_path: Path) -> None:
     assert {
         "usr/bin/kheadersd",
         "usr/bin/kheadersctl",
-        "usr/lib/kheadersd/kheadersd/daemon.py",
+        "usr/lib/kheadersd/kheadersd/daemon/main.py",
         "usr/lib/systemd/system/kheadersd.service",
         "usr/lib/systemd/catalog/kheadersd.catalog",
         "usr/share/dbus-1/system.d/org.kheaders.Provide.conf",

@@ -15,19 +15,19 @@ from service.clients import eventually
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
-from kheadersd.cache.reduced import reduce
+from kheadersd.cache.tree_writer import Limits
+from kheadersd.cache.without_headers import reduce
+from kheadersd.daemon.status import State
 from kheadersd.errors import NotCached
-from kheadersd.extraction.treewriter import Limits
-from kheadersd.host import Host
+from kheadersd.headers.extraction import Maker
+from kheadersd.headers.prefetch import Ahead
+from kheadersd.headers.requests import Request
+from kheadersd.host.host import Host
+from kheadersd.host.installed_kernels import Change
 from kheadersd.journal import Event
-from kheadersd.maker import Maker
 from kheadersd.release import Release
-from kheadersd.served import Request
 from kheadersd.sources.module_file import ModuleFileSource
-from kheadersd.state import State
-from kheadersd.watch.ahead import Ahead
-from kheadersd.watch.kernels import Change
-from kheadersd.work import in_idle_thread
+from kheadersd.system.tasks import in_idle_thread
 from watch.test_kernels import install
 
 NONE: frozenset[Release] = frozenset()

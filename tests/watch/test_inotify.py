@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import REPOSITORY
 
-from kheadersd.inotify import Inotify
+from kheadersd.system.inotify import Inotify
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_too_many_watches(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from kheadersd.inotify import Inotify
+from kheadersd.system.inotify import Inotify
 Path("/proc/sys/user/max_inotify_watches").write_text("2")
 base = Path(sys.argv[1])
 directories = [base / str(number) for number in range(4)]

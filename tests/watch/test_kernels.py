@@ -13,9 +13,9 @@ import pytest
 from service.clients import eventually
 from sources.hosts import OTHER, RELEASE, make_host
 
-from kheadersd.host import Host
+from kheadersd.host.host import Host
+from kheadersd.host.installed_kernels import Change, Kernels
 from kheadersd.release import Release
-from kheadersd.watch.kernels import Change, Kernels
 
 SETTLE = 0.1
 NONE: frozenset[Release] = frozenset()

@@ -15,7 +15,7 @@ from in_process import Nobody
 from running import Bus, Daemon, MakeDaemon
 from service.clients import wait_until
 
-from kheadersd.notify import ServiceManager, StatusObserver
+from kheadersd.system.service_manager import ServiceManager, StatusObserver
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from service.clients import eventually
 
-from kheadersd.watch.uevents import Uevents
+from kheadersd.host.uevents import Uevents
 
 _EVENT = Path("/sys/class/mem/null/uevent")
 _NOBODY = 65534

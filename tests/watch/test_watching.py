@@ -13,9 +13,9 @@ from service.conftest import RELEASE, ServedHost
 from sources.hosts import OTHER, Loader, hide_from_sysfs, make_host, make_module, show_in_sysfs
 
 from kheadersd.errors import KheadersError
-from kheadersd.host import Host
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import KernelModule
 from kheadersd.journal import Event
-from kheadersd.module import KernelModule
 from watch.test_kernels import install
 
 

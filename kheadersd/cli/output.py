@@ -1,0 +1,121 @@
+"""How kheadersctl shows things: tables for people, tab-separated lines for pipes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..system.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+SHELLS = ("sh", "fish", "systemd")
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def put(line: str) -> None:
+    """One line on stdout."""
+    sys.stdout.write(line + "\n")
+
+
+def put_json(value: Any) -> None:
+    """``value``, indented for a person and on one line for a pipe."""
+    put(json.dumps(value, indent=2 if is_terminal() else None))
+
+
+def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Iterable[Sequence[str]]) -> None:
+    """``rows`` under ``titles`` on a terminal; ``plain``, separated by tabs, in a pipe."""
+    if not is_terminal():
+        for row in plain:
+            put("\t".join(printable(cell) for cell in row))
+        return
+    table = [tuple(titles), *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def put_fields(fields: Mapping[str, str]) -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, fields)) + 2
+    for name, value in fields.items():
+        put(f"{name + ':':<{width}}{printable(value)}")
+
+
+def lines(text: str) -> str:
+    """As `printable`, for text that may have lines."""
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+def by_source(text: str) -> str:
+    """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text as it is."""
+    import re
+
+    from ..sources.source import SOURCE_NAMES
+
+    head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join(SOURCE_NAMES)}): )", text)
+    return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def moment(usec: int) -> str:
+    """A time of the bus (µs since the epoch), for people and for sort(1); "-" for 0."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(usec / 1e6)) if usec else "-"
+
+
+def count(number: int, noun: str, nouns: str = "") -> str:
+    """``number`` with the right form of a noun."""
+    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+
+
+def assignment(shell: str, name: str, value: str) -> str:
+    """What sets an environment variable: in sh or fish, or as a line of systemd's EnvironmentFile=."""
+    if shell == "fish":
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"set -gx {name} '{quoted}'"
+    if shell == "systemd":
+        quoted = "".join("\\" + char if char in '"\\`$' else char for char in value)
+        return f'{name}="{quoted}"'
+    return f"export {name}={shlex.quote(value)}"
+
+
+class ProgressLine:
+    """One line on stderr that says how far the work is; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self.wanted = sys.stderr is not None and sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, release: str, stage: str, fraction: float) -> None:
+        if self.wanted:
+            self._shown = True
+            self._write(f"\r\x1b[K{printable(release)}: {printable(stage)} {min(max(fraction, 0), 1):4.0%}")
+
+    def clear(self) -> None:
+        if self._shown:
+            self._shown = False
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:  # the terminal is gone; the work is not
+            self.wanted = False

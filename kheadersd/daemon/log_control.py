@@ -1,0 +1,49 @@
+"""`org.freedesktop.LogControl1`: lets ``systemctl service-log-level`` and its siblings work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..dbus.objects import Interface, Property
+from ..journal import IDENTIFIER
+
+if TYPE_CHECKING:
+    from ..dbus.objects import Call
+    from ..journal import Journal
+    from .polkit import Authority
+
+PATH = "/org/freedesktop/LogControl1"
+NAME = "org.freedesktop.LogControl1"
+
+# As org.freedesktop.LogControl1(5) has it, whose properties carry these annotations.
+_XML = """\
+<interface name="org.freedesktop.LogControl1">
+    <property name="LogLevel" type="s" access="readwrite">
+      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+    </property>
+    <property name="LogTarget" type="s" access="readwrite">
+      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+    </property>
+    <property name="SyslogIdentifier" type="s" access="read">
+      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+    </property>
+  </interface>"""
+
+
+def log_control(journal: Journal, authority: Authority) -> Interface:
+    """The interface over a journal. Everybody may read; only root may write."""
+
+    async def set_level(call: Call, value: object) -> None:
+        await authority.require_root(call, "set the log level")
+        journal.level = str(value)
+
+    async def set_target(call: Call, value: object) -> None:
+        await authority.require_root(call, "set the log target")
+        journal.target = str(value)
+
+    properties = {
+        "LogLevel": Property("s", lambda: journal.level, set_level, emits="false"),
+        "LogTarget": Property("s", lambda: journal.target, set_target, emits="false"),
+        "SyslogIdentifier": Property("s", lambda: IDENTIFIER, emits="false"),
+    }
+    return Interface(NAME, {}, properties, _XML)

@@ -1,0 +1,407 @@
+"""The program: reads its arguments and configuration, serves on the bus, and ends cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import __version__, config
+from ..dbus.codec import session_bus_address, system_bus_address
+from ..dbus.connection import Connection
+from ..dbus.errors import ConnectionLost
+from ..errors import KheadersError, Timeout
+from ..host.host import Host
+from ..host.kernel_module import NoLoader
+from ..host.modprobe_loader import ModprobeLoader
+from ..host.systemd_loader import UNIT, UnitLoader
+from ..journal import LEVELS, Event, Handler, Journal
+from ..system import malloc as memory
+from ..system.printable import printable
+from ..system.service_manager import ServiceManager, StatusObserver
+from ..system.tasks import Background, hanging, in_thread, stop_within
+from . import log_control as logcontrol
+from .interface import NAME, Service
+from .polkit import Authority
+from .status import State
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from ..dbus.connection import Answer
+    from ..headers.requests import Observer
+    from ..host.kernel_module import Loader
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds after SIGTERM: until threads that do not end are given up, until work is, and until the process ends
+# whatever hangs.
+_STOP_THREADS, _STOP_WORK, _STOP_PROCESS = 1.5, 3.0, 4.2
+_FIRST_CONNECT = 10.0
+"""Seconds for which the bus may be missing at start."""
+_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds between attempts to find the bus again; the last one for ever."""
+# A descriptor for each lease, and some for the work.
+_SPARE_DESCRIPTORS = 512
+_FIXED = ("Directory=", "Directories=", "Loader=")
+"""Settings that are only looked at when the daemon starts."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="kheadersd", description="Provides kernel headers to tracing tools over D-Bus."
+    )
+    parser.add_argument(
+        "--session", action="store_true", help="serve on the session bus, a trial without root"
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", default=Path("/"), help="serve the host whose files are below DIR"
+    )
+    parser.add_argument(
+        "--cache-directory", type=Path, metavar="DIR", help="instead of Directory= in [Cache]"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read only this configuration file")
+    parser.add_argument("--debug", action="store_true", help="log everything")
+    parser.add_argument("--version", action="version", version=f"kheadersd {__version__}")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT; exit status 0 then, 1 if it could not start."""
+    arguments = parse_arguments()
+    os.umask(0o022)
+    memory.keep_little()
+    settings, problems = _load_config(arguments)
+    journal = Journal(
+        target="console" if sys.stderr.isatty() else "auto",
+        level="debug" if arguments.debug else settings.log_level,
+    )
+    logging.basicConfig(handlers=[Handler(journal)], level=logging.DEBUG)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    _tell_problems(journal, problems)
+    status = 0
+    try:
+        asyncio.run(_Daemon(arguments, settings, journal).run())
+    except KheadersError as error:
+        journal.report(Event.FAILED, f"kheadersd cannot run: {error.message}", error=error.bus_name)
+        status = 1
+    if hanging():  # the interpreter must not wait for what such a thread holds
+        os._exit(status)
+    sys.exit(status)
+
+
+def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+    """End the process if it has not ended in time, and tell what hangs. In a thread of its own."""
+    time.sleep(_STOP_PROCESS)
+    with contextlib.suppress(Exception):  # the event loop may be changing what is looked at
+        tasks = ", ".join(sorted(_name(task) for task in asyncio.all_tasks(loop))) or "no task"
+        journal.log(
+            LEVELS.index("warning"), f"kheadersd ends although work is left that does not end: {tasks}"
+        )
+    os._exit(0)
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", task.get_name())
+
+
+def _load_config(arguments: argparse.Namespace) -> tuple[config.Config, Sequence[config.Problem]]:
+    if arguments.config is not None:
+        return config.load(arguments.config, (), required=True)
+    return config.load()
+
+
+def _tell_problems(journal: Journal, problems: Sequence[config.Problem]) -> None:
+    for problem in problems:
+        journal.report(Event.CONFIG_PROBLEM, str(problem), path=str(problem.file))
+
+
+class _Daemon:
+    """One run of the program."""
+
+    def __init__(self, arguments: argparse.Namespace, settings: config.Config, journal: Journal) -> None:
+        self._arguments = arguments
+        self._session = arguments.session
+        self._settings = settings
+        self._journal = journal
+        self._host = Host(_existing_directory(arguments.root))
+        self._cache_directory = self._choose_cache_directory(arguments.cache_directory)
+        self._connection: Connection | None = None
+        self._authority = Authority(trusted_uid=os.getuid() if self._session else None)
+        self._stop = asyncio.Event()
+        self._stop_by: float | None = None
+        self._hangup = asyncio.Event()
+        self._manager = ServiceManager()
+        self._has_started = False
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            KheadersError: it could not start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, loop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
+        service = Service(self._make_state, self._authority)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                stack.callback(self._manager.close)
+                self._manager.start()
+                stack.push_async_callback(self._in_time, service.state.close)
+                await self._unless_stopped(service.state.start())
+                background = Background()
+                stack.push_async_callback(self._in_time, background.settle)
+                reloading = background.start(self._reload_when_told(service.state))
+                stack.callback(reloading.cancel)
+                await self._serve(service)
+        finally:
+            if self._has_started:
+                self._journal.tell_left_out()
+                self._journal.report(Event.STOPPING, "kheadersd has stopped")
+
+    def _told_to_stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._stop_by = loop.time() + _STOP_WORK
+        stop_within(_STOP_THREADS)
+        threading.Thread(target=_end_late, args=(self._journal, loop), name="end", daemon=True).start()
+
+    async def _in_time(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Wait until something has ended, after SIGTERM until its work is given up."""
+        try:
+            async with asyncio.timeout_at(self._stop_by) as limit:
+                await end()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("told to stop, gave up what does not end: %s", getattr(end, "__qualname__", end))
+
+    def _make_state(self, observer: Observer) -> State:
+        state = State(
+            self._host,
+            self._settings,
+            self._cache_directory,
+            self._journal,
+            self._choose_loader(),
+            StatusObserver(observer, lambda: self._manager.status(state.summary)),
+        )
+        return state
+
+    # The configuration
+
+    async def _reload_when_told(self, state: State) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            self._manager.reloading()
+            settings, problems = await in_thread(_load_config, self._arguments)
+            _tell_problems(self._journal, problems)
+            await self._configure(state, settings)
+            self._manager.reloaded()
+
+    async def _configure(self, state: State, settings: config.Config) -> None:
+        """Take what can be taken while we run."""
+        old, self._settings = self._settings, settings
+        changed = config.changes(old, settings)
+        if settings.log_level != old.log_level and not self._arguments.debug:
+            # Only then: the level that somebody set for this run over the bus stays otherwise.
+            self._journal.level = settings.log_level
+        _allow_descriptors(settings.max_leases + _SPARE_DESCRIPTORS)
+        await state.configure(settings)
+        message = "The configuration was read again: " + (", ".join(changed) or "nothing has changed")
+        if later := [name for name in changed if name in _FIXED]:
+            message += f"; {' and '.join(later)} will take effect when kheadersd is started again"
+        self._journal.report(Event.CONFIG_LOADED, message)
+
+    # The bus
+
+    async def _serve(self, service: Service) -> None:
+        """Be on the bus, and come back to it when it is lost, until told to stop."""
+        first = True
+        while not self._stop.is_set():
+            connection = await self._connect(first)
+            if connection is None:
+                self._manager.stopping()
+                return
+            self._connection = connection
+            try:
+                service.attach(connection)
+                connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
+                # The service manager is there, who knows what was left loaded: by a predecessor, or when the
+                # bus went.
+                await self._unless_stopped(service.state.module.recover())
+                await self._unless_stopped(connection.request_name(NAME))
+                if self._stop.is_set():
+                    return
+                self._ready(connection, first)
+                first = False
+                await self._until_lost(connection)
+            except (ConnectionLost, Timeout) as error:
+                if first:
+                    raise
+                self._journal.report(Event.BUS_LOST, f"The bus was lost: {error.message}")
+            finally:
+                if self._stop.is_set():
+                    self._manager.stopping()
+                    # While we are on the bus: to give the module back takes the service manager.
+                    await self._in_time(connection.end_calls)
+                    await self._in_time(service.state.provider.close)
+                self._connection = None
+                service.detach()
+                await connection.close()
+
+    def _ready(self, connection: Connection, first: bool) -> None:
+        if first:
+            self._has_started = True
+            self._journal.report(
+                Event.STARTED,
+                f"kheadersd {__version__} serves {self._host.running_kernel}, cache {self._cache_directory}"
+                + (f"; {self._host.running_unknown}" if self._host.running_unknown else ""),
+                level="notice" if self._host.running_unknown else None,
+                release=self._host.running,
+                path=str(self._cache_directory),
+            )
+            memory.collect_often()
+            self._manager.ready()
+        else:
+            self._journal.report(Event.BUS_CONNECTED, f"On the bus again, as {connection.unique_name}")
+
+    async def _until_lost(self, connection: Connection) -> None:
+        stopping = asyncio.create_task(self._stop.wait())
+        connection.closed.add_done_callback(lambda _: stopping.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        if connection.closed.done():
+            self._journal.report(Event.BUS_LOST, f"The bus was lost: {connection.closed.result()}")
+
+    async def _connect(self, first: bool) -> Connection | None:
+        """Find the bus. None when told to stop meanwhile.
+
+        Raises:
+            ConnectionLost, Timeout: it is not there, at start.
+        """
+        deadline = asyncio.get_running_loop().time() + _FIRST_CONNECT
+        pauses = iter(_PAUSES)
+        while not self._stop.is_set():
+            try:
+                address = session_bus_address() if self._session else system_bus_address()
+                return await self._unless_stopped(Connection.open(address))
+            except ValueError as error:
+                if first:
+                    raise KheadersError(str(error)) from None
+                log.debug("no bus yet: %s", error)
+            except (ConnectionLost, Timeout) as error:
+                if first and asyncio.get_running_loop().time() > deadline:
+                    raise
+                log.debug("no bus yet: %s", error.message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses, _PAUSES[-1])):
+                    await self._stop.wait()
+        return None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of ``work``; None when told to stop before it was done, because the bus says nothing."""
+        task, stopping = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for each in (task, stopping):
+                each.cancel()
+            await asyncio.wait((task, stopping))
+
+    async def call(self, *arguments: Any, **keywords: Any) -> Answer:
+        """`Connection.call` on whatever connection there is now."""
+        if self._connection is None:
+            raise ConnectionLost("there is no connection to the bus at this moment")
+        return await self._connection.call(*arguments, **keywords)
+
+    # Choices
+
+    def _choose_loader(self) -> Loader:
+        wanted = self._settings.loader
+        if not self._host.is_live:
+            return NoLoader(f"the host below {self._host.root} is not this machine")
+        if self._session:
+            return NoLoader("a daemon on a session bus has no business with the kernel's modules")
+        if wanted == "none":
+            return NoLoader("Loader=none in [Module] forbids it")
+        if wanted == "systemd" or (wanted == "auto" and _unit_is_installed()):
+            return UnitLoader(self._host, self)
+        if os.geteuid() != 0:
+            return NoLoader("kheadersd neither runs as root nor has the unit kheaders-module.service")
+        record = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/kheaders"))
+        record.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return ModprobeLoader(self._host, record / "module-owned")
+
+    def _choose_cache_directory(self, chosen: Path | None) -> Path:
+        configured = self._settings.cache_directory
+        if chosen is not None:
+            directory = Path(os.path.abspath(chosen))
+        elif self._session and configured == config.Config().cache_directory:
+            directory = _user_cache() / "kheaders"
+        else:
+            directory = configured
+        return _utf8(directory, "the cache directory")
+
+
+def _user_cache() -> Path:
+    """As the XDG Base Directory Specification has it, which ignores relative paths."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError as error:
+        raise KheadersError("there is no home directory; choose one with --cache-directory") from error
+
+
+def _existing_directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise KheadersError(f"--root {path}: there is no such directory")
+    return _utf8(path.resolve(), "--root")
+
+
+def _utf8(path: Path, what: str) -> Path:
+    """``path``, if its name can be told to callers: D-Bus has no other text than UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise KheadersError(
+            f"{what} {printable(str(path))}: its path is not UTF-8, as D-Bus needs it; rename it"
+        ) from None
+    return path
+
+
+def _unit_is_installed() -> bool:
+    """Whether systemd runs here and has the unit that loads the module."""
+    return Path("/run/systemd/system").is_dir() and any(
+        Path(directory, "systemd/system", UNIT).exists() for directory in ("/etc", "/run", "/usr/lib", "/lib")
+    )
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit as far as we need, and may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""All that is watched, wired up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..host.installed_kernels import Change, Kernels
+from ..host.uevents import Uevents
+from ..journal import Event
+from ..system.tasks import Background
+
+if TYPE_CHECKING:
+    from ..headers.prefetch import Ahead
+    from ..headers.requests import Observer
+    from ..host.host import Host
+    from ..host.kernel_module import KernelModule
+    from ..journal import Journal
+
+
+class Watching:
+    """Follows the module and the kernels of a host, from `start` to `close`. Belongs to the event loop."""
+
+    def __init__(
+        self, host: Host, module: KernelModule, ahead: Ahead, journal: Journal, observer: Observer
+    ) -> None:
+        self._host = host
+        self._module = module
+        self._ahead = ahead
+        self._journal = journal
+        self._observer = observer
+        self._uevents = Uevents("module", "kheaders", self._module_event)
+        self._kernels = Kernels(host, self._kernels_changed, self._kernels_limited)
+        self._happened = asyncio.Event()
+        self._background = Background()
+
+    def start(self) -> None:
+        """Begin, in the background; nothing has to wait for it."""
+        self._background.start(self._kernels.run())
+        # The kernel's events are about this machine, not about an image.
+        if self._host.is_live:
+            self._background.start(self._follow_module())
+
+    async def close(self) -> None:
+        """End everything, also an extraction that is under way."""
+        await self._background.close()
+        self._uevents.close()
+
+    def _module_event(self) -> None:
+        # The properties show what is, whenever they are read: telling of them needs no look.
+        self._observer.changed()
+        self._happened.set()
+
+    async def _follow_module(self) -> None:
+        try:
+            await self._uevents.start()
+        except (ImportError, OSError) as error:
+            self._limited(
+                "/sys/module", f"When others load or unload kheaders is not noticed at once: {error}"
+            )
+            return
+        while True:
+            # Also at first: something may have happened before we listened.
+            self._happened.clear()
+            await self._module.noticed()
+            self._observer.changed()
+            await self._happened.wait()
+
+    async def _kernels_changed(self, change: Change) -> None:
+        if self._host.running in change.changed | change.gone:
+            await self._module.noticed()
+            self._observer.changed()
+        await self._ahead.follow(change)
+
+    def _kernels_limited(self, reason: str) -> None:
+        self._limited(
+            str(self._host.path("lib/modules")), f"Kernels are looked for once a minute, because {reason}"
+        )
+
+    def _limited(self, path: str, message: str) -> None:
+        self._journal.report(Event.WATCH_LIMITED, message, path=path)

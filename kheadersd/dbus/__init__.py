@@ -1,0 +1,26 @@
+"""D-Bus: a connection that survives what others send, and the dispatch of calls to objects."""
+
+from .codec import Variant, encode, session_bus_address, system_bus_address
+from .connection import Answer, Connection, Signal
+from .credentials import Credentials
+from .errors import BusError, ConnectionLost, NameTaken
+from .objects import Call, Interface, Method, Property, Reply
+
+__all__ = [
+    "Answer",
+    "BusError",
+    "Call",
+    "Connection",
+    "ConnectionLost",
+    "Credentials",
+    "Interface",
+    "Method",
+    "NameTaken",
+    "Property",
+    "Reply",
+    "Signal",
+    "Variant",
+    "encode",
+    "session_bus_address",
+    "system_bus_address",
+]

@@ -1,0 +1,128 @@
+"""Who is behind a name on the bus, remembered until the name vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from ..errors import AccessDenied
+from .errors import BusError, ConnectionLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+T = TypeVar("T")
+
+BUS_NAME = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
+
+_VANISHED_RULE = (
+    f"type='signal',sender='{BUS_NAME}',path='{BUS_PATH}',interface='{BUS_NAME}',"
+    "member='NameOwnerChanged',arg2=''"
+)
+_MAX_KNOWN = 4096
+
+
+class Credentials(NamedTuple):
+    """Who is behind a connection, as the bus knows it. The pid is 0 where it cannot be told."""
+
+    uid: int
+    pid: int
+
+
+class AskBus(Protocol):
+    """Calls a method of the bus itself and returns the values, as `Connection.call` does."""
+
+    async def __call__(self, member: str, signature: str = "", values: Sequence[Any] = ()) -> list[Any]: ...
+
+
+class Callers:
+    """
+    Attributes:
+        known: the lookups that are done or under way, the oldest first.
+    """
+
+    def __init__(self, ask_bus: AskBus, identified: Callable[[str, int], None]) -> None:
+        """
+        Args:
+            identified: told each name's user when it becomes known.
+        """
+        self.known: dict[str, asyncio.Task[Credentials]] = {}
+        self._ask_bus = ask_bus
+        self._identified = identified
+        self._watching: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopped = False
+
+    async def credentials(self, name: str) -> Credentials:
+        """As `Connection.credentials`."""
+        lookup = self.known.get(name)
+        if lookup is None:
+            while len(self.known) >= _MAX_KNOWN:
+                del self.known[next(iter(self.known))]
+            lookup = self._start(self._look_up(name))
+            self.known[name] = lookup
+            lookup.add_done_callback(lambda done: self._looked_up(name, done))
+        return await self._share(lookup)
+
+    def user(self, name: str) -> int | None:
+        """The uid behind a name, None if it is not known now."""
+        lookup = self.known.get(name)
+        return lookup.result().uid if lookup is not None and _succeeded(lookup) else None
+
+    def vanished(self, name: str) -> None:
+        """The name has left the bus, and will not come back."""
+        self.known.pop(name, None)
+
+    async def watch(self) -> None:
+        """Ask the bus, once, to tell us which names vanish."""
+        if self._watching is None or (self._watching.done() and not _succeeded(self._watching)):
+            self._watching = self._start(self._add_rule())
+        await self._share(self._watching)
+
+    async def stop(self) -> None:
+        """Cancel what is under way, and wait for its end."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _look_up(self, name: str) -> Credentials:
+        await self.watch()
+        try:
+            (known,) = await self._ask_bus("GetConnectionCredentials", "s", (name,))
+            return Credentials(
+                known["UnixUserID"].value, known["ProcessID"].value if "ProcessID" in known else 0
+            )
+        except (BusError, KeyError) as error:
+            raise AccessDenied(f"the bus does not know who {name} is: {error}") from error
+
+    async def _add_rule(self) -> None:
+        await self._ask_bus("AddMatch", "s", (_VANISHED_RULE,))
+
+    def _looked_up(self, name: str, lookup: asyncio.Task[Credentials]) -> None:
+        if _succeeded(lookup):
+            self._identified(name, lookup.result().uid)
+        elif self.known.get(name) is lookup:
+            del self.known[name]
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_succeeded)  # an error is for those who wait, and there may be nobody
+        return task
+
+    async def _share(self, task: asyncio.Task[T]) -> T:
+        """Wait for a task that others wait for, too: being cancelled does not end it."""
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._stopped and task.cancelled():
+                raise ConnectionLost("the connection to the bus was closed") from None
+            raise
+
+
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

@@ -1,1 +1,0 @@
-"""From an archive to a tree: decompress, read the tar stream, write safely, and record what was written."""

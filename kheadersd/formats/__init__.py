@@ -1,0 +1,1 @@
+"""Foreign bytes to values: archives, ELF files, BTF. Nothing here knows what the values are for."""

@@ -1,0 +1,1 @@
+"""Headers on request: the decision where a release gets its headers from, and what is served."""

@@ -1,0 +1,100 @@
+"""Headers before anybody asks: made when a kernel is installed, gone when it is removed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import KheadersError
+from ..journal import Event
+from ..sources.source import Nothing
+from ..vmlinux import OF_RUNNING, SOURCE
+
+if TYPE_CHECKING:
+    from ..cache.entry import Entry
+    from ..cache.lifecycle import Keeper
+    from ..host.host import Host
+    from ..host.installed_kernels import Change
+    from ..journal import Journal
+    from ..release import Release
+    from .provider import Provider
+
+log = logging.getLogger(__name__)
+
+# They came from what is installed with a kernel, or are copies of its installed headers: once it has no
+# modules in /lib/modules/<release>, it is gone.
+_INSTALLED = ("module", "module-file", "tree")
+
+
+class Ahead:
+    """Follows the kernels of a host with the entries of the cache.
+
+    Args:
+        is_wanted: whether the configuration lets headers be made from module files.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        provider: Provider,
+        keeper: Keeper,
+        journal: Journal,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self._host = host
+        self._provider = provider
+        self._keeper = keeper
+        self._journal = journal
+        self._is_wanted = is_wanted
+        self._removed: set[Release] = set()
+
+    async def follow(self, change: Change) -> None:
+        """Let go of what belongs to kernels that are gone, and make what is missing, one after the other.
+
+        The running kernel comes first: its modules may be deleted at any time.
+        """
+        self._removed = (self._removed | change.gone) - change.installed
+        await self._retire(change)
+        if self._is_wanted():
+            for release in sorted(change.new, key=lambda release: (release != self._host.running, release)):
+                await self._extract(release)
+
+    async def _retire(self, change: Change) -> None:
+        if not change.installed:
+            # Not that all kernels were removed: the modules are somewhere else, or hidden from us.
+            return
+        keep = {*change.installed, self._host.running}
+        gone = [
+            entry
+            for entry in self._keeper.cache.entries()
+            if entry.release not in keep and self._had_its_kernel(entry)
+        ]
+        await self._keeper.retire(gone)
+
+    def _had_its_kernel(self, entry: Entry) -> bool:
+        """Whether the entry's kernel was installed on this host, as far as we know.
+
+        A package is downloaded for any kernel that somebody wants to look at, installed or not, and somebody
+        authorised it: it leaves by its age. Of a kernel that showed its headers or types itself, because they
+        are built in or were loaded by somebody else, it must have been seen how its modules went.
+        """
+        record = entry.record
+        shown = record.source == "sysfs" or record.origin == str(self._host.path(OF_RUNNING))
+        if shown:
+            return entry.release in self._removed
+        return record.source in (*_INSTALLED, SOURCE)
+
+    async def _extract(self, release: Release) -> None:
+        try:
+            await self._provider.extract_ahead(release)
+        except Nothing as nothing:
+            log.debug("nothing to extract ahead: %s", nothing.message)
+        except KheadersError as error:
+            self._journal.report(
+                Event.AHEAD_FAILED,
+                f"The headers of {release} could not be extracted ahead: {error.message}",
+                release=release,
+                source="module-file",
+                error=error.bus_name,
+            )

@@ -1,0 +1,125 @@
+"""What callers ask for and what they are given, in the daemon's own terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..cache.entry import Entry
+    from ..cache.pch_files import Pch
+    from ..pch.compilers import Compiler
+    from ..pch.profiles import Profile
+    from ..release import Release
+    from ..sources.source import Tree
+
+
+RANDOMISED = (
+    "the kernel {} randomises the order of members in structures (CONFIG_RANDSTRUCT): programs compile, and "
+    "the offsets that they take from headers are not the kernel's; those of its BTF are"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asks for.
+
+    Attributes:
+        sources: the sources to try, in this order.
+        refresh: whether what is cached must not be used.
+        ahead: whether nobody waits for it, so that it is done at a low priority.
+    """
+
+    release: Release
+    sources: tuple[str, ...]
+    refresh: bool = False
+    ahead: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """Headers that are there: a tree in place, or an entry of the cache.
+
+    Attributes:
+        fresh: whether they were made for the request.
+        environment: what makes bcc and bpftrace use them; empty where setting nothing is right.
+        entry: the cached entry, None for a tree in place.
+        last_used: of the entry, microseconds since the epoch; 0 for a tree in place.
+    """
+
+    release: Release
+    source: str
+    tree: Tree
+    fresh: bool
+    environment: Mapping[str, str]
+    entry: Entry | None = None
+    last_used: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What callers who compile with these headers should know, as sentences."""
+        return (RANDOMISED.format(self.release),) if self.tree.randomised else ()
+
+    @property
+    def path(self) -> Path:
+        """What callers are told. Of a split tree it is the build tree, as kbuild takes it."""
+        return self.tree.build_tree
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PchRequest:
+    """What a caller asks for.
+
+    Attributes:
+        headers: exactly these; () for those of the profile.
+        compiler: a name or a path; "" for the default.
+        keep_headers: whether the headers stay in the cache besides.
+        force: drop them even if no source can give them again.
+    """
+
+    release: Release
+    profile: str
+    headers: tuple[str, ...] = ()
+    compiler: str = ""
+    keep_headers: bool = True
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ServedPch:
+    """A precompiled header that is there.
+
+    Attributes:
+        arguments: all that the compiler needs, in this order.
+        fresh: whether it was made for the request.
+        library: the digest of the library that compiles programs, where that is not the compiler.
+        wanted: what the compiler was called: a name, a path, or "" for the newest.
+        why_kept: why the headers stay although the caller wants them dropped, else "".
+    """
+
+    entry: Entry
+    pch: Pch
+    compiler: Compiler
+    profile: Profile
+    arguments: tuple[str, ...]
+    fresh: bool
+    library: str = ""
+    wanted: str = ""
+    why_kept: str = ""
+
+
+class Observer(Protocol):
+    """Is told what happened. Called on the event loop; must be quick."""
+
+    def entry_added(self, entry: Entry) -> None: ...
+
+    def entry_removed(self, entry: Entry, reason: str) -> None: ...
+
+    def progress(self, release: Release, stage: str, fraction: float) -> None: ...
+
+    def changed(self) -> None:
+        """Some of the state that the properties show may have changed."""
+        ...

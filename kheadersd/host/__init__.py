@@ -1,0 +1,1 @@
+"""The machine: its kernels, its modules and who loads them."""

@@ -1,0 +1,196 @@
+"""The host that is served: where its files are, and which kernel runs on it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from pathlib import Path
+
+from ..errors import InvalidArgs, NotAvailable
+from ..release import Release, parse_release
+from ..system.files import read_file, read_text
+
+_MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
+_NT_GNU_BUILD_ID = 3
+_OSRELEASE = "proc/sys/kernel/osrelease"
+_MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
+# Where distributions have the kernels' modules: NixOS and Guix have those of the kernel that was booted, and
+# of the one that will be, only there.
+_MODULES = (
+    "lib/modules",
+    "usr/lib/modules",
+    "run/booted-system/kernel-modules/lib/modules",
+    "run/current-system/kernel-modules/lib/modules",
+    "run/booted-system/kernel/lib/modules",
+    "run/current-system/kernel/lib/modules",
+)
+
+
+class Host:
+    """The tree of files below ``root``: ``/`` itself, or an image, a container or a trial.
+
+    Attributes:
+        root: the directory that is the host's ``/``.
+        running: the release of the kernel that runs there; None if that is not known.
+        running_unknown: why not, "" where it is known.
+        build_id: the running kernel's GNU build-id in hex, ``""`` where it cannot be read. Two builds can
+            have one release (Debian keeps it across
+            security updates of one ABI).
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root.resolve()
+        self.running: Release | None = None
+        self.running_unknown = ""
+        try:
+            self.running = self._running_release()
+        except (OSError, InvalidArgs) as error:
+            self.running_unknown = self._why_unknown(error)
+        self.build_id = self._build_id()
+
+    def release_of(self, text: str) -> Release:
+        """The release that a caller asks for: ``""`` is the running kernel's.
+
+        Raises:
+            InvalidArgs: it cannot be a release.
+            NotAvailable: it is not known which kernel runs.
+        """
+        if text:
+            return parse_release(text)
+        if self.running is None:
+            raise NotAvailable(f"{self.running_unknown}; name the release that is wanted")
+        return self.running
+
+    @property
+    def running_kernel(self) -> str:
+        """The running kernel, in words for a message."""
+        return "an unknown kernel" if self.running is None else f"kernel {self.running}"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is the machine we run on, whose module we may load and unload."""
+        return self.root == Path("/")
+
+    def path(self, *parts: str) -> Path:
+        """A path below the root; ``parts`` are relative names that are already known to be safe."""
+        return self.root.joinpath(*(part.lstrip("/") for part in parts))
+
+    def resolve(self, path: Path) -> Path:
+        """Follow every symlink of ``path`` as a process would whose ``/`` is our root.
+
+        Args:
+            path: an absolute path that begins with the root.
+
+        Raises:
+            OSError: a component does not exist (ENOENT), is not a directory (ENOTDIR), or there are too many
+                links (ELOOP).
+        """
+        if self.is_live:
+            return Path(os.path.realpath(path, strict=True))
+        pending = list(reversed(path.relative_to(self.root).parts))
+        resolved = self.root
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                if resolved != self.root:
+                    resolved = resolved.parent
+                continue
+            step = resolved / part
+            if not step.is_symlink():
+                step.lstat()  # ENOENT, ENOTDIR
+                resolved = step
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = Path(os.readlink(step))
+            if target.is_absolute():
+                resolved = self.root
+            pending.extend(part for part in reversed(target.parts) if part != "/")
+        return resolved
+
+    def inside(self, path: Path) -> Path:
+        """What to open for ``path``: itself on this machine, and in an image what it is there.
+
+        An image's symlinks are made by others, and would lead us to files of this machine.
+
+        Raises:
+            OSError: as `resolve`, for an image only.
+        """
+        return path if self.is_live else self.resolve(path)
+
+    def exists(self, path: Path) -> bool:
+        """Whether ``path`` is there; in an image, whether it is there without leaving it."""
+        try:
+            return self.inside(path).exists()
+        except OSError:
+            return False
+
+    def modules_directory(self, release: Release) -> Path:
+        """Where the modules of a kernel are, ``/lib/modules/<release>`` if they are nowhere."""
+        for base in _MODULES:
+            with contextlib.suppress(OSError):
+                directory = self.inside(self.path(base, release))
+                if directory.is_dir():
+                    return directory
+        with contextlib.suppress(OSError):
+            return self.inside(self.path(_MODULES[0])) / release
+        return self.path(_MODULES[0], release)
+
+    def installed_releases(self) -> set[Release]:
+        """The kernels that have modules on this host; blocking."""
+        names: set[str] = set()
+        for base in _MODULES:
+            with contextlib.suppress(OSError):
+                names.update(os.listdir(self.inside(self.path(base))))
+        installed = set()
+        for name in names:
+            with contextlib.suppress(InvalidArgs):
+                release = parse_release(name)
+                directory = self.modules_directory(release)
+                # A directory that a removed kernel left behind has no modules any more.
+                if any(_may_exist(directory / part) for part in ("kernel", "modules.dep")):
+                    installed.add(release)
+        return installed
+
+    def _running_release(self) -> Release:
+        """What /proc of this host says; the machine's own release is never that of an image."""
+        if self.is_live:
+            return parse_release(os.uname().release)
+        return parse_release(read_text(self.inside(self.path(_OSRELEASE))).removesuffix("\n"))
+
+    def _why_unknown(self, error: OSError | InvalidArgs) -> str:
+        where = "uname(2)" if self.is_live else str(self.path(_OSRELEASE))
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        return f"it is not known which kernel runs: {where}: {reason}"
+
+    def _build_id(self) -> str:
+        try:
+            notes = read_file(self.inside(self.path("sys/kernel/notes")), _MAX_NOTES)
+        except OSError:
+            return ""
+        return find_build_id(notes)
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether it is there, or cannot be told not to be."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def find_build_id(notes: bytes) -> str:
+    """The GNU build-id in a sequence of ELF notes in this machine's byte order, in hex; ``""`` if none."""
+    offset = 0
+    while offset + 12 <= len(notes):
+        name_size, value_size, kind = struct.unpack_from("=III", notes, offset)
+        name_at = offset + 12
+        value_at = name_at + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
+            return notes[value_at : value_at + value_size].hex()
+        offset = value_at + (value_size + 3 & ~3)
+    return ""

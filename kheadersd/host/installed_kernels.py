@@ -1,0 +1,207 @@
+"""The kernels of a host: which have come, gone, or been replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ..sources.kernel_archive import stamp_at
+from ..sources.module_file import locate
+from ..system.tasks import in_thread
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..release import Release
+    from ..system.inotify import Inotify
+    from .host import Host
+
+SETTLE = 3.0
+"""Seconds without a change after which a change is looked at: a package manager writes thousands of files."""
+
+AT_MOST = 60.0
+"""Seconds after which a change is looked at even if there is no end of changes."""
+
+INTERVAL = 60.0
+"""Seconds between two looks where the kernel cannot tell of all changes."""
+
+# Where the module is put, and depmod(8)'s list, which is written last. A module that is put elsewhere is
+# noticed by that list.
+_DIRECTORIES = ("", "kernel", "kernel/kernel")
+_TELLING = ("modules.dep", "kernel", "kernel/kernel")
+# Far more kernels than anybody has: three watches for each.
+_MAX_RELEASES = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What is different from the look before.
+
+    Attributes:
+        installed: all kernels that have modules now.
+        changed: those whose module file has come, gone or been replaced; at first, all of them.
+        new: those of the changed ones that have a module file.
+        gone: those that had modules at the look before.
+    """
+
+    installed: frozenset[Release]
+    changed: frozenset[Release]
+    new: frozenset[Release]
+    gone: frozenset[Release]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A kernel as it was found.
+
+    Attributes:
+        stamps: change when the module file may have changed; a few stats.
+        module: stamp of the module file, "" if there is none; takes tens of milliseconds to find.
+        path: of the module file.
+    """
+
+    stamps: tuple[str, ...]
+    module: str
+    path: Path | None
+
+
+class Kernels:
+    """Looks at /lib/modules at start, and when something changes there.
+
+    Args:
+        on_change: awaited when kernels have come or gone, and soon after the start. What changes meanwhile is
+            found afterwards.
+        on_limit: called with the reason when the kernel cannot tell of all changes, so that they are noticed
+            late.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        on_change: Callable[[Change], Awaitable[None]],
+        on_limit: Callable[[str], None],
+        *,
+        settle: float = SETTLE,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._host = host
+        self._on_change = on_change
+        self._on_limit = on_limit
+        self._settle = settle
+        self._interval = interval
+        self._inotify: Inotify | None = None
+        self._kernels: dict[Release, _Kernel] = {}
+        self._limited = ""
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        from ..system.inotify import Inotify
+
+        try:
+            self._inotify = Inotify()
+        except OSError as error:
+            self._limit(f"inotify cannot be used: {error.strerror}")
+        try:
+            while True:
+                await self._quiet()
+                before = self._kernels
+                self._kernels, complete = await in_thread(self._look)
+                change = _compare(before, self._kernels)
+                if change.changed or change.gone:
+                    await self._on_change(change)
+                await self._stir(None if complete else self._interval)
+        finally:
+            if self._inotify is not None:
+                self._inotify.close()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing changes any more, in directories that are new either."""
+        end = asyncio.get_running_loop().time() + AT_MOST
+        while True:
+            await in_thread(self._watch)
+            await asyncio.sleep(self._settle)
+            if self._inotify is None or not self._inotify.drain() or asyncio.get_running_loop().time() > end:
+                return
+
+    async def _stir(self, limit: float | None) -> None:
+        """Wait until something changes, or for so many seconds.
+
+        The descriptor is not looked at in between: of a thousand changes, only the first wakes us.
+        """
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if self._inotify is not None:
+            loop.add_reader(self._inotify.fileno(), changed.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit):
+                    await changed.wait()
+        finally:
+            if self._inotify is not None:
+                loop.remove_reader(self._inotify.fileno())
+
+    # In a thread
+
+    def _look(self) -> tuple[dict[Release, _Kernel], bool]:
+        """The kernels that are there, and whether we shall be told of changes. Blocking.
+
+        First the watches, then the look: what changes in between is told, and looked at again.
+        """
+        complete = self._watch()
+        found = {}
+        for release in sorted(self._host.installed_releases())[:_MAX_RELEASES]:
+            found[release] = self._look_at(release, self._kernels.get(release))
+        return found, complete
+
+    def _look_at(self, release: Release, known: _Kernel | None) -> _Kernel:
+        if known is not None and self._stamps(release, known.path) == known.stamps:
+            return known
+        path = locate(self._host, release)
+        return _Kernel(self._stamps(release, path), stamp_at(str(path)) if path else "", path)
+
+    def _stamps(self, release: Release, path: Path | None) -> tuple[str, ...]:
+        directory = self._host.modules_directory(release)
+        names = [str(directory / name) for name in _TELLING]
+        return tuple(map(stamp_at, [*names, str(path)] if path else names))
+
+    def _watch(self) -> bool:
+        """Watch what can change; whether that is all of it."""
+        if self._inotify is None:
+            return False
+        try:
+            modules = self._host.resolve(self._host.path("lib/modules"))
+            names = sorted(os.listdir(modules))
+        except OSError:
+            return False  # an image, or a container: it is looked for again, which costs nothing
+        problems = self._inotify.watch(self._directories(modules, names[:_MAX_RELEASES]))
+        if problems:
+            self._limit(f"{problems[0].filename} cannot be watched: {problems[0].strerror}")
+        else:
+            self._limited = ""
+        return not problems and len(names) <= _MAX_RELEASES
+
+    def _directories(self, modules: Path, names: list[str]) -> Iterator[Path]:
+        yield modules
+        for name in names:
+            for part in _DIRECTORIES:
+                with contextlib.suppress(OSError):
+                    yield self._host.resolve(modules / name / part)
+
+    def _limit(self, reason: str) -> None:
+        if reason != self._limited:
+            self._limited = reason
+            self._on_limit(reason)
+
+
+def _compare(before: dict[Release, _Kernel], now: dict[Release, _Kernel]) -> Change:
+    changed = frozenset(
+        release
+        for release, kernel in now.items()
+        if release not in before or kernel.module != before[release].module
+    )
+    new = frozenset(release for release in changed if now[release].module)
+    return Change(frozenset(now), changed, new, frozenset(before.keys() - now.keys()))

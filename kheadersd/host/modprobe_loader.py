@@ -1,0 +1,154 @@
+"""Loading and unloading the module by modprobe(8), for a daemon that is root on a machine without systemd."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import ModuleFailed
+from ..sandbox.child import Command, run
+from ..system.files import read_text
+from ..system.tasks import in_thread
+from .kernel_module import ARCHIVE, LOADED, TIME_LIMIT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .host import Host
+
+_NAME = "kheaders"
+_MAX_SHOWN = 500
+
+# What kmod prints for the kernel's refusals, and what can be done.
+_REFUSALS = (
+    ("Key was rejected", "this kernel loads only modules signed by a key it trusts, and this one is not"),
+    (
+        "Required key not available",
+        "this kernel loads only modules signed by a key it trusts, and this one is not",
+    ),
+    ("Unknown symbol", "the module does not fit this kernel, or modules.dep is out of date: try 'depmod -a'"),
+    ("Exec format error", "the module was built for another kernel: reinstall this kernel's modules package"),
+    ("not found in directory", "this kernel has no kheaders module installed"),
+)
+
+
+class ModprobeLoader:
+    """Runs modprobe(8), for a daemon that is root on a machine without systemd.
+
+    A blacklist line does not stop it: modprobe.d(5) has them for automatic loading. Who wants kheaders never
+    to be loaded writes "install kheaders /bin/false", and that is honoured.
+
+    That the module is ours is noted in a file before it is loaded, with the boot id, so that a successor
+    knows when we are killed in between.
+    """
+
+    def __init__(
+        self, host: Host, record: Path, *, modprobe: str | None = None, time_limit: float = TIME_LIMIT
+    ) -> None:
+        """
+        Args:
+            record: the file of the note, in a directory that is there and that only root can write to.
+            modprobe: the program; by default it is searched in PATH and where root has it.
+            time_limit: seconds.
+        """
+        self._host = host
+        self._record = record
+        self._modprobe = modprobe
+        self._time_limit = time_limit
+        self._owned = False
+
+    def owned(self) -> bool:
+        return self._owned
+
+    async def recall(self) -> None:
+        self._owned = await in_thread(self._recall)
+
+    async def load(self) -> None:
+        await in_thread(self._note)
+        try:
+            code, said = await self._run("--first-time", _NAME)
+        except BaseException:
+            # It may have done its work before it was killed. Nobody else's loading can be told from that.
+            self._owned = self._is_loaded()
+            raise
+        self._owned = code == 0 and self._is_loaded()
+        if not self._owned:
+            await in_thread(self._forget)
+        if not self._host.path(ARCHIVE).exists():
+            raise ModuleFailed(f"kheaders could not be loaded: {self._explain(code, said)}")
+
+    async def unload(self) -> None:
+        if self._is_loaded():
+            code, said = await self._run("-r", _NAME)
+            if self._is_loaded():
+                raise ModuleFailed(f"kheaders could not be unloaded: {self._explain(code, said)}")
+        self._owned = False
+        await in_thread(self._forget)
+
+    def _is_loaded(self) -> bool:
+        return self._host.path(LOADED).exists()
+
+    def _boot_id(self) -> str:
+        return read_text(self._host.path("proc/sys/kernel/random/boot_id")).strip()
+
+    def _note(self) -> None:
+        try:
+            self._record.write_text(self._boot_id(), encoding="ascii")
+        except OSError as error:
+            raise ModuleFailed(
+                f"kheaders is not loaded: that it is ours cannot be noted in {self._record}: {error.strerror}"
+            ) from error
+
+    def _forget(self) -> None:
+        self._record.unlink(missing_ok=True)
+
+    def _recall(self) -> bool:
+        try:
+            ours = read_text(self._record) == self._boot_id() and self._is_loaded()
+        except OSError:
+            ours = False
+        if not ours:
+            self._forget()
+        return ours
+
+    async def _run(self, *arguments: str) -> tuple[int, str]:
+        """The exit code of modprobe and what it said."""
+        import shutil  # brings all the compressions with it
+
+        search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        program = self._modprobe or shutil.which("modprobe", path=search)
+        if program is None:
+            raise ModuleFailed("kheaders cannot be loaded: there is no modprobe; it is in the package kmod")
+        command = Command((program, *arguments), {**os.environ, "LC_ALL": "C"}, self._time_limit)
+        try:
+            done = await run(command)
+        except OSError as error:
+            raise ModuleFailed(f"kheaders cannot be loaded: {program}: {error.strerror}") from error
+        return done.status, done.complaints.strip()[:_MAX_SHOWN]
+
+    def _explain(self, code: int, said: str) -> str:
+        if code == 0:
+            return (
+                "modprobe reports success, but nothing happened; "
+                "an 'install' or 'remove' line for kheaders in /etc/modprobe.d does that"
+            )
+        if "not permitted" in said:
+            return f"{self._why_not_permitted()} ({said})"
+        for words, explanation in _REFUSALS:
+            if words in said:
+                return f"{explanation} ({said})"
+        return said or f"modprobe ended with exit code {code}"
+
+    def _why_not_permitted(self) -> str:
+        if self._read("proc/sys/kernel/modules_disabled") == "1":
+            return "kernel.modules_disabled=1 forbids loading and unloading modules until the next boot"
+        lockdown = self._read("sys/kernel/security/lockdown")
+        if lockdown and "[none]" not in lockdown:
+            return "this kernel is locked down and takes only signed modules"
+        return "the kernel does not permit it: that takes CAP_SYS_MODULE, which containers usually lack"
+
+    def _read(self, name: str) -> str:
+        try:
+            return read_text(self._host.path(name)).strip()
+        except OSError:
+            return ""

@@ -1,0 +1,190 @@
+"""Loading and unloading the module through the service manager, for a daemon without privilege."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..dbus.errors import ConnectionLost
+from ..errors import KheadersError, ModuleFailed, Timeout
+from .kernel_module import ARCHIVE, LOADED, TIME_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from .host import Host
+
+UNIT = "kheaders-module.service"
+"""A oneshot unit that remains active: starting it loads the module, stopping it unloads it."""
+
+UNLOAD_UNIT = "kheaders-module-unload.service"
+"""A oneshot unit that unloads the module, whoever loaded it."""
+
+_MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
+_GLANCE = 0.005
+
+
+class Reply(Protocol):
+    """What a call returns."""
+
+    @property
+    def values(self) -> Sequence[Any]: ...
+
+
+class Bus(Protocol):
+    """What is needed of a connection to the system bus, see `kheadersd.dbus.Connection`."""
+
+    async def call(
+        self, destination: str, path: str, interface: str, member: str, signature: str, values: Sequence[Any]
+    ) -> Reply:
+        """Call a method.
+
+        Raises:
+            KheadersError: the reply is an error, or there is none.
+        """
+        ...
+
+
+class UnitLoader:
+    """Has systemd start and stop a small unit, so that the daemon itself needs no privilege.
+
+    The unit being active is the note that the module is ours; the service manager keeps it when we are
+    killed. The unit does not start when the module is loaded already. What others loaded is unloaded by a
+    second unit, and only because somebody asked for that.
+    """
+
+    def __init__(self, host: Host, bus: Bus, *, time_limit: float = TIME_LIMIT) -> None:
+        """
+        Args:
+            bus: the system bus of this machine.
+            time_limit: seconds.
+        """
+        self._host = host
+        self._bus = bus
+        self._time_limit = time_limit
+        self._owned = False
+
+    def owned(self) -> bool:
+        return self._owned
+
+    async def recall(self) -> None:
+        try:
+            # A predecessor that was killed may have left it at work, and who stops a load half-way does not
+            # know what comes of it.
+            async with self._limited(UNIT, "done with what it was told before"):
+                self._owned = await self._settled(UNIT, _never) == "active"
+        except KheadersError:  # no service manager, or no such unit: it has loaded nothing
+            self._owned = False
+
+    async def load(self) -> None:
+        try:
+            state, refusal = await self._change(UNIT, "StartUnit", "started", self._is_there)
+        except KheadersError:
+            self._owned = True  # the job was not seen to its end; what comes of it is to be stopped
+            raise
+        self._owned = state == "active"
+        if not self._is_there():
+            raise ModuleFailed(f"kheaders could not be loaded: {_reason(UNIT, state, refusal)}")
+
+    async def unload(self) -> None:
+        if self._owned:
+            unit = UNIT
+            state, refusal = await self._change(unit, "StopUnit", "stopped", self._is_gone)
+            self._owned = state == "active" or bool(refusal)
+        else:
+            unit = UNLOAD_UNIT
+            state, refusal = await self._change(unit, "StartUnit", "done", self._is_gone)
+        if not self._is_gone():
+            raise ModuleFailed(f"kheaders could not be unloaded: {_reason(unit, state, refusal)}")
+
+    def _is_there(self) -> bool:
+        return self._host.path(ARCHIVE).exists()
+
+    def _is_gone(self) -> bool:
+        return not self._host.path(LOADED).exists()
+
+    async def _change(
+        self, unit: str, member: str, done: str, has_happened: Callable[[], bool]
+    ) -> tuple[str, str]:
+        """Start or stop a unit and wait for the end of that.
+
+        Args:
+            has_happened: whether the kernel has done what the unit asks it for.
+
+        Returns:
+            the unit's state then, and why the service manager refused, "" if it did not.
+        """
+        async with self._limited(unit, done):
+            try:
+                await self._bus.call(*_MANAGER, member, "ss", (unit, "replace"))
+            except Timeout:
+                raise
+            except ConnectionLost as error:
+                raise ModuleFailed(f"whether {unit} was {done} is not known: {error.message}") from error
+            except KheadersError as error:
+                return "unknown", error.message
+            return await self._settled(unit, has_happened), ""
+
+    async def _settled(self, unit: str, has_happened: Callable[[], bool]) -> str:
+        """The unit's state once nothing is going on with it any more.
+
+        Polled, because to be told we would have to subscribe to everything that the manager does. The longer
+        it takes, the more seldom; but once it has happened, it is a matter of milliseconds, in which the
+        module takes up memory for nothing.
+        """
+        pause = _FIRST_PAUSE
+        while (await self._get(unit, "Job"))[0]:
+            if await _becomes(has_happened, pause):
+                pause, has_happened = _FIRST_PAUSE, _never
+            else:
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        return await self._state(unit)
+
+    async def _state(self, unit: str) -> str:
+        """ "active", "inactive", "failed", and while something is going on "activating" and the like."""
+        return str(await self._get(unit, "ActiveState"))
+
+    async def _get(self, unit: str, name: str) -> Any:
+        loaded = await self._bus.call(*_MANAGER, "LoadUnit", "s", (unit,))
+        answer = await self._bus.call(
+            _MANAGER[0],
+            loaded.values[0],
+            "org.freedesktop.DBus.Properties",
+            "Get",
+            "ss",
+            ("org.freedesktop.systemd1.Unit", name),
+        )
+        return answer.values[0].value
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, unit: str, done: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._time_limit) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise Timeout(
+                f"{unit} was not {done} within {self._time_limit:g} seconds; see 'journalctl -u {unit}'"
+            ) from None
+
+
+async def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it is met within so many seconds; returns as soon as it is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= end:
+            return False
+        await asyncio.sleep(_GLANCE)
+    return True
+
+
+def _never() -> bool:
+    return False
+
+
+def _reason(unit: str, state: str, refusal: str) -> str:
+    return f"{refusal or f'{unit} is {state}'}; see 'journalctl -u {unit}'"

@@ -1,0 +1,1 @@
+"""Commands that the daemon does not trust, or may not run itself: in units, or in confined children."""

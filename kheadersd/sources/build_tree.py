@@ -1,0 +1,187 @@
+"""What makes a tree of kernel headers usable, and what makes bcc and bpftrace use it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..host.architecture import MAX_AUTOCONF, Configuration, read_configuration
+from ..system.files import read_file
+from ..system.printable import printable
+from .source import Why
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..host.host import Host
+    from ..release import Release
+    from .source import Tree
+
+OF_SOURCE = ("include/linux/kconfig.h", "include/linux/types.h")
+"""What every source tree has. bcc looks for the first of them before it believes in a tree."""
+
+AUTOCONF = "include/generated/autoconf.h"
+"""The configuration of the kernel."""
+
+UTSRELEASE = "include/generated/utsrelease.h"
+"""The release of the kernel."""
+
+OF_BUILD = (AUTOCONF, UTSRELEASE)
+"""What a kernel's build generates."""
+
+AUTOMOUNT = "/run/kheaders/build"
+"""Where our own headers are mounted when they are first looked at: looking would ask us for them."""
+
+_MAX_LINKS = 40
+_INCLUDES = (
+    "arch/{}/include",
+    "arch/{}/include/generated",
+    "include",
+    "arch/{}/include/uapi",
+    "arch/{}/include/generated/uapi",
+    "include/uapi",
+    "include/generated/uapi",
+)
+
+
+class Unusable(Exception):
+    """With a tree no program of the release's kernel compiles.
+
+    Attributes:
+        why: INCOMPLETE, OTHER_RELEASE or UNREADABLE.
+        message: the reason in words, naming the file that was looked at.
+        places: the paths where what is missing could be.
+    """
+
+    def __init__(self, why: Why, message: str, places: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.why = why
+        self.message = message
+        self.places = tuple(places)
+
+
+def include_directories(arch: str) -> tuple[str, ...]:
+    """The names in a tree of the directories that headers are looked for in, in kbuild's order."""
+    return tuple(name.format(arch) for name in _INCLUDES)
+
+
+def architecture(build_tree: Path) -> str:
+    """The kernel's name of the architecture of a build tree, as its autoconf.h says: "x86".
+
+    Blocking: some milliseconds, some microseconds if it is the tree that was asked for last.
+
+    Raises:
+        Unusable: INCOMPLETE or UNREADABLE.
+    """
+    found = configuration(build_tree).architecture
+    if found is None:
+        raise Unusable(
+            Why.INCOMPLETE,
+            f"{build_tree / AUTOCONF} configures no architecture, or more than one, so no program compiles",
+        )
+    return found
+
+
+def configuration(build_tree: Path) -> Configuration:
+    """What the autoconf.h of a build tree says; blocking, as `architecture`.
+
+    Raises:
+        Unusable: INCOMPLETE (there is none) or UNREADABLE.
+    """
+    path = build_tree / AUTOCONF
+    try:
+        status = path.stat()
+        return _configuration(str(path), (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    except FileNotFoundError:
+        raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+# It has some 7,000 symbols, 0.7 MB: one is enough for several questions about the same tree.
+@functools.lru_cache(maxsize=1)
+def _configuration(path: str, identity: tuple[int, ...]) -> Configuration:  # noqa: ARG001 - part of the key
+    return read_configuration(read_file(path, MAX_AUTOCONF))
+
+
+def unreadable(path: Path, error: OSError) -> Unusable:
+    """The refusal of a tree that has a file that cannot be read."""
+    return Unusable(Why.UNREADABLE, f"{printable(str(path))} cannot be read: {error.strerror}")
+
+
+def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:
+    """The variables with which bcc and bpftrace use ``tree``; some tens of microseconds.
+
+    Empty when the tools find the tree by themselves, in /lib/modules of the machine we run on. bcc gets no
+    variable for a split tree: BCC_KERNEL_SOURCE names the one directory that it then takes for both
+    (bcc's kbuild_helper.cc). bpftrace takes two (its get_kernel_dirs).
+    """
+    if host.is_live and release == host.running and _is_standard(tree, release, host):
+        return {}
+    if tree.source_tree == tree.build_tree:
+        return {"BCC_KERNEL_SOURCE": str(tree.build_tree), "BPFTRACE_KERNEL_SOURCE": str(tree.build_tree)}
+    return {
+        "BPFTRACE_KERNEL_SOURCE": str(tree.source_tree),
+        "BPFTRACE_KERNEL_BUILD": str(tree.build_tree),
+    }
+
+
+def _is_standard(tree: Tree, release: Release, host: Host) -> bool:
+    """Whether both tools come to ``tree`` when nothing tells them where to look."""
+    try:
+        build = standard_directory("build", release, host)
+        if build is None:  # bcc does not take "source" for both
+            return False
+        source = standard_directory("source", release, host)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            return False
+        source = None  # to both tools a link that leads nowhere is none
+    return tree.build_tree == build and tree.source_tree == (source or build)
+
+
+def standard_directory(name: str, release: Release, host: Host) -> Path | None:
+    """`real_directory` of /lib/modules/<release>/<name>, where ``name`` is "build" or "source"."""
+    return real_directory(host.modules_directory(release) / name, host)
+
+
+def real_directory(path: Path, host: Host) -> Path | None:
+    """The real path of ``path``.
+
+    None if there is no such name, or if it leads to our own automount: that is not touched, because whatever
+    looks there asks the daemon for headers.
+
+    Raises:
+        OSError: it is there and leads nowhere (ENOENT), or in circles (ELOOP), or cannot be looked at.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if leads_to_automount(path, host):
+        return None
+    return host.resolve(path)
+
+
+def leads_to_automount(path: Path, host: Host) -> bool:
+    """Whether ``path`` is a symlink to our own automount, or to one that is; only reads links.
+
+    Raises:
+        OSError: a link's directory cannot be looked at.
+    """
+    automount = host.path(AUTOMOUNT)
+    for _ in range(_MAX_LINKS):
+        if path.is_relative_to(automount):
+            return True
+        try:
+            target = os.readlink(path)
+        except OSError:  # not a link: EINVAL; or not there
+            return False
+        if target.startswith("/"):
+            path = Path(os.path.normpath(host.path(target)))
+        else:
+            path = Path(os.path.normpath(host.resolve(path.parent) / target))
+    return False

@@ -1,0 +1,308 @@
+"""Headers that a package put where programs look: /lib/modules/<release>/{build,source}, or in /usr/src."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from ..system.files import read_start
+from ..system.printable import has_controls, printable, quoted
+from ..system.tasks import in_thread
+from . import tree_copy as snapshot
+from .build_tree import OF_SOURCE, Unusable, configuration, leads_to_automount, real_directory
+from .source import Nothing, Tree, Why
+from .usable import VERSION_H, check_inside, check_usable, witnesses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ..host.host import Host
+    from ..release import Release
+    from .source import Report
+
+# Whoever asks for many releases that do not exist must not fill the memory.
+_MAX_REMEMBERED = 64
+# Nanoseconds; more than the 10 ms of a coarse kernel clock.
+_RESOLUTION = 100_000_000
+# For so many seconds after a walk through a tree no change is noticed.
+_FRESH = 2.0
+# Headers of a kernel whose modules are elsewhere, or not there: in a container, in WSL, on Gentoo.
+_WITHOUT_LINK = ("usr/src/linux-headers-{}", "usr/src/kernels/{}", "usr/src/linux-{}")
+# In the Makefile of what was built elsewhere than where its sources are: O=, and Debian's packages.
+_SOURCES = re.compile(rb"^include (/[^\n]*)/Makefile$", re.MULTILINE)
+_MAX_MAKEFILE = 64 * 1024
+_MAX_STATED = 3
+NOT_LOOKED_AT = "not looked at"
+"""No tree has this identity."""
+
+_Identity = tuple[int, int, int] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Look:
+    """What a full check found, and the state of all the files that it depends on.
+
+    Attributes:
+        links: "build" and "source" themselves, or the directory that has neither; where they lead is in
+            ``files``.
+        lasting: whether these tell of every change. A link that leads nowhere in an image does not: only we
+            follow it below the image's root.
+    """
+
+    found: Tree | Nothing
+    links: tuple[tuple[str, _Identity], ...]
+    files: tuple[tuple[str, _Identity], ...]
+    lasting: bool
+
+    def is_current(self) -> bool:
+        """Is in the path of every call for a tree: hence no niceties."""
+        if not self.lasting:
+            return False
+        for path, known in self.links:
+            if _identity(path, follow=False) != known:
+                return False
+        for path, known in self.files:  # noqa: SIM110 - a generator would take half as long again
+            if _identity(path) != known:
+                return False
+        return True
+
+
+class TreeSource:
+    """Serves whole trees, and trees that a distribution splits into a source and a build part, in place."""
+
+    name = "tree"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._looks: dict[str, _Look] = {}
+        self._stamps: dict[str, tuple[float, str]] = {}
+
+    async def find(self, release: Release, report: Report) -> Tree:
+        """Check the tree of ``release``.
+
+        Raises:
+            Nothing: MISSING, DANGLING, INCOMPLETE, OTHER_RELEASE or UNREADABLE, naming the path.
+        """
+        report("looking", 0.0)
+        look = await in_thread(_look, self._host, release)
+        self._looks.pop(release, None)
+        self._looks[release] = look
+        if len(self._looks) > _MAX_REMEMBERED:
+            del self._looks[next(iter(self._looks))]
+        if isinstance(look.found, Nothing):
+            raise Nothing(look.found.why, look.found.message)
+        return look.found
+
+    def present(self, release: Release) -> tuple[bool, Tree | None]:
+        """The result of the last `find`, if what it depends on has not changed since; some 20 microseconds.
+
+        Of a usable tree only what `witnesses` names is looked at again, not all that was checked.
+
+        Returns:
+            Whether the answer is known, and the tree: ``(False, None)`` asks for a `find`, ``(True, None)``
+            says that there is still none.
+        """
+        look = self._looks.get(release)
+        if look is None or not look.is_current():
+            return False, None
+        return True, look.found if isinstance(look.found, Tree) else None
+
+    def stamp(self, origin: str) -> str:
+        """The identity of a tree that an entry was made from, as `snapshot.look` found it just now.
+
+        `NOT_LOOKED_AT` if nobody has looked for 2 seconds: then `remember` what a thread finds.
+        """
+        if snapshot.is_gone(origin):
+            return ""
+        known = self._stamps.get(origin)
+        if known is None or time.monotonic() - known[0] > _FRESH:
+            return NOT_LOOKED_AT
+        return known[1]
+
+    def remember(self, origin: str, stamp: str) -> None:
+        """Let `stamp` say for a while what `snapshot.look` has found now."""
+        self._stamps.pop(origin, None)
+        self._stamps[origin] = time.monotonic(), stamp
+        if len(self._stamps) > _MAX_REMEMBERED:
+            del self._stamps[next(iter(self._stamps))]
+
+
+def _identity(path: str, *, follow: bool = True) -> _Identity:
+    """What changes when a file is replaced, edited or removed."""
+    try:
+        status = os.stat(path, follow_symlinks=follow)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _absence(directory: Path) -> tuple[tuple[str, _Identity], ...]:
+    """What stands for two links that are missing: no name comes without a change of the directory.
+
+    Empty if it changed this very moment: it could change again within the resolution of its time stamp.
+    """
+    identity = _identity(str(directory))
+    if identity is None or time.time_ns() - identity[1] < _RESOLUTION:
+        return ()
+    return ((str(directory), identity),)
+
+
+def _look(host: Host, release: Release) -> _Look:
+    """Check thoroughly; blocking, some 0.1 s for a usable tree."""
+    return _Search(host, release).run()
+
+
+class _Search:
+    """One search for the tree of a release.
+
+    What the result depends on is noted before it is looked at, so that no change falls in between.
+    """
+
+    def __init__(self, host: Host, release: Release) -> None:
+        self._host = host
+        self._release = release
+        self._directory = host.modules_directory(release)
+        self._links: dict[str, _Identity] = {}
+        self._files: dict[str, _Identity] = {}
+        self._reasons: list[Unusable] = []
+
+    def run(self) -> _Look:
+        self._note_links()
+        for pairs in self._candidates():
+            tree = self._first_usable(pairs)
+            if tree is not None:
+                if tree.source_tree == tree.build_tree:
+                    self._links.pop(f"{tree.build_tree}/source", None)
+                files = {str(path) for path in witnesses(tree.source_tree, tree.build_tree)}
+                return self._result(tree, {path: self._files.get(path) for path in files})
+        return self._result(self._nothing(), self._files)
+
+    def _result(self, found: Tree | Nothing, files: dict[str, _Identity]) -> _Look:
+        # Below an image's root, a link that leads nowhere can come to lead somewhere without a change that
+        # the kernel's own stat(2) sees.
+        dangling = any(reason.why is Why.DANGLING for reason in self._reasons)
+        lasting = self._host.is_live or not dangling
+        return _Look(found, tuple(self._links.items()), tuple(files.items()), lasting)
+
+    def _note_links(self) -> None:
+        links = {str(self._directory / name): None for name in ("build", "source")}
+        self._links = {link: _identity(link, follow=False) for link in links}
+        if not any(self._links.values()):
+            self._links = dict(_absence(self._directory)) or self._links
+        first = self._host.path("lib/modules", self._release)
+        if first != self._directory or first.is_symlink():
+            self._note_link(first)
+
+    def _note_link(self, path: Path) -> None:
+        self._links.setdefault(str(path), _identity(str(path), follow=False))
+
+    def _candidates(self) -> Iterator[list[Tree]]:
+        """The pairs of trees to try, the first of which is the one that is meant."""
+        build = self._real(self._directory / "build")
+        source = self._real(self._directory / "source")
+        if build is not None or source is not None:
+            yield self._pairs(build or source, source or build)  # type: ignore[arg-type]
+        for name in _WITHOUT_LINK:
+            path = self._host.path(name.format(self._release))
+            self._note_link(path)
+            place = self._real(path)
+            if place is not None:
+                yield self._pairs(place, place)
+
+    def _pairs(self, build: Path, source: Path) -> list[Tree]:
+        """What to try for a build tree and what is said to be its sources.
+
+        A build tree can be whole although "source" leads to something else. Where it is not, it says itself
+        where its sources are.
+        """
+        pairs = [Tree(source, build), Tree(build, build)]
+        self._note_link(build / "source")
+        stated = [build / "source"]
+        self._note(str(build / "Makefile"))
+        with contextlib.suppress(OSError):
+            text = read_start(self._host.inside(build / "Makefile"), _MAX_MAKEFILE)
+            stated += (self._host.path(os.fsdecode(path)) for path in _SOURCES.findall(text))
+        for path in stated[:_MAX_STATED]:
+            place = self._real(path)
+            if place is not None:
+                pairs.append(Tree(place, build))
+        return list(dict.fromkeys(pairs))
+
+    def _real(self, path: Path) -> Path | None:
+        """As `real_directory`; why it leads nowhere is noted."""
+        self._note_link(path)
+        try:
+            # Even a stat(2) through the automount waits for the mount, which waits for this daemon.
+            if leads_to_automount(path, self._host):
+                return None
+            if self._links.get(str(path)) is not None:
+                self._note(str(path))
+            return real_directory(path, self._host)
+        except OSError as error:
+            self._reasons.append(Unusable(Why.DANGLING, _why_not_followed(path, error)))
+            return None
+
+    def _note(self, *paths: str) -> None:
+        for path in paths:
+            self._files.setdefault(path, _identity(path))
+
+    def _first_usable(self, pairs: list[Tree]) -> Tree | None:
+        reasons: list[tuple[bool, int, Unusable]] = []
+        for pair in pairs:
+            try:
+                self._check(pair)
+                randomised = configuration(pair.build_tree).is_randomised
+            except Unusable as reason:
+                self._note(*reason.places)
+                # What is wrong with a tree of sources tells more than that another tree is none.
+                is_none = not os.path.exists(pair.source_tree / OF_SOURCE[0])
+                reasons.append((is_none, len(reasons), reason))
+            else:
+                return dataclasses.replace(pair, randomised=randomised)
+        self._reasons.append(min(reasons)[2])
+        return None
+
+    def _check(self, pair: Tree) -> None:
+        for tree in (pair.source_tree, pair.build_tree):
+            if has_controls(str(tree)):
+                raise Unusable(
+                    Why.UNREADABLE,
+                    f"{quoted(str(tree))} cannot be served: no caller could be told its name, which is not "
+                    "UTF-8 or has control characters",
+                )
+        if not self._host.is_live:
+            check_inside(self._host.root, pair.source_tree, pair.build_tree)
+        self._note(*(str(pair.source_tree / name) for name in OF_SOURCE), str(pair.build_tree / VERSION_H))
+        self._note(*(str(path) for path in witnesses(pair.source_tree, pair.build_tree)))
+        check_usable(pair.source_tree, pair.build_tree, self._release)
+
+    def _nothing(self) -> Nothing:
+        if self._reasons:
+            message = "; ".join(dict.fromkeys(reason.message for reason in self._reasons))
+            return Nothing(self._reasons[0].why, message)
+        try:
+            automounts = [
+                name for name in ("build", "source") if leads_to_automount(self._directory / name, self._host)
+            ]
+        except OSError:
+            automounts = []
+        if automounts:
+            return Nothing(
+                Why.MISSING,
+                f"{self._directory}/{automounts[0]} only leads to what kheadersd itself provides",
+            )
+        others = ", ".join(f"/{name.format(self._release)}" for name in _WITHOUT_LINK)
+        return Nothing(Why.MISSING, f"there is no {self._directory}/build, and none of {others}")
+
+
+def _why_not_followed(link: Path, error: OSError) -> str:
+    name = printable(str(link))
+    if isinstance(error, FileNotFoundError) and link.is_symlink():
+        target = printable(os.readlink(link), 200)
+        return f"{name} leads to {target}, which is not there: its headers package was removed"
+    return f"{name} leads nowhere: {error.strerror}"

@@ -1,0 +1,65 @@
+"""The archive of the running kernel, read from the module that is loaded just for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..system.tasks import in_thread
+from .kernel_archive import stamp_at
+from .source import Nothing, Why
+from .sysfs import archive_of, read_contents
+
+if TYPE_CHECKING:
+    from ..host.host import Host
+    from ..host.kernel_module import KernelModule
+    from ..release import Release
+    from .source import Archive, Report
+
+# Another program may unload what we have just loaded; then it is loaded again.
+_TRIES = 3
+
+
+class ModuleSource:
+    """Loads kheaders, reads its archive whole, and unloads it at once if it was us who loaded it."""
+
+    name = "module"
+
+    def __init__(self, host: Host, module: KernelModule) -> None:
+        self._host = host
+        self._module = module
+
+    async def find(self, release: Release, report: Report) -> Archive:
+        """Read the running kernel's archive, loading the module if it is not loaded.
+
+        Raises:
+            Nothing: NOT_RUNNING, MISSING (no such module is installed), UNSUPPORTED (modules cannot be loaded
+                here), VANISHED (others unload it as soon as we load it) or UNREADABLE.
+            ModuleFailed: it could not be loaded, or shows no archive.
+            Timeout: loading took longer than 30 seconds.
+            Corrupt: its archive is damaged.
+        """
+        if release != self._host.running:
+            raise Nothing(
+                Why.NOT_RUNNING,
+                f"only {self._host.running_kernel}, which runs, can load a module of its own",
+            )
+        if await self._module.look() == "absent":
+            raise Nothing(Why.MISSING, f"kernel {release} has no kheaders module installed")
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._load_and_read(report)
+            except Nothing as nothing:
+                if nothing.why not in (Why.MISSING, Why.VANISHED):
+                    raise
+        return await self._load_and_read(report)
+
+    async def _load_and_read(self, report: Report) -> Archive:
+        report("loading", 0.0)
+        async with self._module.loaded():
+            report("reading", 0.5)
+            contents = await read_contents(self._host, self._module.path)
+        return await in_thread(archive_of, self._host, contents)
+
+    def stamp(self, origin: str) -> str:
+        """Of the file in sysfs, "" as a rule: it is only there while the module is loaded."""
+        return stamp_at(origin)

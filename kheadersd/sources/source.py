@@ -1,0 +1,132 @@
+"""Where headers come from: five sources behind one small interface, none of which knows the cache.
+
+A source either finds a tree that is already usable in place, or an archive to be extracted, or raises
+`Nothing` with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..release import Release
+
+SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
+"""All sources, in their default order."""
+
+
+class Why(enum.Enum):
+    """The typed reasons for which a source has nothing."""
+
+    MISSING = "missing"  # nothing is there
+    DANGLING = "dangling"  # a symlink leads nowhere: the headers package was removed
+    INCOMPLETE = "incomplete"  # a left-over without kconfig.h, or without what was generated
+    OTHER_RELEASE = "other-release"  # it is another kernel's
+    NOT_RUNNING = "not-running"  # this source only serves the running kernel
+    VANISHED = "vanished"  # it went away while it was read, again and again
+    UNREADABLE = "unreadable"  # it is there but could not be read
+    UNSUPPORTED = "unsupported"  # this host cannot have it: no module loading, no known package manager
+    NOT_AUTHORISED = "not-authorised"  # it would need an authorisation that the caller lacks
+
+
+class Nothing(Exception):
+    """A source has no headers for the release: not a failure, the next source is asked.
+
+    Attributes:
+        why: the typed reason.
+        message: the reason in words, naming the path that was looked at.
+    """
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+        self.message = message
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tree:
+    """Headers that are served where they are. The two paths are equal for a whole tree.
+
+    Attributes:
+        randomised: whether the kernel has its structures' members in a random order that headers do not tell.
+    """
+
+    source_tree: Path
+    build_tree: Path
+    randomised: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One tar stream of an archive, already decompressed.
+
+    Attributes:
+        label: what messages call it: a file name.
+        chunks: starts the stream anew; yields pieces of at most 1 MiB, and empty ones while it takes long.
+            Raises Corrupt on the way when it is damaged, cut short or followed by garbage. Closing the
+            iterator frees all it holds.
+        place: maps a member's name (normalised: no leading "./", no trailing "/") to its name in the tree, or
+            to None to leave the member out.
+        tar_bytes: the length of the decompressed stream if it is known in advance, else 0.
+    """
+
+    label: str
+    chunks: Callable[[], Iterator[bytes]]
+    place: Callable[[str], str | None]
+    tar_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Archive:
+    """Headers that are extracted before they can be served.
+
+    Attributes:
+        digest: sha256 of the archive as it was found, 64 hex digits; of a set of packages, the sha256 of the
+            lines "<sha256 of the package>\n" in the order of the layers.
+        layers: the streams that make up the tree, merged in this order. No name may occur in two of them.
+        origin: the file or package names that it came from, for the journal and `Describe`.
+        build_id: the running kernel's build-id when the archive belongs to exactly that build, else "".
+        origin_stamp: identity of the origin on disk, so that a replaced file is noticed (see `stamp`); "" if
+            there is none.
+    """
+
+    digest: str
+    layers: Sequence[Layer]
+    origin: str
+    build_id: str = ""
+    origin_stamp: str = ""
+
+
+Offer = Tree | Archive
+Report = Callable[[str, float], None]
+"""Called with a stage and the fraction done, 0 to 1; cheap, from any thread."""
+
+
+def whole(name: str) -> str:
+    """The `Layer.place` of an archive that is taken as it is."""
+    return name
+
+
+class Source(Protocol):
+    """One place to look for headers."""
+
+    name: str
+
+    async def find(self, release: Release, report: Report) -> Offer:
+        """Look for the headers of ``release``.
+
+        Disk, children and the network are used off the event loop. Cancelling leaves nothing behind.
+
+        Raises:
+            Nothing: this source has no headers for the release.
+            KheadersError: it has something, but that is damaged, another kernel's, or cannot be got at.
+        """
+        ...
+
+    def stamp(self, origin: str) -> str:
+        """The present identity of an archive's origin, "" if it is gone or has none. Microseconds."""
+        ...

@@ -1,0 +1,159 @@
+"""Tells the service manager how we are, and never waits for it (sd_notify(3), sd_watchdog_enabled(3))."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING
+
+from .printable import encodable
+
+if TYPE_CHECKING:
+    from ..cache.entry import Entry
+    from ..headers.requests import Observer
+    from ..release import Release
+
+log = logging.getLogger(__name__)
+
+# The queue of the service manager has room for some ten datagrams of all services (net.unix.max_dgram_qlen).
+_AGAIN = 0.1
+# A status that changes a hundred times a second is not worth telling each time.
+_STATUS_PAUSE = 0.5
+
+
+class ServiceManager:
+    """The other end of ``$NOTIFY_SOCKET``. Where there is none, nothing happens.
+
+    A message for which the service manager has no room is sent again soon; a newer one of the same kind takes
+    its place.
+    """
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        """
+        Args:
+            environment: what is ours is taken out of it, since it does not concern the programs that we run.
+        """
+        address = environment.pop("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._feeding = _watchdog_interval(environment) / 2
+        self._socket: socket.socket | None = None
+        self._pending: dict[str, str] = {}
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._ready = False
+        self._refused = False
+        self._status = ""
+
+    def start(self) -> None:
+        """Feed the watchdog from now on: the event loop does it, so that a loop that hangs does not."""
+        if self._address:
+            self._socket = socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            )
+        if self._feeding:
+            self._feed()
+
+    def close(self) -> None:
+        """Say nothing any more. May be called twice."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def ready(self) -> None:
+        self._ready = True
+        self._send("ready", "READY=1")
+
+    def reloading(self) -> None:
+        """We read the configuration again, until `reloaded`."""
+        if self._ready:
+            self._send("reloading", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        if self._ready:
+            self._send("ready", "READY=1")
+
+    def stopping(self) -> None:
+        self._ready = False
+        self._send("stopping", "STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for ``systemctl status``."""
+        if text != self._status:
+            self._status = text
+            self._send("status", f"STATUS={text}")
+
+    def _feed(self) -> None:
+        self._send("watchdog", "WATCHDOG=1")
+        self._after(self._feeding, self._feed)
+
+    def _send(self, kind: str, message: str) -> None:
+        self._pending.pop(kind, None)  # the newer one comes after what was said in between
+        self._pending[kind] = message
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._pending and self._socket is not None:
+            kind = next(iter(self._pending))
+            try:
+                self._socket.sendto(encodable(self._pending[kind]).encode(), self._address)
+            except BlockingIOError:
+                self._after(_AGAIN, self._flush)
+                return
+            except OSError as error:
+                level = logging.DEBUG if self._refused else logging.WARNING
+                self._refused = True  # a socket that is gone does not come back
+                log.log(level, "the service manager could not be told %s: %s", self._pending[kind], error)
+            del self._pending[kind]
+
+    def _after(self, seconds: float, what: Callable[[], None]) -> None:
+        if (timer := self._timers.get(what)) is not None:
+            timer.cancel()
+        self._timers[what] = asyncio.get_running_loop().call_later(seconds, what)
+
+
+def _watchdog_interval(environment: MutableMapping[str, str]) -> float:
+    """Seconds within which the service manager wants to hear from us; 0 if it does not."""
+    pid, interval = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
+    if pid and pid != str(os.getpid()):
+        return 0.0
+    if not (interval.isascii() and interval.isdigit()):
+        return 0.0
+    return int(interval) / 1e6
+
+
+class StatusObserver:
+    """An `Observer` that keeps the status up to date, and passes everything on.
+
+    Args:
+        observer: who is to be told.
+        update: tells the status; called soon after a change.
+    """
+
+    def __init__(self, observer: Observer, update: Callable[[], None]) -> None:
+        self._observer = observer
+        self._update = update
+        self._timer: asyncio.TimerHandle | None = None
+
+    def entry_added(self, entry: Entry) -> None:
+        self._observer.entry_added(entry)
+
+    def entry_removed(self, entry: Entry, reason: str) -> None:
+        self._observer.entry_removed(entry, reason)
+
+    def progress(self, release: Release, stage: str, fraction: float) -> None:
+        self._observer.progress(release, stage, fraction)
+
+    def changed(self) -> None:
+        self._observer.changed()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_STATUS_PAUSE, self._tell)
+
+    def _tell(self) -> None:
+        self._timer = None
+        self._update()

@@ -1,0 +1,201 @@
+"""Where a kernel's BTF is: shown by the running kernel, or in an image of any kernel that is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from ..errors import Corrupt, KheadersError, ReleaseMismatch
+from ..formats.btf import MAX_BTF, check
+from ..sources.build_tree import leads_to_automount
+from ..sources.kernel_archive import stamp_at
+from ..sources.source import Nothing, Why
+from ..system.files import TooLarge, read_file
+from ..system.tasks import in_thread
+from . import OF_RUNNING
+from .kernel_image import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..host.host import Host
+    from ..release import Release
+
+IMAGES = (
+    "boot/vmlinux-{}",
+    "lib/modules/{}/vmlinux-{}",
+    "lib/modules/{}/build/vmlinux",
+    "lib/modules/{}/vmlinux",
+    "usr/lib/debug/boot/vmlinux-{}",
+    "usr/lib/debug/lib/modules/{}/vmlinux",
+    "lib/modules/{}/vmlinuz",
+    "boot/vmlinuz-{}",
+)
+"""Where images are, with the release for the braces. Those that need no decompressing come first,
+where libbpf looks for them, too (btf__load_vmlinux_btf); then what is booted."""
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Btf:
+    """A kernel's type information.
+
+    Attributes:
+        data: the content of the kernel's section .BTF, complete as far as its header says; of 4 to 64 MiB.
+        digest: its sha256, 64 hex digits. The same for the running kernel as from its image.
+        origin: the path that it came from.
+        origin_stamp: identity of the origin, so that a replaced image is noticed (see `stamp`).
+        build_id: the kernel's GNU build-id in hex, "" where it is not known.
+    """
+
+    data: bytes
+    digest: str
+    origin: str
+    origin_stamp: str
+    build_id: str
+
+
+async def find(host: Host, release: Release, scratch: Path) -> Btf:
+    """Look for the BTF of ``release``.
+
+    Milliseconds for the running kernel, up to some seconds for an image; not on the event loop. Cancelling
+    leaves nothing behind.
+
+    Args:
+        scratch: a directory with room for a decompressed kernel, 20 to 120 MB, for the time that this takes.
+
+    Raises:
+        Nothing: there is none. The message says why not, place by place; ``why`` is MISSING if there is no
+            image either, else what is wrong with the first: INCOMPLETE (built without BTF), UNSUPPORTED (it
+            cannot be decompressed here), OTHER_RELEASE (another build than the one that runs), UNREADABLE.
+        Corrupt: all that there is is damaged.
+        ReleaseMismatch: all that there is is of other kernels.
+        NoSpace: there is no room in ``scratch``.
+    """
+    cancelled = threading.Event()
+    return await in_thread(_find, host, release, scratch, cancelled, cancelled=cancelled)
+
+
+async def check_exists(host: Host, release: Release) -> None:
+    """Check that there is a file which may have the BTF of ``release``; some microseconds for each place.
+
+    Raises:
+        Nothing: there is none, with the message that `find` has then.
+    """
+    await in_thread(_first, host, release, functools.partial(_check_exists, host, release))
+
+
+def stamp(host: Host, origin: str) -> str:
+    """The present identity of an origin, "" if it is gone; microseconds.
+
+    Of an image, "inode:size:mtime_ns". Of the running kernel, its build-id: the times in sysfs are those of a
+    cache.
+    """
+    if origin == str(host.path(OF_RUNNING)):
+        return _stamp_of_running(host) if host.exists(host.path(OF_RUNNING)) else ""
+    return stamp_at(origin)
+
+
+def _stamp_of_running(host: Host) -> str:
+    return f"running:{host.running}:{host.build_id}"
+
+
+def _find(host: Host, release: Release, scratch: Path, cancelled: threading.Event) -> Btf:
+    def read(place: str, path: Path) -> Btf:
+        if place == OF_RUNNING:
+            return _of_running(host, release, path)
+        return _of_image(host, release, path, scratch, cancelled)
+
+    return _first(host, release, read)
+
+
+def _check_exists(host: Host, release: Release, place: str, path: Path) -> None:
+    if place != OF_RUNNING:
+        _real_path(host, path)
+        return
+    _check_runs(host, release, path)
+    if not host.exists(path):
+        raise Nothing(Why.MISSING, f"there is no {path}")
+
+
+def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
+    """What ``look`` makes of the first place where it finds something. Raises as `find`."""
+    missing: list[str] = []
+    reasons: list[Nothing] = []
+    errors: list[KheadersError] = []
+    for place in (OF_RUNNING, *IMAGES):
+        path = host.path(place.format(release, release))
+        try:
+            return look(place, path)
+        except Nothing as nothing:
+            if nothing.why == Why.MISSING:
+                missing.append(str(path))
+            else:
+                reasons.append(nothing)
+        except (Corrupt, ReleaseMismatch) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    why = next((reason.why for reason in reasons if reason.why != Why.NOT_RUNNING), Why.MISSING)
+    nowhere = f"there is none of {', '.join(missing)}" if missing else ""
+    raise Nothing(why, "; ".join(filter(None, [*(reason.message for reason in reasons), nowhere])))
+
+
+def _of_running(host: Host, release: Release, path: Path) -> Btf:
+    _check_runs(host, release, path)
+    try:
+        data = _read(host.inside(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    check(data, str(path))
+    return Btf(data, _digest(data), str(path), _stamp_of_running(host), host.build_id)
+
+
+def _check_runs(host: Host, release: Release, path: Path) -> None:
+    if release != host.running:
+        raise Nothing(Why.NOT_RUNNING, f"{path} is of {host.running_kernel}, which runs")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, MAX_BTF)
+    except TooLarge as error:
+        raise Corrupt(f"{path} is too large: {error.strerror}") from error
+
+
+def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled: threading.Event) -> Btf:
+    real = _real_path(host, path)
+    found = read_image(real, release, scratch, cancelled)
+    if (
+        release == host.running
+        and "" not in (host.build_id, found.build_id)
+        and host.build_id != found.build_id
+    ):
+        raise Nothing(Why.OTHER_RELEASE, f"{real} is of another build of {release} than the one that runs")
+    return Btf(found.btf, _digest(found.btf), str(real), found.stamp, found.build_id)
+
+
+def _real_path(host: Host, path: Path) -> Path:
+    try:
+        # Our own headers are there, of which looking would make us mount them, and no image.
+        if leads_to_automount(path.parent, host):
+            raise Nothing(Why.MISSING, f"there is no {path}")
+        return host.resolve(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> Nothing:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Nothing(Why.MISSING, f"there is no {path}")
+    return Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,109 @@
+"""vmlinux.h out of BTF, by bpftool, and how programs are compiled with it.
+
+bpftool is the kernel's own tool, made from the kernel's tree, and its output is the vmlinux.h that CO-RE
+programs are written against; the libraries for Python that read BTF are of single projects, and make no C.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CompileFailed
+from ..host.architecture import ARCHITECTURES, of_machine
+from ..sandbox.child import Command
+from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
+from ..system.tasks import in_thread
+
+if TYPE_CHECKING:
+    from ..sandbox.child import Run
+    from .bpftool import Bpftool
+    from .btf_finder import Btf
+
+NAME = "vmlinux.h"
+"""What the file is called wherever it is included."""
+
+MAX_TEXT = 64 * 1024 * 1024
+"""Bytes. That of a distribution's kernel has 3 to 6 MB."""
+
+SECONDS = 60.0
+"""How long bpftool may take; it takes some 0.2 s."""
+
+_GUARD, _END_OF_GUARD = b"#ifndef __VMLINUX_H__\n#define __VMLINUX_H__\n", b"#endif /* __VMLINUX_H__ */"
+_RELOCATABLE = b"__attribute__((preserve_access_index))"
+_OF_KERNEL = b"\nstruct task_struct {"
+_NEAR = 4096
+_PIECE = 1024 * 1024
+_FIRST_LINES = 3
+
+
+_EXTENSIONS = ("-fms-extensions", "-Wno-microsoft-anon-tag")
+
+
+async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
+    """Write vmlinux.h, some 0.3 s; the same bytes from the same BTF by the same bpftool.
+
+    Args:
+        run: what runs bpftool, apart from us.
+        out: an empty file, open for reading and writing; what is in it is only good if this returns.
+
+    Returns:
+        its size in bytes.
+
+    Raises:
+        CompileFailed: bpftool fails, or what it makes is no complete vmlinux.h.
+        Timeout: it takes more than `SECONDS`.
+        KheadersError: ``run`` cannot run anything.
+    """
+    # bpftool takes only what it can open by a name and seek in, and what a command is given to read is such a
+    # file.
+    words = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
+    finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data), stdout=out)
+    if finished.status != 0:
+        lines = "; ".join(finished.complaints.splitlines()[:_FIRST_LINES])
+        said = limit_met(finished) or lines or f"it ended with status {finished.status}"
+        raise CompileFailed(
+            f"bpftool {bpftool.version} cannot make {NAME} of the BTF in {btf.origin}: {said}. "
+            "For a newer kernel than itself, a newer bpftool may be needed"
+        )
+    return await in_thread(check, out, f"what bpftool {bpftool.version} made of the BTF in {btf.origin}")
+
+
+def check(descriptor: int, label: str) -> int:
+    """Check that a file is a complete vmlinux.h, and return its size in bytes; some milliseconds.
+
+    Complete is one that begins and ends with the include guard, and has a kernel's types, with which programs
+    can be moved to other kernels.
+
+    Raises:
+        CompileFailed: it is not.
+    """
+    size = os.fstat(descriptor).st_size
+    if size > MAX_TEXT:
+        raise CompileFailed(f"{label} has {size} bytes, more than the {MAX_TEXT} that are taken")
+    head = os.pread(descriptor, _NEAR, 0)
+    if not head.startswith(_GUARD) or _END_OF_GUARD not in os.pread(descriptor, _NEAR, max(size - _NEAR, 0)):
+        raise CompileFailed(f"{label} is not a complete {NAME}: it has no include guard")
+    if _RELOCATABLE not in head:
+        raise CompileFailed(f"{label} is not a {NAME} for CO-RE: it has no preserve_access_index")
+    for offset in range(0, size, _PIECE):
+        if _OF_KERNEL in os.pread(descriptor, _PIECE + len(_OF_KERNEL), offset):
+            return size
+    raise CompileFailed(f"{label} is not a kernel's {NAME}: it has no struct task_struct")
+
+
+def compile_arguments(directory: Path, machine: str) -> tuple[str, ...]:
+    """With what clang compiles a CO-RE program that includes "vmlinux.h": ``clang <these> -c prog.bpf.c``.
+
+    The program's other includes, <bpf/bpf_helpers.h> and such, are libbpf's, of the package libbpf-dev. -g is
+    needed: without BTF of the program's own there are no relocations. So are Microsoft's extensions: kernels
+    since 6.19 have tagged anonymous members, without which structures are too small, and clang only warns.
+
+    Args:
+        directory: where vmlinux.h is.
+        machine: as ``uname -m`` says it; the macro is the one that <bpf/bpf_tracing.h> asks for.
+    """
+    target = of_machine(machine)
+    macro = (f"-D__TARGET_ARCH_{target}",) if target in ARCHITECTURES else ()
+    return ("--target=bpf", "-g", "-O2", *_EXTENSIONS, *macro, f"-I{directory}")

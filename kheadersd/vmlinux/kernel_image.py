@@ -1,0 +1,229 @@
+"""BTF out of a kernel's image: vmlinux as it was linked, or what a boot loader loads.
+
+What is compressed is decompressed to an unnamed temporary file, of which a little is read at a time: neither
+the image nor the kernel in it is ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import re
+import struct
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
+from ..formats import btf as blob
+from ..formats import elf, payload
+from ..formats.file_slice import Content
+from ..host.host import find_build_id
+from ..sources.kernel_archive import stamp_of
+from ..sources.source import Nothing, Why
+from ..system.files import opened
+from ..system.printable import printable
+from ..system.space import is_full
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..release import Release
+
+MAX_IMAGE = 128 * 1024 * 1024
+"""Bytes of an image with a compressed kernel. Real ones have 5 to 60 MB."""
+
+MAX_KERNEL = 1024 * 1024 * 1024
+"""Bytes of the kernel in it, decompressed. Real ones have 20 to 120 MB; vmlinux on disk may be larger."""
+
+# "Linux version <release> (<builder>) ...", linux_banner in the kernel's init/version-timestamp.c.
+# A release has up to 64 bytes.
+_BANNER = re.compile(rb"Linux version ([^\x00-\x1f\x7f]{1,64} \()")
+_MAX_BANNER = 96
+_MAX_NOTES = 64 * 1024
+_MAX_CANDIDATES = 10_000
+_MAX_TRIED = 16
+
+
+class Abandoned(Exception):
+    """Nobody wants the result any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FromImage:
+    """What was found.
+
+    Attributes:
+        btf: checked by `blob.check`.
+        build_id: the kernel's GNU build-id in hex, "" where the format does not show it.
+        stamp: "inode:size:mtime_ns" of the very file that was read.
+    """
+
+    btf: bytes
+    build_id: str
+    stamp: str
+
+
+def read_image(path: Path, release: Release, scratch: Path, cancelled: threading.Event) -> FromImage:
+    """The BTF in the image at ``path``; up to some seconds, blocking.
+
+    Args:
+        path: read as it is: links are the caller's concern.
+        release: what kernel it has to be.
+        scratch: a directory for a temporary file of the kernel's size, which never has a name.
+        cancelled: ends it early.
+
+    Raises:
+        Nothing: MISSING, UNREADABLE, INCOMPLETE (the kernel was built without BTF), or UNSUPPORTED (no image
+            of a known kind, or nothing at hand decompresses it).
+        ReleaseMismatch: it is another kernel.
+        Corrupt: it is damaged, or larger than anything real.
+        NoSpace: there is no room in ``scratch``.
+        KheadersError: ``scratch`` cannot be written to.
+        Abandoned: ``cancelled`` was set.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor, status = stack.enter_context(opened(path))
+            return _Reading(release, scratch, cancelled, stack).read(Content(descriptor, str(path)), status)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Nothing(Why.MISSING, f"there is no {path}") from None
+        except OSError as error:
+            raise Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reading:
+    """One reading of an image; the temporary file is closed by ``stack``."""
+
+    release: Release
+    scratch: Path
+    cancelled: threading.Event
+    stack: contextlib.ExitStack
+
+    def read(self, image: Content, status: os.stat_result) -> FromImage:
+        kernel = self._kernel(image)
+        if kernel.upto(0, 4) == elf.MAGIC:
+            btf, build_id = self._from_elf(kernel)
+        elif _is_flat(kernel):
+            btf, build_id = self._from_flat(kernel), ""
+        else:
+            raise Nothing(Why.UNSUPPORTED, f"{image.label} is not a kernel image of a known kind")
+        blob.check(btf, image.label)
+        return FromImage(btf, build_id, stamp_of(status))
+
+    def _kernel(self, image: Content) -> Content:
+        """The kernel in an image, or the image if nothing in it is compressed."""
+        head = image.upto(0, 16)
+        if head.startswith(elf.MAGIC):
+            return image
+        if image.size > MAX_IMAGE:
+            raise Corrupt(f"{image.label} has {image.size} bytes, more than the {MAX_IMAGE} that are taken")
+        if head.startswith(b"MZ\0\0zimg"):
+            # drivers/firmware/efi/libstub/zboot-header.S
+            offset, size = struct.unpack("<II", head[8:16])
+            return self._decompressed(image.part(offset, size))
+        if image.upto(0x202, 4) == b"HdrS":
+            packed, size = _of_boot_protocol(image)
+            kernel = self._decompressed(packed)
+            if size != kernel.size:
+                raise Corrupt(f"the compressed kernel in {image.label} is cut short, or damaged")
+            return kernel
+        return self._decompressed(image) if payload.is_compressed(head) else image
+
+    def _decompressed(self, packed: Content) -> Content:
+        """A temporary file with what ``packed`` has."""
+        # Needed once in a kernel's life, and brings along more than a little.
+        import tempfile
+
+        with self._room():
+            file = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115 - the stack closes it
+        kernel = self.stack.enter_context(file).fileno()
+        size = 0
+        for piece in payload.decompress(packed):
+            if self.cancelled.is_set():
+                raise Abandoned
+            size += len(piece)
+            if size > MAX_KERNEL:
+                raise Corrupt(f"the kernel in {packed.label} has more than {MAX_KERNEL} bytes")
+            with self._room():
+                _write_all(kernel, piece)
+        return Content(kernel, packed.label)
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if is_full(error):
+                raise NoSpace(f"there is no room in {self.scratch} to decompress a kernel") from error
+            raise KheadersError(f"cannot decompress a kernel in {self.scratch}: {error.strerror}") from error
+
+    def _from_elf(self, kernel: Content) -> tuple[bytes, str]:
+        found = elf.sections(kernel, (".BTF", ".rodata", ".notes"))
+        section = found.get(".BTF")
+        if section is None:
+            raise _without_btf(kernel)
+        self._check_release(found.get(".rodata", kernel))
+        if section.size > blob.MAX_BTF:
+            raise Corrupt(f"{kernel.label} has {section.size} bytes of BTF: more than are taken")
+        notes = found[".notes"].upto(0, _MAX_NOTES) if ".notes" in found else b""
+        return section.at(0, section.size), find_build_id(notes)
+
+    def _from_flat(self, kernel: Content) -> bytes:
+        """Of a kernel without section headers: what looks like BTF and is a kernel's."""
+        self._check_release(kernel)
+        tried = 0
+        for offset, _ in itertools.islice(kernel.find(blob.LITTLE_ENDIAN, 4), _MAX_CANDIDATES):
+            with contextlib.suppress(Corrupt):
+                size = blob.parts(kernel.upto(offset, blob.HEADER), kernel.label).end
+                candidate = kernel.at(offset, size)
+                tried += 1
+                blob.check(candidate, kernel.label)
+                return candidate
+            if tried == _MAX_TRIED:
+                break
+        raise _without_btf(kernel)
+
+    def _check_release(self, where: Content) -> None:
+        theirs = ""
+        for _, match in itertools.islice(where.find(_BANNER, _MAX_BANNER), _MAX_CANDIDATES):
+            if match[1].startswith(self.release.encode() + b" ("):
+                return
+            theirs = printable(match[1].partition(b" (")[0])
+        if theirs:
+            raise ReleaseMismatch(f"{where.label} is kernel {theirs}, not {self.release}")
+        raise Corrupt(f"{where.label} does not say which kernel it is")
+
+
+def _of_boot_protocol(image: Content) -> tuple[Content, int]:
+    """The compressed kernel in an x86 image, and its size when it is not.
+
+    See the kernel's Documentation/arch/x86/boot.rst: setup_sects, version, payload_offset, payload_length.
+    """
+    setup = image.at(0x1F1, 1)[0] or 4
+    (version,) = struct.unpack("<H", image.at(0x206, 2))
+    if version < 0x208:
+        raise Nothing(Why.UNSUPPORTED, f"{image.label} is older than any kernel with BTF")
+    offset, size = struct.unpack("<II", image.at(0x248, 8))
+    packed = image.part((setup + 1) * 512 + offset, size)
+    # arch/x86/boot/compressed/mkpiggy.c: the last four bytes, of gzip as of all others.
+    return packed, struct.unpack("<I", packed.at(size - 4, 4))[0]
+
+
+def _is_flat(kernel: Content) -> bool:
+    """Whether it is the image of a kernel for arm64 or riscv (their Documentation, "boot-image-header")."""
+    return kernel.upto(0x38, 4) in (b"ARM\x64", b"RSC\x05")
+
+
+def _without_btf(kernel: Content) -> Nothing:
+    return Nothing(
+        Why.INCOMPLETE, f"{kernel.label} has no BTF: it was built without CONFIG_DEBUG_INFO_BTF, or stripped"
+    )
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,264 @@
+"""vmlinux.h on request: an entry of the cache that has this one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from ..cache.entry import TYPES, Record, entry_name
+from ..cache.manifest import FILE_MODE, Manifest
+from ..cache.manifest import Entry as Item
+from ..daemon.polkit import Action
+from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
+from ..formats.tar import FILE
+from ..sources.source import Nothing
+from ..system.disk import DiskError, Vanished, explained
+from ..system.files import opened
+from ..system.tasks import SharedWork, in_thread, within
+from . import SOURCE
+from . import btf_finder as btf
+from . import generate as vmlinux
+from .bpftool import find_bpftool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from ..cache.cache import Cache, Published
+    from ..cache.entry import Entry
+    from ..cache.lifecycle import Keeper
+    from ..cache.staging import Staging
+    from ..daemon.polkit import Caller
+    from ..host.host import Host
+    from ..progress import Progress
+    from ..release import Release
+    from ..sandbox.child import Run
+    from .bpftool import Bpftool
+    from .btf_finder import Btf
+
+T = TypeVar("T")
+
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ServedTypes:
+    """A vmlinux.h that is there.
+
+    Attributes:
+        arguments: with which clang compiles a program that includes it.
+        fresh: whether it was made for the request.
+    """
+
+    entry: Entry
+    arguments: tuple[str, ...]
+    fresh: bool
+
+    @property
+    def path(self) -> Path:
+        return self.entry.path / vmlinux.NAME
+
+
+class TypesMaker:
+    """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
+
+    def __init__(
+        self, host: Host, keeper: Keeper, run: Run, progress: Progress, find_timeout: float | None = None
+    ) -> None:
+        """
+        Args:
+            find_timeout: seconds that finding the BTF of a kernel may take; None for ever. May be changed.
+        """
+        self.find_timeout = find_timeout
+        self._host = host
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._run = run
+        self._progress = progress
+        self._work = SharedWork()
+        self._bpftool: Bpftool | None = None
+
+    async def close(self) -> None:
+        """Give up all work, and wait until it has cleaned up behind itself."""
+        await self._work.close()
+
+    def ready(self, release: Release) -> Entry | None:
+        """The entry that is there, checked at this moment; microseconds.
+
+        It need not have the file any more: what was precompiled from it is still good.
+        """
+        for entry in self._cache.all_of(release, TYPES):
+            record = entry.record
+            if record.root != str(self._host.root):
+                continue
+            # Distributions delete a kernel's image while it still runs; what was made from it stays good.
+            if btf.stamp(self._host, record.origin) not in ("", record.origin_stamp):
+                continue
+            if self._cache.check(entry):
+                return entry
+            if entry.on_trial:
+                continue
+            self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
+        return None
+
+    def there(self, release: Release) -> ServedTypes | None:
+        """What can be handed out at once."""
+        entry = self.ready(release)
+        return self._served(entry, fresh=False) if entry is not None and entry.has_headers else None
+
+    async def get(self, release: Release, caller: Caller) -> ServedTypes:
+        """The vmlinux.h of a release: the one that is there, or a new one.
+
+        Raises:
+            NotAvailable: there is no BTF, or no bpftool.
+            Corrupt, ReleaseMismatch: the BTF is damaged, or another kernel's.
+            CompileFailed: bpftool can make nothing of it.
+            NoSpace, Timeout: it could not be made.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not have it made.
+        """
+        if there := self.there(release):
+            return there
+        uid = await caller.consent(Action.EXTRACT)
+        made, fresh = await self._work.share(release, lambda: self._make(release, uid))
+        return self._served(made, fresh=fresh)
+
+    async def why_lost(self, entry: Entry) -> str:
+        """Why the vmlinux.h of an entry could not be made again if it were dropped; "" if it could."""
+        record = entry.record
+        if btf.stamp(self._host, record.origin) != record.origin_stamp:
+            return f"{record.origin} is not there any more, or is another file"
+        try:
+            await self._find_bpftool()
+        except KheadersError as error:
+            return error.message
+        return ""
+
+    def _served(self, entry: Entry, *, fresh: bool) -> ServedTypes:
+        self._cache.touch(entry)
+        return ServedTypes(entry, vmlinux.compile_arguments(entry.path, os.uname().machine), fresh)
+
+    async def _make(self, release: Release, uid: int) -> tuple[Entry, bool]:
+        started = time.monotonic()
+        with self._progress.of(release, SOURCE) as report:
+            report("find", 0.0)
+            try:
+                # First: whoever makes up releases must not make us run bpftool.
+                await self._in_time(release, btf.check_exists(self._host, release))
+                bpftool = await self._find_bpftool()
+                found = await self._in_time(release, btf.find(self._host, release, self._cache.directory))
+            except Nothing as nothing:
+                raise NotAvailable(f"there is no BTF for {release}: {nothing.message}") from None
+            report("make", 0.5)
+            digest = _digest(found, bpftool)
+            name = entry_name(release, digest)
+            async with self._keeper.lock(name):
+                if known := await self._confirm(name, found):
+                    return known, False
+                return await self._write(release, digest, found, bpftool, started, uid), True
+
+    async def _in_time(self, release: Release, finding: Awaitable[T]) -> T:
+        """
+        Raises:
+            Timeout: it takes longer than it may.
+        """
+
+        def late() -> Timeout:
+            limit = self.find_timeout or 0
+            return Timeout(f"finding the BTF of {release} took longer than {limit:g} s; see ExtractTimeout=")
+
+        return await within(self.find_timeout, finding, late)
+
+    async def _find_bpftool(self) -> Bpftool:
+        if self._bpftool is None or not self._bpftool.is_current():
+            self._bpftool = await find_bpftool(self._run)
+        return self._bpftool
+
+    async def _confirm(self, name: str, found: Btf) -> Entry | None:
+        """The entry that was made from the very same BTF, if it is as it should be.
+
+        Where that was found now is noted, or `ready` would not know it the next time either.
+        """
+        entry = self._cache.named(name)
+        if entry is None or not self._is_good(entry):
+            return None
+        record = dataclasses.replace(
+            entry.record,
+            origin=found.origin,
+            origin_stamp=found.origin_stamp,
+            build_id=found.build_id,
+        )
+        if record != entry.record:
+            try:
+                await in_thread(self._cache.rewrite, entry, record)
+            except Vanished:
+                return None
+            except (NoSpace, DiskError) as error:
+                self._keeper.failed(error.message)
+            # It may have been removed, or replaced, meanwhile.
+            if entry not in self._cache or not self._is_good(entry):
+                return None
+            entry.record = record
+        self._cache.prefer(entry)
+        return entry
+
+    def _is_good(self, entry: Entry) -> bool:
+        return entry.has_headers and entry.record.root == str(self._host.root) and self._cache.check(entry)
+
+    async def _write(
+        self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int
+    ) -> Entry:
+        stagings: list[Staging] = []
+        files: list[int] = []
+        try:
+            staging = await in_thread(self._cache.stage, release, digest, keep=stagings.append)
+            out = await in_thread(_create, staging, keep=files.append)
+            size = await vmlinux.make(found, bpftool, self._run, out)
+            # Before it is watched: that somebody could write to it counts as a change.
+            os.close(files.pop())
+            record = Record(
+                release=release,
+                digest=digest,
+                root=str(self._host.root),
+                source=SOURCE,
+                origin=found.origin,
+                origin_stamp=found.origin_stamp,
+                build_id=found.build_id,
+                files=1,
+                bytes=-(-size // _BLOCK) * _BLOCK,
+                extracted_at=time.time_ns() // 1000,
+                kind=TYPES,
+            )
+
+            def keep(published: Published) -> None:
+                self._keeper.added(published, time.monotonic() - started, uid)
+
+            published = await in_thread(_publish, self._cache, staging, record, keep=keep)
+            return published.entry
+        finally:
+            for file in files:
+                os.close(file)
+            for staging in stagings:
+                await in_thread(staging.close)
+
+
+def _digest(found: Btf, bpftool: Bpftool) -> str:
+    """Of all that decides what is in the file: another bpftool makes another vmlinux.h of the same BTF."""
+    return hashlib.sha256(f"{found.digest}\n{bpftool.digest}\n".encode()).hexdigest()
+
+
+def _create(staging: Staging) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with explained(f"make {vmlinux.NAME}", staging.tree):
+        return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
+
+
+def _publish(cache: Cache, staging: Staging, record: Record) -> Published:
+    path = staging.tree / vmlinux.NAME
+    with explained(f"finish {vmlinux.NAME}", staging.tree):
+        os.chmod(path, FILE_MODE)
+        with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))
