@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kheadersd.config import Config
-from kheadersd.daemon.polkit import Action
 from kheadersd.daemon.status import State
+from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Event, Journal

@@ -19,10 +19,10 @@ from .. import __version__
 from ..dbus.codec import Variant, encode, escaped
 from ..dbus.objects import Interface, Method, Property, Reply
 from ..errors import KheadersError
+from ..headers.consent import Action
 from ..headers.requests import PchRequest, Request, Served, ServedPch
 from ..journal import Event
 from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
-from .polkit import Action
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry

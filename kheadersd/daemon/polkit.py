@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import enum
 import itertools
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
@@ -19,6 +18,7 @@ from ..errors import (
     LimitsExceeded,
     Timeout,
 )
+from ..headers.consent import Action
 from ..system.tasks import Background, SharedWork
 
 if TYPE_CHECKING:
@@ -41,14 +41,6 @@ _TIMEOUT = 15.0
 _QUESTIONS_PER_USER = 16
 
 
-class Action(enum.Enum):
-    """The intents of `org.kheaders.provide.policy`; the value is the polkit action."""
-
-    EXTRACT = "org.kheaders.provide.extract"
-    DOWNLOAD = "org.kheaders.provide.download"
-    MANAGE = "org.kheaders.provide.manage"
-
-
 _PURPOSE = {
     Action.EXTRACT: "extract kernel headers",
     Action.DOWNLOAD: "download kernel headers packages",
@@ -67,31 +59,6 @@ _NO_POLKIT = frozenset(
 )
 # polkit went, or was restarted, while we waited.
 _LOST = FREEDESKTOP_ERRORS + "NoReply"
-
-
-class Caller(Protocol):
-    """Who asks for headers.
-
-    Attributes:
-        is_interactive: whether its user may be asked for a password.
-    """
-
-    is_interactive: bool
-
-    async def consent(self, action: Action) -> int:
-        """Find out whether it may do something.
-
-        Returns:
-            Its uid.
-
-        Raises:
-            AccessDenied, InteractiveAuthorizationRequired: it may not.
-        """
-        ...
-
-    async def may(self, action: Action) -> bool:
-        """Whether it may do something; its user is never asked for a password."""
-        ...
 
 
 class Authority:

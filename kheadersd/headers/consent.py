@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ..daemon.polkit import Action
 from ..errors import LimitsExceeded
 
 if TYPE_CHECKING:
-    from ..daemon.polkit import Caller
     from ..release import Release
     from .requests import Request
 
@@ -18,6 +17,39 @@ _PATIENCE = 0.1
 """Seconds that callers wait for the answer about another who asks for the same."""
 # Callers who wait for the package manager to tell whether it has a package.
 _MOST_ASKING = 64
+
+
+class Action(enum.Enum):
+    """What a caller can be authorised for: the value is an action of `org.kheaders.provide.policy`."""
+
+    EXTRACT = "org.kheaders.provide.extract"
+    DOWNLOAD = "org.kheaders.provide.download"
+    MANAGE = "org.kheaders.provide.manage"
+
+
+class Caller(Protocol):
+    """The caller of a method, and what it may do.
+
+    Attributes:
+        is_interactive: whether its user may be asked for a password.
+    """
+
+    is_interactive: bool
+
+    async def consent(self, action: Action) -> int:
+        """Require an authorisation, for which polkit may ask the caller's user for a password.
+
+        Returns:
+            Its uid.
+
+        Raises:
+            AccessDenied, InteractiveAuthorizationRequired: the caller is not authorised.
+        """
+        ...
+
+    async def may(self, action: Action) -> bool:
+        """Whether the caller is authorised; its user is never asked for a password."""
+        ...
 
 
 class Consents:

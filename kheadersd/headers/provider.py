@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..cache.entry import HEADERS
 from ..cache.tree_writer import Limits
-from ..daemon.polkit import Action
 from ..errors import (
     AccessDenied,
     Corrupt,
@@ -31,7 +30,7 @@ from ..sources.build_tree import environment
 from ..sources.installed_tree import NOT_LOOKED_AT
 from ..sources.source import Nothing, Source, Tree
 from ..system.tasks import SharedWork, in_thread, within
-from .consent import Consents
+from .consent import Action, Consents
 from .extraction import Maker
 from .requests import Request, Served
 from .restore import Restoring
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
     from ..config import Config
-    from ..daemon.polkit import Caller
     from ..host.host import Host
     from ..journal import Journal
     from ..progress import Progress
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from ..sources.installed_tree import TreeSource
     from ..sources.package import PackageSource
     from ..sources.source import Report
+    from .consent import Caller
 
 F = TypeVar("F", bound=Exception)
 T = TypeVar("T")

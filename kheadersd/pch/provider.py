@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import TYPES
 from ..cache.pch_files import Pch, PchRecord, PchStaging
-from ..daemon.polkit import Action
 from ..errors import Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout, UnknownProfile
+from ..headers.consent import Action
 from ..headers.requests import PchRequest, ServedPch
 from ..journal import Event
 from ..system.disk import Vanished
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
     from ..config import Config
-    from ..daemon.polkit import Caller
+    from ..headers.consent import Caller
     from ..headers.provider import Provider
     from ..journal import Journal
     from ..progress import Progress

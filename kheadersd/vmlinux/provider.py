@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 from ..cache.entry import TYPES, Record, entry_name
 from ..cache.manifest import FILE_MODE, Manifest
 from ..cache.manifest import Entry as Item
-from ..daemon.polkit import Action
 from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
 from ..formats.tar import FILE
+from ..headers.consent import Action
 from ..sources.source import Nothing
 from ..system.disk import DiskError, Vanished, explained
 from ..system.files import opened
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
     from ..cache.staging import Staging
-    from ..daemon.polkit import Caller
+    from ..headers.consent import Caller
     from ..host.host import Host
     from ..progress import Progress
     from ..release import Release

@@ -14,9 +14,9 @@ from btf.test_btf import make_host, put
 from btf.test_vmlinux import END, GUARD, PUSH, TASK
 from kheadersd.cache.entry import Record
 from kheadersd.config import Config
-from kheadersd.daemon.polkit import Action
 from kheadersd.daemon.status import State
 from kheadersd.errors import NotAvailable
+from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
