@@ -22,7 +22,7 @@ from ..errors import (
     NotCached,
 )
 from ..headers.export import Exports
-from ..headers.prefetch import Ahead
+from ..headers.prefetch import Prefetch
 from ..headers.provider import Provider
 from ..host.kernel_module import KernelModule
 from ..journal import Event
@@ -100,8 +100,10 @@ class State:
         self.provider = Provider(
             host, config, self.keeper, {source.name: source for source in sources}, journal, self.progress
         )
-        ahead = Ahead(host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources)
-        self.watching = Watching(host, self.module, ahead, journal, observer)
+        prefetch = Prefetch(
+            host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources
+        )
+        self.watching = Watching(host, self.module, prefetch, journal, observer)
 
     @property
     def workshop(self) -> Workshop:

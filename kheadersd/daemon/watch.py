@@ -11,7 +11,7 @@ from ..journal import Event
 from ..system.tasks import Background
 
 if TYPE_CHECKING:
-    from ..headers.prefetch import Ahead
+    from ..headers.prefetch import Prefetch
     from ..headers.requests import Observer
     from ..host.host import Host
     from ..host.kernel_module import KernelModule
@@ -22,11 +22,11 @@ class Watching:
     """Follows the module and the kernels of a host, from `start` to `close`. Belongs to the event loop."""
 
     def __init__(
-        self, host: Host, module: KernelModule, ahead: Ahead, journal: Journal, observer: Observer
+        self, host: Host, module: KernelModule, prefetch: Prefetch, journal: Journal, observer: Observer
     ) -> None:
         self._host = host
         self._module = module
-        self._ahead = ahead
+        self._prefetch = prefetch
         self._journal = journal
         self._observer = observer
         self._uevents = Uevents("module", "kheaders", self._module_event)
@@ -70,7 +70,7 @@ class Watching:
         if self._host.running in change.changed | change.gone:
             await self._module.noticed()
             self._observer.changed()
-        await self._ahead.follow(change)
+        await self._prefetch.follow(change)
 
     def _kernels_limited(self, reason: str) -> None:
         self._limited(

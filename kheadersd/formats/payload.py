@@ -12,7 +12,7 @@ import zlib
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import Corrupt
-from ..sources.source import Nothing, Why
+from ..sources.source import NotFound, Reason
 from .decompress import Decoder, Gunzip
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def decompress(content: Content) -> Iterator[bytes]:
     """Decompress the one stream that ``content`` begins with.
 
     Raises:
-        Nothing: UNSUPPORTED, there is nothing at hand that decompresses it.
+        NotFound: UNSUPPORTED, there is nothing at hand that decompresses it.
         Corrupt: it is damaged, or cut short where the format lets that be noticed.
     """
     head = content.upto(0, 6)
     decoder = _decoder_for(head)
     if decoder is None:
         how = "with LZO, which cannot be read" if head.startswith(_LZO) else "in an unknown way"
-        raise Nothing(Why.UNSUPPORTED, f"the kernel in {content.label} is compressed {how}")
+        raise NotFound(Reason.UNSUPPORTED, f"the kernel in {content.label} is compressed {how}")
     return decoder(content)
 
 
@@ -172,7 +172,7 @@ def _liblz4(content: Content) -> Any:
         return ctypes.CDLL("liblz4.so.1")
     except OSError as error:
         reason = f"the kernel in {content.label} is compressed with lz4, and there is no liblz4.so.1"
-        raise Nothing(Why.UNSUPPORTED, reason) from error
+        raise NotFound(Reason.UNSUPPORTED, reason) from error
 
 
 def _damaged(content: Content, error: Exception | str) -> Corrupt:

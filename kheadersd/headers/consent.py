@@ -52,11 +52,11 @@ class Caller(Protocol):
         ...
 
 
-class Consents:
+class Consent:
     """Asks for consent, once where many ask for the same.
 
     Args:
-        offered: finds out, without a download, that a package has the headers; raises Nothing if none has.
+        offered: finds out, without a download, that a package has the headers; raises NotFound if none has.
     """
 
     def __init__(self, offered: Callable[[Release], Awaitable[object]]) -> None:
@@ -101,7 +101,7 @@ class Consents:
             The caller's uid.
 
         Raises:
-            Nothing: no package has the headers.
+            NotFound: no package has the headers.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not have one downloaded.
             LimitsExceeded: too many are waiting for the package manager.
         """

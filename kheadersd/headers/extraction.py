@@ -12,7 +12,7 @@ from ..cache.entry import Record, entry_name
 from ..cache.extract import Cancelled, extract
 from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from ..sources.build_tree import Unusable, configuration
-from ..sources.source import Why
+from ..sources.source import Reason
 from ..sources.usable import OF_ARCHIVES, check_usable
 from ..system.disk import DiskError, Vanished
 from ..system.tasks import in_idle_thread, in_thread
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 3
 
 
-class Maker:
+class Extraction:
     """Makes entries, of one archive one at a time. Belongs to the event loop."""
 
     def __init__(self, keeper: Keeper, host: Host) -> None:
@@ -172,6 +172,6 @@ def make_entry(
 def _refusal(unusable: Unusable, staged: str, source: str, archive: Archive) -> KheadersError:
     # The caller knows the archive, not the place where it was being extracted.
     message = f"{archive.origin} (source {source}): {unusable.message.replace(staged, '')}"
-    if unusable.why is Why.OTHER_RELEASE:
+    if unusable.reason is Reason.OTHER_RELEASE:
         return ReleaseMismatch(message)
     return Corrupt(f"{message}; the archive has no usable headers")

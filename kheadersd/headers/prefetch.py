@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KheadersError
 from ..journal import Event
-from ..sources.source import Nothing
+from ..sources.source import NotFound
 from ..vmlinux import OF_RUNNING, SOURCE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _INSTALLED = ("module", "module-file", "tree")
 
 
-class Ahead:
+class Prefetch:
     """Follows the kernels of a host with the entries of the cache.
 
     Args:
@@ -88,8 +88,8 @@ class Ahead:
     async def _extract(self, release: Release) -> None:
         try:
             await self._provider.extract_ahead(release)
-        except Nothing as nothing:
-            log.debug("nothing to extract ahead: %s", nothing.message)
+        except NotFound as not_found:
+            log.debug("nothing to extract ahead: %s", not_found.message)
         except KheadersError as error:
             self._journal.report(
                 Event.AHEAD_FAILED,

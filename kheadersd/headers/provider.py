@@ -28,12 +28,12 @@ from ..journal import Event
 from ..sources import tree_copy as snapshot
 from ..sources.build_tree import environment
 from ..sources.installed_tree import NOT_LOOKED_AT
-from ..sources.source import Nothing, Source, Tree
+from ..sources.source import NotFound, Source, Tree
 from ..system.tasks import SharedWork, in_thread, within
-from .consent import Action, Consents
-from .extraction import Maker
+from .consent import Action, Consent
+from .extraction import Extraction
 from .requests import Request, Served
-from .restore import Restoring
+from .restore import Restoration
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Exception)
 T = TypeVar("T")
 
-Failures = dict[str, Nothing | KheadersError]
+Failures = dict[str, NotFound | KheadersError]
 """Why each source has no headers, by the source's name."""
 
 _REFUSALS = (AccessDenied, InteractiveAuthorizationRequired)
@@ -84,9 +84,9 @@ class Provider:
         self._progress = progress
         self._work = SharedWork()
         self._served: dict[str, Served] = {}
-        self._maker = Maker(keeper, host)
-        self._consents = Consents(self._offered)
-        self._restoring = Restoring(host, sources, self._offered, self._within)
+        self._extraction = Extraction(keeper, host)
+        self._consent = Consent(self._offered)
+        self._restoration = Restoration(host, sources, self._offered, self._within)
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what is begun from now on."""
@@ -119,7 +119,7 @@ class Provider:
         """
         served = self.ready(request)
         if served is None and "tree" in request.sources:
-            with contextlib.suppress(Nothing, Timeout):
+            with contextlib.suppress(NotFound, Timeout):
                 served = await self._find_tree(request.release)
         if served is None:
             served = self._cached(request)
@@ -176,7 +176,7 @@ class Provider:
         if "tree" not in self._config.sources:
             return
         if not self._tree_source.present(release)[0]:
-            with contextlib.suppress(Nothing, Timeout):
+            with contextlib.suppress(NotFound, Timeout):
                 await self._find_tree(release)
         records = [entry.record for entry in self._cache.all_of(release)]
         for origin in {record.origin for record in records if record.source == "tree"}:
@@ -267,15 +267,13 @@ class Provider:
                 return await self._find_tree(phase.release)
             uid = None
             if first == "package":
-                uid = await self._consents.to_download(phase.release, caller)
+                uid = await self._consent.to_download(phase.release, caller)
             elif not self._work.under_way(phase):
-                uid = await self._consents.to_extract(
-                    phase, caller, begun=lambda: self._work.under_way(phase)
-                )
+                uid = await self._consent.to_extract(phase, caller, begun=lambda: self._work.under_way(phase))
             if not phase.refresh and (served := self._cached(phase)):
                 return served
             return await self._work.share(phase, lambda: self._walk(phase, uid))
-        except (Nothing, Timeout) as failure:
+        except (NotFound, Timeout) as failure:
             failures[first] = _bare(failure)
         except _REFUSALS as refusal:
             if first != "package":
@@ -328,7 +326,7 @@ class Provider:
         limits = self._limits
         work = (self._host, served.release, served.tree, limits, cancelled)
         archive = await in_thread(snapshot.snapshot, *work, cancelled=cancelled)
-        entry, _ = await self._maker.entry(request, "tree", archive, uid, limits, report)
+        entry, _ = await self._extraction.entry(request, "tree", archive, uid, limits, report)
         self._tree_source.remember(archive.origin, archive.origin_stamp)
         return entry
 
@@ -340,7 +338,7 @@ class Provider:
         """Make headers of an installed kernel from its module file, unless there is an entry that is good.
 
         Raises:
-            Nothing: it has no module file.
+            NotFound: it has no module file.
             KheadersError: the file is of no use, or the entry could not be made.
         """
         entry = self._cache.find(release)
@@ -373,7 +371,7 @@ class Provider:
 
     async def why_lost(self, entry: Entry) -> str:
         """Why no source could give the headers of an entry again, see `restore`; "" if one can."""
-        return await self._restoring.why_lost(entry, self._config.sources, self._limits)
+        return await self._restoration.why_lost(entry, self._config.sources, self._limits)
 
     async def _offered(self, release: Release) -> str | None:
         source = cast("PackageSource", self._sources["package"])
@@ -403,7 +401,7 @@ class Provider:
                     return await self._within(phase.release, name, self._try(phase, name, uid, report))
             except _FINAL:
                 raise
-            except (Nothing, _Useless, Timeout) as failure:
+            except (NotFound, _Useless, Timeout) as failure:
                 failures[name] = _bare(failure.reason if isinstance(failure, _Useless) else failure)
         raise _Failed(failures)
 
@@ -411,7 +409,7 @@ class Provider:
         """Ask one source.
 
         Raises:
-            Nothing: it has no headers.
+            NotFound: it has no headers.
             _Useless: what it has, or the source itself, is of no use.
             KheadersError: the entry cannot be made, whatever the source.
         """
@@ -425,7 +423,7 @@ class Provider:
         key = ("extract", phase.release, offer.digest, phase.refresh, phase.ahead)
         try:
             entry, fresh = await self._work.share(
-                key, lambda: self._maker.entry(phase, name, offer, uid, limits, report)
+                key, lambda: self._extraction.entry(phase, name, offer, uid, limits, report)
             )
         except (Corrupt, ReleaseMismatch) as error:
             raise _Useless(error) from None

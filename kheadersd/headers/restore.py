@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import KheadersError
 from ..sources import tree_copy as snapshot
-from ..sources.source import Archive, Nothing, Source, Tree
+from ..sources.source import Archive, NotFound, Source, Tree
 from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from ..sources.sysfs import SysfsSource
 
 
-class Restoring:
+class Restoration:
     """Looks at the sources. Belongs to the event loop.
 
     Args:
         offered: names the package that has the headers of a release; None if only a download can tell. Raises
-            Nothing if there is none.
+            NotFound if there is none.
         within: waits for a source, named second, and raises Timeout after the time that it may take.
     """
 
@@ -59,7 +59,7 @@ class Restoring:
         for name in names:
             try:
                 why = await self._within(entry.release, name, self._why_not(name, entry, limits))
-            except (Nothing, KheadersError) as error:
+            except (NotFound, KheadersError) as error:
                 why = error.message
             if not why:
                 return ""
@@ -70,7 +70,7 @@ class Restoring:
         """Why one source cannot; "" if it can.
 
         Raises:
-            Nothing, KheadersError: it says so itself.
+            NotFound, KheadersError: it says so itself.
         """
         if name == "package":
             offered = await self._offered(entry.release)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..errors import InUse, KheadersError, ModuleFailed
 from ..journal import Event
 from ..sources.module_file import locate
-from ..sources.source import Nothing, Why
+from ..sources.source import NotFound, Reason
 from ..system.tasks import in_thread, to_the_end
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Loader(Protocol):
         """Load the module. When it is loaded already, nothing happens, and it does not become ours.
 
         Raises:
-            Nothing: UNSUPPORTED, there is no way to load modules here.
+            NotFound: UNSUPPORTED, there is no way to load modules here.
             ModuleFailed: it could not be loaded; the message says what can be done.
             Timeout: it took longer than 30 seconds.
         """
@@ -69,7 +69,7 @@ class NoLoader:
         self._reason = reason
 
     async def load(self) -> None:
-        raise Nothing(Why.UNSUPPORTED, f"kheaders is not loaded: {self._reason}")
+        raise NotFound(Reason.UNSUPPORTED, f"kheaders is not loaded: {self._reason}")
 
     async def unload(self) -> None:
         raise ModuleFailed(f"kheaders is not unloaded: {self._reason}")
@@ -160,7 +160,7 @@ class KernelModule:
         are done, after at most 30 seconds each. A failed unload is told, and no failure of the request.
 
         Raises:
-            Nothing, ModuleFailed, Timeout: as `Loader.load`.
+            NotFound, ModuleFailed, Timeout: as `Loader.load`.
         """
         async with self._lock:
             with self.needed():

@@ -31,7 +31,7 @@ from .apt_output import (
     is_disk_full,
     summary,
 )
-from .source import Archive, Nothing, Why
+from .source import Archive, NotFound, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ class Apt:
         None if it is in none of them, but new lists may have it. Nothing is downloaded.
 
         Raises:
-            Nothing: it is in none of them, and ours are new.
+            NotFound: it is in none of them, and ours are new.
             Timeout: apt did not answer in a minute.
             KheadersError: apt cannot be run.
         """
@@ -97,7 +97,7 @@ class Apt:
             except OutdatedError as error:
                 outdated = error
         if self._is_updated():
-            raise self._nothing(outdated)
+            raise self._not_found(outdated)
         return None
 
     async def fetch(self, release: Release, report: Report) -> Archive:
@@ -106,7 +106,7 @@ class Apt:
         When this returns, nothing is left in the directory but lists: the layers hold the packages open.
 
         Raises:
-            Nothing: there is none, or it cannot be downloaded now.
+            NotFound: there is none, or it cannot be downloaded now.
             Corrupt: what came is not what the signed lists promise, or is not signed at all.
             NoSpace: the file system of the work directory is full, or would be.
             LimitsExceeded: the packages have more than 256 MiB.
@@ -122,7 +122,7 @@ class Apt:
         try:
             return await self._fetch_from(self._own_lists, name, report)
         except OutdatedError as error:
-            raise self._nothing(error) from None
+            raise self._not_found(error) from None
 
     async def _fetch_from(self, lists: Path, name: str, report: Report) -> Archive:
         own = await self._show(lists, name)
@@ -182,17 +182,17 @@ class Apt:
             return False
         return 0 <= age < UPDATE_INTERVAL
 
-    def _nothing(self, outdated: OutdatedError) -> Nothing:
+    def _not_found(self, outdated: OutdatedError) -> NotFound:
         try:
             complaint = read_text(self._update_mark)
         except OSError:
             complaint = ""
         if complaint:
-            return Nothing(
-                Why.UNREADABLE, f"{outdated.message}, and could not fetch all its lists: {complaint}"
+            return NotFound(
+                Reason.UNREADABLE, f"{outdated.message}, and could not fetch all its lists: {complaint}"
             )
         advice = f"the archives in {self._configuration} may have dropped it, or another one has it"
-        return Nothing(Why.MISSING, f"{outdated.message}; {advice}")
+        return NotFound(Reason.MISSING, f"{outdated.message}; {advice}")
 
     def _check_size(self, packages: Sequence[Package]) -> None:
         total = sum(package.size for package in packages)
@@ -209,14 +209,14 @@ def _package_name(release: Release) -> str:
     """The package for a release. A kernel's begins with a digit, which the meta-packages' names do not.
 
     Raises:
-        Nothing: MISSING, no package can have such a name.
+        NotFound: MISSING, no package can have such a name.
     """
     # A package's name has no capitals and no underscores, which a release may have.
     version = release.lower().replace("_", "-")
     # What else apt takes for a version, a suite, an architecture or a pattern is in no package's name.
     if not _IN_PACKAGE_NAME.fullmatch(version):
-        raise Nothing(
-            Why.MISSING, f"no Debian package of one kernel's headers can be named linux-headers-{version}"
+        raise NotFound(
+            Reason.MISSING, f"no Debian package of one kernel's headers can be named linux-headers-{version}"
         )
     return f"linux-headers-{version}"
 
@@ -232,7 +232,7 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     own, *rest = packages
     srcarch = of_debian_port(own.architecture)
     if srcarch is None:
-        raise Nothing(Why.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
+        raise NotFound(Reason.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
     places = [deb.place_generated if rest else deb.place_whole] + [deb.place_written] * len(rest)
     digest = hashlib.sha256()
     layers = []
@@ -256,4 +256,4 @@ def _open(package: Package, directory: Path) -> deb.HeldFile:
                 return deb.HeldFile(path)
             except OSError as error:
                 raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
-    raise Nothing(Why.UNREADABLE, f"apt-get download reported no failure, and left no file for {package}")
+    raise NotFound(Reason.UNREADABLE, f"apt-get download reported no failure, and left no file for {package}")

@@ -25,7 +25,7 @@ from ..sandbox.child import Command, Finished, Run, run
 from ..sandbox.command import fetch_run
 from ..system.files import UnfitFile, read_text
 from .apt_output import fraction_done
-from .source import Nothing, Why
+from .source import NotFound, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -117,13 +117,13 @@ class AptCommands:
         """Make the directory if it is not there; the first time, remove what a crash left in it. Blocks.
 
         Raises:
-            Nothing: the root has a name that apt's configuration cannot express.
-            Nothing: something in an image's configuration is no file, or leads out of the image.
+            NotFound: the root has a name that apt's configuration cannot express.
+            NotFound: something in an image's configuration is no file, or leads out of the image.
             KheadersError: the directory cannot be made.
         """
         root = str(self._host.root)
         if re.search(r'["\n\\;]', root):
-            raise Nothing(Why.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
+            raise NotFound(Reason.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
         if not self._host.is_live:
             _check_files(self._host)
         try:
@@ -254,7 +254,7 @@ def _check_files(host: Host) -> None:
     """Refuse an image in whose configuration apt would come to files of this machine, or wait for a FIFO.
 
     Raises:
-        Nothing: there is a link that leads out of the image, or something that is no file and no directory.
+        NotFound: there is a link that leads out of the image, or something that is no file and no directory.
     """
     tops = (host.path("etc/apt"), host.path("var/lib/apt/lists"))
     found = list(tops)
@@ -263,12 +263,12 @@ def _check_files(host: Host) -> None:
     for path in found:
         real = os.path.realpath(path)
         if not Path(real).is_relative_to(host.root):
-            raise Nothing(
-                Why.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
+            raise NotFound(
+                Reason.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
             )
         if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
-            raise Nothing(
-                Why.UNSUPPORTED, f"apt is not run with {path} in the image: it is no file and no directory"
+            raise NotFound(
+                Reason.UNSUPPORTED, f"apt is not run with {path} in the image: it is no file and no directory"
             )
 
 

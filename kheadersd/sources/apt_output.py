@@ -7,7 +7,7 @@ import re
 
 from ..errors import Corrupt, LimitsExceeded, NoSpace
 from ..system.printable import printable
-from .source import Nothing, Why
+from .source import NotFound, Reason
 
 _MAX_DEPENDENCIES = 3
 
@@ -116,7 +116,8 @@ def download_failure(names: str, complaints: str) -> Exception:
     """What a failed ``apt-get download`` of the packages ``names`` means.
 
     Returns:
-        NoSpace, Corrupt (not verifiable), OutdatedError (not there any more), or Nothing (not to be had now).
+        NoSpace, Corrupt (not verifiable), OutdatedError (not there any more), or NotFound (not to be had
+        now).
     """
     told = summary(complaints)
     if is_disk_full(complaints):
@@ -125,7 +126,7 @@ def download_failure(names: str, complaints: str) -> Exception:
         return Corrupt(f"apt refused {names}, which it could not verify: {told}")
     if _GONE.search(complaints):
         return OutdatedError(f"apt knows {names}, which is not there any more: {told}")
-    return Nothing(Why.UNREADABLE, f"{names} cannot be downloaded: {told}")
+    return NotFound(Reason.UNREADABLE, f"{names} cannot be downloaded: {told}")
 
 
 def summary(complaints: str) -> str:

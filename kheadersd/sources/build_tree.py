@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..host.architecture import MAX_AUTOCONF, Configuration, read_configuration
 from ..system.files import read_file
 from ..system.printable import printable
-from .source import Why
+from .source import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,14 +51,14 @@ class Unusable(Exception):
     """With a tree no program of the release's kernel compiles.
 
     Attributes:
-        why: INCOMPLETE, OTHER_RELEASE or UNREADABLE.
+        reason: INCOMPLETE, OTHER_RELEASE or UNREADABLE.
         message: the reason in words, naming the file that was looked at.
         places: the paths where what is missing could be.
     """
 
-    def __init__(self, why: Why, message: str, places: Iterable[str] = ()) -> None:
+    def __init__(self, reason: Reason, message: str, places: Iterable[str] = ()) -> None:
         super().__init__(message)
-        self.why = why
+        self.reason = reason
         self.message = message
         self.places = tuple(places)
 
@@ -79,7 +79,7 @@ def architecture(build_tree: Path) -> str:
     found = configuration(build_tree).architecture
     if found is None:
         raise Unusable(
-            Why.INCOMPLETE,
+            Reason.INCOMPLETE,
             f"{build_tree / AUTOCONF} configures no architecture, or more than one, so no program compiles",
         )
     return found
@@ -96,7 +96,7 @@ def configuration(build_tree: Path) -> Configuration:
         status = path.stat()
         return _configuration(str(path), (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
     except FileNotFoundError:
-        raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
+        raise Unusable(Reason.INCOMPLETE, f"{path} is missing") from None
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -109,7 +109,7 @@ def _configuration(path: str, identity: tuple[int, ...]) -> Configuration:  # no
 
 def unreadable(path: Path, error: OSError) -> Unusable:
     """The refusal of a tree that has a file that cannot be read."""
-    return Unusable(Why.UNREADABLE, f"{printable(str(path))} cannot be read: {error.strerror}")
+    return Unusable(Reason.UNREADABLE, f"{printable(str(path))} cannot be read: {error.strerror}")
 
 
 def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:

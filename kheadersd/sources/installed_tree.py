@@ -14,7 +14,7 @@ from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
 from . import tree_copy as snapshot
 from .build_tree import OF_SOURCE, Unusable, configuration, leads_to_automount, real_directory
-from .source import Nothing, Tree, Why
+from .source import NotFound, Reason, Tree
 from .usable import VERSION_H, check_inside, check_usable, witnesses
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Look:
             follow it below the image's root.
     """
 
-    found: Tree | Nothing
+    found: Tree | NotFound
     links: tuple[tuple[str, _Identity], ...]
     files: tuple[tuple[str, _Identity], ...]
     lasting: bool
@@ -86,7 +86,7 @@ class TreeSource:
         """Check the tree of ``release``.
 
         Raises:
-            Nothing: MISSING, DANGLING, INCOMPLETE, OTHER_RELEASE or UNREADABLE, naming the path.
+            NotFound: MISSING, DANGLING, INCOMPLETE, OTHER_RELEASE or UNREADABLE, naming the path.
         """
         report("looking", 0.0)
         look = await in_thread(_look, self._host, release)
@@ -94,8 +94,8 @@ class TreeSource:
         self._looks[release] = look
         if len(self._looks) > _MAX_REMEMBERED:
             del self._looks[next(iter(self._looks))]
-        if isinstance(look.found, Nothing):
-            raise Nothing(look.found.why, look.found.message)
+        if isinstance(look.found, NotFound):
+            raise NotFound(look.found.reason, look.found.message)
         return look.found
 
     def present(self, release: Release) -> tuple[bool, Tree | None]:
@@ -180,12 +180,12 @@ class _Search:
                     self._links.pop(f"{tree.build_tree}/source", None)
                 files = {str(path) for path in witnesses(tree.source_tree, tree.build_tree)}
                 return self._result(tree, {path: self._files.get(path) for path in files})
-        return self._result(self._nothing(), self._files)
+        return self._result(self._not_found(), self._files)
 
-    def _result(self, found: Tree | Nothing, files: dict[str, _Identity]) -> _Look:
+    def _result(self, found: Tree | NotFound, files: dict[str, _Identity]) -> _Look:
         # Below an image's root, a link that leads nowhere can come to lead somewhere without a change that
         # the kernel's own stat(2) sees.
-        dangling = any(reason.why is Why.DANGLING for reason in self._reasons)
+        dangling = any(failure.reason is Reason.DANGLING for failure in self._reasons)
         lasting = self._host.is_live or not dangling
         return _Look(found, tuple(self._links.items()), tuple(files.items()), lasting)
 
@@ -244,7 +244,7 @@ class _Search:
                 self._note(str(path))
             return real_directory(path, self._host)
         except OSError as error:
-            self._reasons.append(Unusable(Why.DANGLING, _why_not_followed(path, error)))
+            self._reasons.append(Unusable(Reason.DANGLING, _why_not_followed(path, error)))
             return None
 
     def _note(self, *paths: str) -> None:
@@ -271,7 +271,7 @@ class _Search:
         for tree in (pair.source_tree, pair.build_tree):
             if has_controls(str(tree)):
                 raise Unusable(
-                    Why.UNREADABLE,
+                    Reason.UNREADABLE,
                     f"{quoted(str(tree))} cannot be served: no caller could be told its name, which is not "
                     "UTF-8 or has control characters",
                 )
@@ -281,10 +281,10 @@ class _Search:
         self._note(*(str(path) for path in witnesses(pair.source_tree, pair.build_tree)))
         check_usable(pair.source_tree, pair.build_tree, self._release)
 
-    def _nothing(self) -> Nothing:
+    def _not_found(self) -> NotFound:
         if self._reasons:
             message = "; ".join(dict.fromkeys(reason.message for reason in self._reasons))
-            return Nothing(self._reasons[0].why, message)
+            return NotFound(self._reasons[0].reason, message)
         try:
             automounts = [
                 name for name in ("build", "source") if leads_to_automount(self._directory / name, self._host)
@@ -292,12 +292,12 @@ class _Search:
         except OSError:
             automounts = []
         if automounts:
-            return Nothing(
-                Why.MISSING,
+            return NotFound(
+                Reason.MISSING,
                 f"{self._directory}/{automounts[0]} only leads to what kheadersd itself provides",
             )
         others = ", ".join(f"/{name.format(self._release)}" for name in _WITHOUT_LINK)
-        return Nothing(Why.MISSING, f"there is no {self._directory}/build, and none of {others}")
+        return NotFound(Reason.MISSING, f"there is no {self._directory}/build, and none of {others}")
 
 
 def _why_not_followed(link: Path, error: OSError) -> str:

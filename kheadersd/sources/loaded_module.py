@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..system.tasks import in_thread
 from .kernel_archive import stamp_at
-from .source import Nothing, Why
+from .source import NotFound, Reason
 from .sysfs import archive_of, read_contents
 
 if TYPE_CHECKING:
@@ -32,24 +32,24 @@ class ModuleSource:
         """Read the running kernel's archive, loading the module if it is not loaded.
 
         Raises:
-            Nothing: NOT_RUNNING, MISSING (no such module is installed), UNSUPPORTED (modules cannot be loaded
-                here), VANISHED (others unload it as soon as we load it) or UNREADABLE.
+            NotFound: NOT_RUNNING, MISSING (no such module is installed), UNSUPPORTED (modules cannot be
+                loaded here), VANISHED (others unload it as soon as we load it) or UNREADABLE.
             ModuleFailed: it could not be loaded, or shows no archive.
             Timeout: loading took longer than 30 seconds.
             Corrupt: its archive is damaged.
         """
         if release != self._host.running:
-            raise Nothing(
-                Why.NOT_RUNNING,
+            raise NotFound(
+                Reason.NOT_RUNNING,
                 f"only {self._host.running_kernel}, which runs, can load a module of its own",
             )
         if await self._module.look() == "absent":
-            raise Nothing(Why.MISSING, f"kernel {release} has no kheaders module installed")
+            raise NotFound(Reason.MISSING, f"kernel {release} has no kheaders module installed")
         for _ in range(_TRIES - 1):
             try:
                 return await self._load_and_read(report)
-            except Nothing as nothing:
-                if nothing.why not in (Why.MISSING, Why.VANISHED):
+            except NotFound as not_found:
+                if not_found.reason not in (Reason.MISSING, Reason.VANISHED):
                     raise
         return await self._load_and_read(report)
 

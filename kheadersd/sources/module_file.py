@@ -17,7 +17,7 @@ from ..system.files import opened, read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
 from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
-from .source import Nothing, Why
+from .source import NotFound, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class ModuleFileSource:
         """Cut the archive out of the module file of ``release``.
 
         Raises:
-            Nothing: MISSING (no such file) or UNREADABLE.
+            NotFound: MISSING (no such file) or UNREADABLE.
             ReleaseMismatch: the module's vermagic is another kernel's.
             Corrupt: the file is damaged, or is no module with an archive inside.
         """
@@ -74,17 +74,17 @@ def _find(host: Host, release: Release) -> Archive:
     path = locate(host, release)
     if path is None:
         directory = host.modules_directory(release)
-        raise Nothing(Why.MISSING, f"there is no kheaders.ko below {directory}")
+        raise NotFound(Reason.MISSING, f"there is no kheaders.ko below {directory}")
     if has_controls(str(path)):
-        raise Nothing(
-            Why.UNREADABLE,
+        raise NotFound(
+            Reason.UNREADABLE,
             f"{quoted(str(path))} is not used: no caller could be told its name, which is not UTF-8 or has "
             "control characters",
         )
     try:
         module, stamp = _read(path)
     except OSError as error:
-        raise Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+        raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
     data = cut_out(module, str(path), release)
     return archive_from_bytes(data, label=f"the archive in {path}", origin=str(path), origin_stamp=stamp)
 

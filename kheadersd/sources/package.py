@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from .source import Nothing, Why
+from .source import NotFound, Reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ class PackageManager(Protocol):
         None if a download is needed to know.
 
         Raises:
-            Nothing: there is none.
+            NotFound: there is none.
         """
         ...
 
@@ -31,7 +31,7 @@ class PackageManager(Protocol):
         """Download and verify the headers. Nothing is left on the disk but what the archive holds open.
 
         Raises:
-            Nothing: there are none, or they cannot be had now.
+            NotFound: there are none, or they cannot be had now.
             KheadersError: what came is damaged or not genuine, there is no room, it took too long.
         """
         ...
@@ -59,7 +59,7 @@ class PackageSource:
         download, of new package lists, can tell.
 
         Raises:
-            Nothing: there is no such package, or no package manager that is known here.
+            NotFound: there is no such package, or no package manager that is known here.
             Timeout: the package manager did not answer.
         """
         return await self._manager().offered(release)
@@ -77,8 +77,8 @@ class PackageSource:
             from .apt import Apt  # here, as most daemons are never asked for a package
 
             if not Apt.serves(self._host):
-                raise Nothing(
-                    Why.UNSUPPORTED,
+                raise NotFound(
+                    Reason.UNSUPPORTED,
                     f"no package manager that is known here: no apt-get, or no {self._host.path('etc/apt')}",
                 )
             self._known = Apt(self._host, self._work)

@@ -1,7 +1,7 @@
 """Where headers come from: five sources behind one small interface, none of which knows the cache.
 
 A source either finds a tree that is already usable in place, or an archive to be extracted, or raises
-`Nothing` with the reason.
+`NotFound` with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
 """All sources, in their default order."""
 
 
-class Why(enum.Enum):
+class Reason(enum.Enum):
     """The typed reasons for which a source has nothing."""
 
     MISSING = "missing"  # nothing is there
@@ -33,17 +33,17 @@ class Why(enum.Enum):
     NOT_AUTHORISED = "not-authorised"  # it would need an authorisation that the caller lacks
 
 
-class Nothing(Exception):
+class NotFound(Exception):
     """A source has no headers for the release: not a failure, the next source is asked.
 
     Attributes:
-        why: the typed reason.
+        reason: the typed reason.
         message: the reason in words, naming the path that was looked at.
     """
 
-    def __init__(self, why: Why, message: str) -> None:
+    def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
-        self.why = why
+        self.reason = reason
         self.message = message
 
 
@@ -122,7 +122,7 @@ class Source(Protocol):
         Disk, children and the network are used off the event loop. Cancelling leaves nothing behind.
 
         Raises:
-            Nothing: this source has no headers for the release.
+            NotFound: this source has no headers for the release.
             KheadersError: it has something, but that is damaged, another kernel's, or cannot be got at.
         """
         ...

@@ -11,7 +11,7 @@ from ..errors import Corrupt
 from ..system.files import opened, read_up_to
 from ..system.tasks import in_thread
 from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
-from .source import Nothing, Why
+from .source import NotFound, Reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,12 +42,12 @@ class SysfsSource:
         """Read the running kernel's archive whole.
 
         Raises:
-            Nothing: NOT_RUNNING, MISSING, VANISHED (unloaded by somebody, again and again) or UNREADABLE.
+            NotFound: NOT_RUNNING, MISSING, VANISHED (unloaded by somebody, again and again) or UNREADABLE.
             Corrupt: it is not one whole xz file, or larger than 24 MiB.
         """
         if release != self._host.running:
-            raise Nothing(
-                Why.NOT_RUNNING, f"{self._module.path} is of {self._host.running_kernel}, which runs"
+            raise NotFound(
+                Reason.NOT_RUNNING, f"{self._module.path} is of {self._host.running_kernel}, which runs"
             )
         report("reading", 0.0)
         with self._module.needed():
@@ -82,7 +82,7 @@ async def read_contents(host: Host, path: Path) -> Contents:
     """Read ``path`` of a host whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
 
     Raises:
-        Nothing: MISSING, VANISHED or UNREADABLE.
+        NotFound: MISSING, VANISHED or UNREADABLE.
         Corrupt: it is no file, or larger than 24 MiB.
     """
     for pause in (*_PAUSES, None):
@@ -90,16 +90,17 @@ async def read_contents(host: Host, path: Path) -> Contents:
             return await in_thread(_read_once, host, path)
         except FileNotFoundError:
             if pause == _PAUSES[0]:
-                raise Nothing(Why.MISSING, f"there is no {path}: kheaders is not loaded") from None
+                raise NotFound(Reason.MISSING, f"there is no {path}: kheaders is not loaded") from None
         except Lost:
             pass
         except OSError as error:
-            raise Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+            raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
         if pause is not None:
             await asyncio.sleep(pause)
     tries = len(_PAUSES) + 1
-    raise Nothing(
-        Why.VANISHED, f"{path} vanished each of {tries} times it was read: another program unloads kheaders"
+    raise NotFound(
+        Reason.VANISHED,
+        f"{path} vanished each of {tries} times it was read: another program unloads kheaders",
     )
 
 

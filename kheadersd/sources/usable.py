@@ -23,7 +23,7 @@ from .build_tree import (
     unreadable,
 )
 from .includes import Missing, check_included
-from .source import Why
+from .source import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,10 +77,10 @@ def check_usable(
     utsrelease = build_tree / UTSRELEASE
     found = _UTS_RELEASE.search(_read_start(utsrelease))
     if found is None:
-        raise Unusable(Why.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
+        raise Unusable(Reason.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
     if found[1] != release.encode():
         theirs = printable(found[1], 80)
-        raise Unusable(Why.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs}, not of {release}")
+        raise Unusable(Reason.OTHER_RELEASE, f"{utsrelease} is of kernel {theirs}, not of {release}")
     arch = architecture(build_tree)
     _check_architecture(source_tree, build_tree, arch)
     _check_version(source_tree, build_tree, release)
@@ -110,11 +110,11 @@ def check_inside(root: Path, source_tree: Path, build_tree: Path) -> None:
             continue
         if not Path(real).is_relative_to(root):
             raise Unusable(
-                Why.UNREADABLE, f"{printable(path)} leads out of {root}, to {printable(real, 200)}"
+                Reason.UNREADABLE, f"{printable(path)} leads out of {root}, to {printable(real, 200)}"
             )
         seen.add(real)
         if len(seen) > _MAX_LINKS_AND_DIRECTORIES:
-            raise Unusable(Why.UNREADABLE, f"{build_tree} has more links and directories than any kernel")
+            raise Unusable(Reason.UNREADABLE, f"{build_tree} has more links and directories than any kernel")
         try:
             with os.scandir(real) as entries:
                 for entry in entries:
@@ -141,13 +141,13 @@ def _check_architecture(source_tree: Path, build_tree: Path, arch: str) -> None:
     """Check that there are headers of the architecture, and what its build generates."""
     own = f"arch/{arch}/include/asm"
     if not any(_has_headers(tree / own) for tree in (source_tree, build_tree)):
-        raise Unusable(Why.INCOMPLETE, f"{source_tree / own} has no headers, and autoconf.h says {arch}")
+        raise Unusable(Reason.INCOMPLETE, f"{source_tree / own} has no headers, and autoconf.h says {arch}")
     wrappers = [build_tree / f"arch/{arch}/include" / name for name in _WRAPPERS]
     if not any(map(_has_headers, wrappers)):
         others = [path.parts[-3] for path in sorted(build_tree.glob("arch/*/include/generated"))]
         theirs = f"; what was generated is for {', '.join(others)}" if others else ""
         raise Unusable(
-            Why.INCOMPLETE,
+            Reason.INCOMPLETE,
             f"{wrappers[0].parent} has no headers, and autoconf.h says {arch}{printable(theirs, 200)}",
             map(str, wrappers),
         )
@@ -199,7 +199,7 @@ def _check_version(source_tree: Path, build_tree: Path, release: Release) -> Non
 def _of_two_versions(one: Path, built: list[int] | str, other: Path, written: str) -> Unusable:
     built = built if isinstance(built, str) else ".".join(map(str, built))
     return Unusable(
-        Why.INCOMPLETE,
+        Reason.INCOMPLETE,
         f"{one} is of Linux {built}, and {other} of {written}: what was updated has to be built again",
     )
 
@@ -220,10 +220,10 @@ def _check_included(source_tree: Path, build_tree: Path, arch: str, included: It
         by = f", which {missing.by} includes" if missing.by else ""
         name = printable(missing.name, 200)
         raise Unusable(
-            Why.INCOMPLETE, f"there is no <{name}>{printable(by)} in {build_tree}", missing.places
+            Reason.INCOMPLETE, f"there is no <{name}>{printable(by)} in {build_tree}", missing.places
         ) from None
     except UnfitFile as error:
-        raise Unusable(Why.INCOMPLETE, f"{printable(str(error.filename))}: {error.strerror}") from None
+        raise Unusable(Reason.INCOMPLETE, f"{printable(str(error.filename))}: {error.strerror}") from None
     except OSError as error:
         raise unreadable(Path(error.filename), error) from None
 
@@ -232,13 +232,13 @@ def _check_file(path: Path) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise Unusable(Why.INCOMPLETE, f"{path} is missing") from None
+        raise Unusable(Reason.INCOMPLETE, f"{path} is missing") from None
     except OSError as error:
-        raise Unusable(Why.UNREADABLE, f"{path} cannot be looked at: {error.strerror}") from error
+        raise Unusable(Reason.UNREADABLE, f"{path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise Unusable(Why.INCOMPLETE, f"{path} is not a regular file")
+        raise Unusable(Reason.INCOMPLETE, f"{path} is not a regular file")
     if not status.st_size:
-        raise Unusable(Why.INCOMPLETE, f"{path} is empty")
+        raise Unusable(Reason.INCOMPLETE, f"{path} is empty")
 
 
 def _read_optional(path: Path) -> bytes:

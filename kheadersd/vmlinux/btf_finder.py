@@ -13,7 +13,7 @@ from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..formats.btf import MAX_BTF, check
 from ..sources.build_tree import leads_to_automount
 from ..sources.kernel_archive import stamp_at
-from ..sources.source import Nothing, Why
+from ..sources.source import NotFound, Reason
 from ..system.files import TooLarge, read_file
 from ..system.tasks import in_thread
 from . import OF_RUNNING
@@ -71,9 +71,10 @@ async def find(host: Host, release: Release, scratch: Path) -> Btf:
         scratch: a directory with room for a decompressed kernel, 20 to 120 MB, for the time that this takes.
 
     Raises:
-        Nothing: there is none. The message says why not, place by place; ``why`` is MISSING if there is no
-            image either, else what is wrong with the first: INCOMPLETE (built without BTF), UNSUPPORTED (it
-            cannot be decompressed here), OTHER_RELEASE (another build than the one that runs), UNREADABLE.
+        NotFound: there is none. The message says why not, place by place; ``reason`` is MISSING if there is
+            no image either, else what is wrong with the first: INCOMPLETE (built without BTF), UNSUPPORTED
+            (it cannot be decompressed here), OTHER_RELEASE (another build than the one that runs),
+            UNREADABLE.
         Corrupt: all that there is is damaged.
         ReleaseMismatch: all that there is is of other kernels.
         NoSpace: there is no room in ``scratch``.
@@ -86,7 +87,7 @@ async def check_exists(host: Host, release: Release) -> None:
     """Check that there is a file which may have the BTF of ``release``; some microseconds for each place.
 
     Raises:
-        Nothing: there is none, with the message that `find` has then.
+        NotFound: there is none, with the message that `find` has then.
     """
     await in_thread(_first, host, release, functools.partial(_check_exists, host, release))
 
@@ -121,30 +122,31 @@ def _check_exists(host: Host, release: Release, place: str, path: Path) -> None:
         return
     _check_runs(host, release, path)
     if not host.exists(path):
-        raise Nothing(Why.MISSING, f"there is no {path}")
+        raise NotFound(Reason.MISSING, f"there is no {path}")
 
 
 def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
     """What ``look`` makes of the first place where it finds something. Raises as `find`."""
     missing: list[str] = []
-    reasons: list[Nothing] = []
+    failures: list[NotFound] = []
     errors: list[KheadersError] = []
     for place in (OF_RUNNING, *IMAGES):
         path = host.path(place.format(release, release))
         try:
             return look(place, path)
-        except Nothing as nothing:
-            if nothing.why == Why.MISSING:
+        except NotFound as not_found:
+            if not_found.reason == Reason.MISSING:
                 missing.append(str(path))
             else:
-                reasons.append(nothing)
+                failures.append(not_found)
         except (Corrupt, ReleaseMismatch) as error:
             errors.append(error)
     if errors:
         raise errors[0]
-    why = next((reason.why for reason in reasons if reason.why != Why.NOT_RUNNING), Why.MISSING)
+    reasons = (failure.reason for failure in failures)
+    reason = next((reason for reason in reasons if reason != Reason.NOT_RUNNING), Reason.MISSING)
     nowhere = f"there is none of {', '.join(missing)}" if missing else ""
-    raise Nothing(why, "; ".join(filter(None, [*(reason.message for reason in reasons), nowhere])))
+    raise NotFound(reason, "; ".join(filter(None, [*(failure.message for failure in failures), nowhere])))
 
 
 def _of_running(host: Host, release: Release, path: Path) -> Btf:
@@ -159,7 +161,7 @@ def _of_running(host: Host, release: Release, path: Path) -> Btf:
 
 def _check_runs(host: Host, release: Release, path: Path) -> None:
     if release != host.running:
-        raise Nothing(Why.NOT_RUNNING, f"{path} is of {host.running_kernel}, which runs")
+        raise NotFound(Reason.NOT_RUNNING, f"{path} is of {host.running_kernel}, which runs")
 
 
 def _read(path: Path) -> bytes:
@@ -177,7 +179,9 @@ def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled
         and "" not in (host.build_id, found.build_id)
         and host.build_id != found.build_id
     ):
-        raise Nothing(Why.OTHER_RELEASE, f"{real} is of another build of {release} than the one that runs")
+        raise NotFound(
+            Reason.OTHER_RELEASE, f"{real} is of another build of {release} than the one that runs"
+        )
     return Btf(found.btf, _digest(found.btf), str(real), found.stamp, found.build_id)
 
 
@@ -185,16 +189,16 @@ def _real_path(host: Host, path: Path) -> Path:
     try:
         # Our own headers are there, of which looking would make us mount them, and no image.
         if leads_to_automount(path.parent, host):
-            raise Nothing(Why.MISSING, f"there is no {path}")
+            raise NotFound(Reason.MISSING, f"there is no {path}")
         return host.resolve(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> Nothing:
+def _unreadable(path: Path, error: OSError) -> NotFound:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Nothing(Why.MISSING, f"there is no {path}")
-    return Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}")
+        return NotFound(Reason.MISSING, f"there is no {path}")
+    return NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}")
 
 
 def _digest(data: bytes) -> str:

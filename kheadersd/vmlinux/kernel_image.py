@@ -22,7 +22,7 @@ from ..formats import elf, payload
 from ..formats.file_slice import Content
 from ..host.host import find_build_id
 from ..sources.kernel_archive import stamp_of
-from ..sources.source import Nothing, Why
+from ..sources.source import NotFound, Reason
 from ..system.files import opened
 from ..system.printable import printable
 from ..system.space import is_full
@@ -76,7 +76,7 @@ def read_image(path: Path, release: Release, scratch: Path, cancelled: threading
         cancelled: ends it early.
 
     Raises:
-        Nothing: MISSING, UNREADABLE, INCOMPLETE (the kernel was built without BTF), or UNSUPPORTED (no image
+        NotFound: MISSING, UNREADABLE, INCOMPLETE (the kernel was built without BTF), or UNSUPPORTED (no image
             of a known kind, or nothing at hand decompresses it).
         ReleaseMismatch: it is another kernel.
         Corrupt: it is damaged, or larger than anything real.
@@ -89,9 +89,9 @@ def read_image(path: Path, release: Release, scratch: Path, cancelled: threading
             descriptor, status = stack.enter_context(opened(path))
             return _Reading(release, scratch, cancelled, stack).read(Content(descriptor, str(path)), status)
         except (FileNotFoundError, NotADirectoryError):
-            raise Nothing(Why.MISSING, f"there is no {path}") from None
+            raise NotFound(Reason.MISSING, f"there is no {path}") from None
         except OSError as error:
-            raise Nothing(Why.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+            raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class _Reading:
         elif _is_flat(kernel):
             btf, build_id = self._from_flat(kernel), ""
         else:
-            raise Nothing(Why.UNSUPPORTED, f"{image.label} is not a kernel image of a known kind")
+            raise NotFound(Reason.UNSUPPORTED, f"{image.label} is not a kernel image of a known kind")
         blob.check(btf, image.label)
         return FromImage(btf, build_id, stamp_of(status))
 
@@ -206,7 +206,7 @@ def _of_boot_protocol(image: Content) -> tuple[Content, int]:
     setup = image.at(0x1F1, 1)[0] or 4
     (version,) = struct.unpack("<H", image.at(0x206, 2))
     if version < 0x208:
-        raise Nothing(Why.UNSUPPORTED, f"{image.label} is older than any kernel with BTF")
+        raise NotFound(Reason.UNSUPPORTED, f"{image.label} is older than any kernel with BTF")
     offset, size = struct.unpack("<II", image.at(0x248, 8))
     packed = image.part((setup + 1) * 512 + offset, size)
     # arch/x86/boot/compressed/mkpiggy.c: the last four bytes, of gzip as of all others.
@@ -218,9 +218,10 @@ def _is_flat(kernel: Content) -> bool:
     return kernel.upto(0x38, 4) in (b"ARM\x64", b"RSC\x05")
 
 
-def _without_btf(kernel: Content) -> Nothing:
-    return Nothing(
-        Why.INCOMPLETE, f"{kernel.label} has no BTF: it was built without CONFIG_DEBUG_INFO_BTF, or stripped"
+def _without_btf(kernel: Content) -> NotFound:
+    return NotFound(
+        Reason.INCOMPLETE,
+        f"{kernel.label} has no BTF: it was built without CONFIG_DEBUG_INFO_BTF, or stripped",
     )
 
 

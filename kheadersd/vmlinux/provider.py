@@ -14,7 +14,7 @@ from ..cache.manifest import Entry as Item
 from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
 from ..formats.tar import FILE
 from ..headers.consent import Action
-from ..sources.source import Nothing
+from ..sources.source import NotFound
 from ..system.disk import DiskError, Vanished, explained
 from ..system.files import opened
 from ..system.tasks import SharedWork, in_thread, within
@@ -149,8 +149,8 @@ class TypesMaker:
                 await self._in_time(release, btf.check_exists(self._host, release))
                 bpftool = await self._find_bpftool()
                 found = await self._in_time(release, btf.find(self._host, release, self._cache.directory))
-            except Nothing as nothing:
-                raise NotAvailable(f"there is no BTF for {release}: {nothing.message}") from None
+            except NotFound as not_found:
+                raise NotAvailable(f"there is no BTF for {release}: {not_found.message}") from None
             report("make", 0.5)
             digest = _digest(found, bpftool)
             name = entry_name(release, digest)

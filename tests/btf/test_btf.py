@@ -14,7 +14,7 @@ from btf.made_up import BUILD_ID, RELEASE, make_btf, make_bzimage, make_kernel
 from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from kheadersd.vmlinux import OF_RUNNING
 from kheadersd.vmlinux import btf_finder as btf
 from kheadersd.vmlinux.kernel_image import MAX_KERNEL
@@ -85,19 +85,19 @@ async def test_from_the_image_as_from_the_running_kernel(root: Path) -> None:
 
 
 async def test_nothing_anywhere(root: Path) -> None:
-    with pytest.raises(Nothing, match=r"sys/kernel/btf/vmlinux, .*boot/vmlinuz-6.1.0-9-test$") as caught:
+    with pytest.raises(NotFound, match=r"sys/kernel/btf/vmlinux, .*boot/vmlinuz-6.1.0-9-test$") as caught:
         await find(make_host(root))
-    assert caught.value.why == Why.MISSING
-    with pytest.raises(Nothing, match=r"btf/vmlinux is of kernel 6.1.0-9-test, which runs; .*") as caught:
+    assert caught.value.reason == Reason.MISSING
+    with pytest.raises(NotFound, match=r"btf/vmlinux is of kernel 6.1.0-9-test, which runs; .*") as caught:
         await find(make_host(root), OTHER)
-    assert caught.value.why == Why.MISSING
+    assert caught.value.reason == Reason.MISSING
 
 
 async def test_an_image_without_btf(root: Path) -> None:
     put(root, "boot/vmlinuz-{}", make_kernel(b""))
-    with pytest.raises(Nothing, match=r"no BTF: it was built without .*; there is none of ") as caught:
+    with pytest.raises(NotFound, match=r"no BTF: it was built without .*; there is none of ") as caught:
         await find(make_host(root))
-    assert caught.value.why == Why.INCOMPLETE
+    assert caught.value.reason == Reason.INCOMPLETE
 
 
 async def test_a_damaged_image_is_passed_over_if_there_is_another(root: Path) -> None:
@@ -124,9 +124,9 @@ async def test_an_image_of_another_kernel(root: Path) -> None:
 
 async def test_an_image_of_another_build_than_the_one_that_runs(root: Path) -> None:
     put(root, "boot/vmlinuz-{}", make_kernel(build_id="ff" * 20))
-    with pytest.raises(Nothing, match=r"another build of 6.1.0-9-test than the one that runs") as caught:
+    with pytest.raises(NotFound, match=r"another build of 6.1.0-9-test than the one that runs") as caught:
         await find(make_host(root))
-    assert caught.value.why == Why.OTHER_RELEASE
+    assert caught.value.reason == Reason.OTHER_RELEASE
     assert (await find(make_host(root, running=OTHER))).build_id == "ff" * 20
 
 
@@ -136,7 +136,7 @@ async def test_a_link_of_an_image_does_not_lead_out_of_it(root: Path, tmp_path: 
     link = root / "boot" / f"vmlinuz-{RELEASE}"
     link.symlink_to(tmp_path / "vmlinux")
     host = make_host(root)
-    with pytest.raises(Nothing):
+    with pytest.raises(NotFound):
         await find(host)
     link.unlink()
     link.symlink_to("/vmlinux")
@@ -149,9 +149,9 @@ async def test_our_own_automount_is_not_touched(root: Path) -> None:
     put(root, "run/kheaders/build/vmlinux", make_kernel())
     (root / "lib/modules" / RELEASE).mkdir(parents=True)
     (root / "lib/modules" / RELEASE / "build").symlink_to("/run/kheaders/build")
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await find(host)
-    assert caught.value.why == Why.MISSING
+    assert caught.value.reason == Reason.MISSING
 
 
 async def test_cancelled_while_it_decompresses(root: Path) -> None:

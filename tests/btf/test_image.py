@@ -32,7 +32,7 @@ from btf.made_up import (
 )
 from kheadersd.errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from kheadersd.release import Release
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from kheadersd.vmlinux.kernel_image import MAX_IMAGE, Abandoned, FromImage, read_image
 
 BTF = make_btf()
@@ -90,33 +90,33 @@ def test_another_kernel_is_refused(image: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why", "message"),
+    ("content", "reason", "message"),
     [
-        (make_kernel(b""), Why.INCOMPLETE, "no BTF: it was built without CONFIG_DEBUG_INFO_BTF"),
-        (make_bzimage(make_kernel(b""), gzip.compress), Why.INCOMPLETE, "no BTF"),
-        (make_flat(b""), Why.INCOMPLETE, "no BTF"),
-        (make_flat(BTF[:-1] + b"x"), Why.INCOMPLETE, "no BTF"),
-        (b"", Why.UNSUPPORTED, "not a kernel image of a known kind"),
-        (b"#!/bin/sh\n" * 1000, Why.UNSUPPORTED, "not a kernel image of a known kind"),
-        (wrap(b"\x89LZO\0\r\n\x1a\n" + bytes(100)), Why.UNSUPPORTED, "with LZO, which cannot be read"),
-        (wrap(b"whatever it is"), Why.UNSUPPORTED, "in an unknown way"),
-        (wrap(b"whatever it is", version=0x207), Why.UNSUPPORTED, "older than any kernel with BTF"),
-        (gzip.compress(b"no kernel", mtime=0), Why.UNSUPPORTED, "not a kernel image"),
+        (make_kernel(b""), Reason.INCOMPLETE, "no BTF: it was built without CONFIG_DEBUG_INFO_BTF"),
+        (make_bzimage(make_kernel(b""), gzip.compress), Reason.INCOMPLETE, "no BTF"),
+        (make_flat(b""), Reason.INCOMPLETE, "no BTF"),
+        (make_flat(BTF[:-1] + b"x"), Reason.INCOMPLETE, "no BTF"),
+        (b"", Reason.UNSUPPORTED, "not a kernel image of a known kind"),
+        (b"#!/bin/sh\n" * 1000, Reason.UNSUPPORTED, "not a kernel image of a known kind"),
+        (wrap(b"\x89LZO\0\r\n\x1a\n" + bytes(100)), Reason.UNSUPPORTED, "with LZO, which cannot be read"),
+        (wrap(b"whatever it is"), Reason.UNSUPPORTED, "in an unknown way"),
+        (wrap(b"whatever it is", version=0x207), Reason.UNSUPPORTED, "older than any kernel with BTF"),
+        (gzip.compress(b"no kernel", mtime=0), Reason.UNSUPPORTED, "not a kernel image"),
     ],
 )
-def test_images_that_are_of_no_use(image: Path, content: bytes, why: Why, message: str) -> None:
-    with pytest.raises(Nothing, match=message) as caught:
+def test_images_that_are_of_no_use(image: Path, content: bytes, reason: Reason, message: str) -> None:
+    with pytest.raises(NotFound, match=message) as caught:
         read(image, content)
-    assert caught.value.why == why
+    assert caught.value.reason == reason
 
 
 def test_what_is_no_file(image: Path, tmp_path: Path) -> None:
-    with pytest.raises(Nothing, match="there is no") as caught:
+    with pytest.raises(NotFound, match="there is no") as caught:
         read(image)
-    assert caught.value.why == Why.MISSING
+    assert caught.value.reason == Reason.MISSING
     os.mkfifo(image)
     for path in (image, tmp_path):
-        with pytest.raises(Nothing, match="not a regular file"):
+        with pytest.raises(NotFound, match="not a regular file"):
             read(path)
 
 
@@ -130,14 +130,14 @@ def test_an_image_that_is_cut_short(image: Path, name: str, kept: float) -> None
 
 def test_an_image_that_is_cut_off_in_its_header(image: Path) -> None:
     for size in range(0, 0x260, 7):
-        with pytest.raises((Corrupt, Nothing), match=r"damaged|not a kernel image"):
+        with pytest.raises((Corrupt, NotFound), match=r"damaged|not a kernel image"):
             read(image, GOOD[:size])
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)
 def test_a_payload_that_is_cut_short(image: Path, name: str) -> None:
     packed = COMPRESSIONS[name](make_kernel())
-    with pytest.raises((Corrupt, Nothing), match=r"damaged|cut short|unknown way"):
+    with pytest.raises((Corrupt, NotFound), match=r"damaged|cut short|unknown way"):
         read(image, wrap(packed[: len(packed) * 2 // 3] + struct.pack("<I", len(make_kernel()))))
 
 
@@ -223,7 +223,7 @@ def test_damage_anywhere_gives_a_plain_reason(image: Path) -> None:
             damaged = bytearray(content)
             for _ in range(chance.randrange(1, 8)):
                 damaged[chance.randrange(len(damaged))] = chance.randrange(256)
-            with contextlib.suppress(Nothing, Corrupt, ReleaseMismatch):
+            with contextlib.suppress(NotFound, Corrupt, ReleaseMismatch):
                 read(image, bytes(damaged))
 
 

@@ -18,13 +18,13 @@ import pytest
 from kheadersd.cache import extract
 from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
-from kheadersd.headers.restore import Restoring
+from kheadersd.headers.restore import Restoration
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from kheadersd.sources.usable import check_usable
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
@@ -168,18 +168,18 @@ async def test_the_digest_is_of_the_packages(split: Repository, apt_host: AptHos
 async def test_an_unknown_release(apt_host: AptHost, work: Path, release: str) -> None:
     source = PackageSource(apt_host.host, work)
     assert await source.offered(Release(release)) is None
-    with pytest.raises(Nothing, match=f"apt knows no package linux-headers-{release}") as caught:
+    with pytest.raises(NotFound, match=f"apt knows no package linux-headers-{release}") as caught:
         await source.find(Release(release), silent)
-    assert caught.value.why is Why.MISSING
-    with pytest.raises(Nothing, match="apt knows no package"):
+    assert caught.value.reason is Reason.MISSING
+    with pytest.raises(NotFound, match="apt knows no package"):
         await source.offered(Release(release))
 
 
 @pytest.mark.usefixtures("split")
 async def test_a_meta_package_is_no_kernel(apt_host: AptHost, work: Path) -> None:
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await PackageSource(apt_host.host, work).offered(Release("amd64"))
-    assert caught.value.why is Why.MISSING
+    assert caught.value.reason is Reason.MISSING
 
 
 async def test_a_host_without_lists_of_its_own(repository: Repository, apt_host: AptHost, work: Path) -> None:
@@ -204,17 +204,17 @@ async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
     async def unlimited(_release: str, _source: str, work: Awaitable[str]) -> str:
         return await work
 
-    restoring = Restoring(apt_host.host, {"package": source}, source.offered, unlimited)
+    restoration = Restoration(apt_host.host, {"package": source}, source.offered, unlimited)
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
-    assert "only known after a download" in await restoring.why_lost(entry, ["package"], Limits())
+    assert "only known after a download" in await restoration.why_lost(entry, ["package"], Limits())
     apt_host.update()
-    assert await restoring.why_lost(entry, ["package"], Limits()) == ""
+    assert await restoration.why_lost(entry, ["package"], Limits()) == ""
     # As distributions do with kernels that were replaced.
     (repository.pool / f"{OWN}_6.1.192-2_amd64.deb").unlink()
     repository.publish()
     apt_host.update()
-    assert await restoring.why_lost(entry, ["package"], Limits()) != ""
+    assert await restoration.why_lost(entry, ["package"], Limits()) != ""
 
 
 async def test_our_lists_are_fetched_at_most_every_ten_minutes(
@@ -222,12 +222,12 @@ async def test_our_lists_are_fetched_at_most_every_ten_minutes(
 ) -> None:
     unknown = Release("6.1.0-57-amd64")
     source = PackageSource(apt_host.host, work)
-    with pytest.raises(Nothing):
+    with pytest.raises(NotFound):
         await source.find(unknown, silent)
     asked = len(split.server.requests)
     assert asked > 0
     for again in (source, PackageSource(apt_host.host, work)):
-        with pytest.raises(Nothing):
+        with pytest.raises(NotFound):
             await again.find(unknown, silent)
     assert len(split.server.requests) == asked
     split.add_split(unknown, "6.1.193-1")
@@ -260,7 +260,7 @@ async def test_lists_that_are_out_of_date(split: Repository, apt_host: AptHost, 
 async def test_a_package_that_is_gone_everywhere(split: Repository, apt_host: AptHost, work: Path) -> None:
     for path in split.pool.glob("*.deb"):
         path.unlink()
-    with pytest.raises(Nothing, match=r"is not there any more.*404"):
+    with pytest.raises(NotFound, match=r"is not there any more.*404"):
         await find(apt_host, work)
     assert not [name for name in left_in(work) if name.startswith("run-")]
 
@@ -280,9 +280,9 @@ async def test_a_package_that_is_not_what_the_lists_promise(
 async def test_unsigned_lists_are_not_taken(repository: Repository, apt_host: AptHost, work: Path) -> None:
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish(signed=False)
-    with pytest.raises(Nothing, match="is not signed") as caught:
+    with pytest.raises(NotFound, match="is not signed") as caught:
         await find(apt_host, work)
-    assert caught.value.why is Why.UNREADABLE
+    assert caught.value.reason is Reason.UNREADABLE
     assert not [request for request in repository.server.requests if request.endswith(".deb")]
 
 
@@ -309,16 +309,16 @@ async def test_lists_signed_by_somebody_else(
         other.close()
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
-    with pytest.raises(Nothing, match=r"NO_PUBKEY|not signed") as caught:
+    with pytest.raises(NotFound, match=r"NO_PUBKEY|not signed") as caught:
         await find(apt_host, work)
-    assert caught.value.why is Why.UNREADABLE
+    assert caught.value.reason is Reason.UNREADABLE
 
 
 async def test_the_network_is_down(split: Repository, apt_host: AptHost, work: Path) -> None:
     split.close()
-    with pytest.raises(Nothing, match="onnect") as caught:
+    with pytest.raises(NotFound, match="onnect") as caught:
         await find(apt_host, work)
-    assert caught.value.why is Why.UNREADABLE
+    assert caught.value.reason is Reason.UNREADABLE
     assert left_in(work) == {"lists", "first.conf", "last.conf"}
 
 
@@ -443,7 +443,7 @@ async def test_no_program_that_an_image_s_source_names_is_run(
     repository.publish()
     up = "/".join([".."] * 8)
     apt_host.configure(f"deb [trusted=yes] {up}{planted}/http://127.0.0.1:1/ stable main\n")
-    with pytest.raises(Nothing, match="could not be found"):
+    with pytest.raises(NotFound, match="could not be found"):
         await find(apt_host, work)
     assert not (planted / "ran").exists()
 
@@ -455,7 +455,7 @@ async def test_an_image_reads_no_file_of_this_machine(
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
     apt_host.configure(f"deb [trusted=yes arch=amd64] {scheme}:{directory}/repository stable main\n")
-    with pytest.raises(Nothing, match="could not be found"):
+    with pytest.raises(NotFound, match="could not be found"):
         await find(apt_host, work)
 
 
@@ -469,9 +469,9 @@ async def test_a_link_out_of_an_image_s_configuration(
         path.rmdir()
     path.unlink(missing_ok=True)
     path.symlink_to(directory)
-    with pytest.raises(Nothing, match="leads out of it") as caught:
+    with pytest.raises(NotFound, match="leads out of it") as caught:
         await PackageSource(apt_host.host, work).offered(RELEASE)
-    assert caught.value.why is Why.UNSUPPORTED
+    assert caught.value.reason is Reason.UNSUPPORTED
 
 
 def dumped(host: Host, work: Path) -> str:
@@ -521,9 +521,9 @@ async def test_a_work_directory_that_cannot_be_made(apt_host: AptHost, directory
 async def test_a_host_without_apt(directory: Path) -> None:
     (directory / "fedora").mkdir()
     source = PackageSource(Host(directory / "fedora"), directory / "work")
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await source.offered(RELEASE)
-    assert caught.value.why is Why.UNSUPPORTED
+    assert caught.value.reason is Reason.UNSUPPORTED
     assert not (directory / "work").exists()
 
 

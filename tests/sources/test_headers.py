@@ -10,7 +10,7 @@ import pytest
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.build_tree import Unusable, environment, leads_to_automount
-from kheadersd.sources.source import Tree, Why
+from kheadersd.sources.source import Reason, Tree
 from kheadersd.sources.usable import check_usable
 from sources.hosts import OTHER, RELEASE, make_host, put_tree
 
@@ -46,14 +46,14 @@ def test_a_needed_header_that_is_no_file_is_named(tmp_path: Path, name: str, dam
         os.mkfifo(header)
     with pytest.raises(Unusable, match=str(header)) as caught:
         check_usable(tree, tree, RELEASE)
-    assert caught.value.why is Why.INCOMPLETE
+    assert caught.value.reason is Reason.INCOMPLETE
 
 
 def test_uts_release_of_another_kernel(tmp_path: Path) -> None:
     tree = put_tree(tmp_path, OTHER)
     with pytest.raises(Unusable, match=f"{OTHER}, not of {RELEASE}") as caught:
         check_usable(tree, tree, RELEASE)
-    assert caught.value.why is Why.OTHER_RELEASE
+    assert caught.value.reason is Reason.OTHER_RELEASE
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_sources_that_were_updated_and_not_built(
     tree = versions(tmp_path, makefile, generated, release)
     with pytest.raises(Unusable, match=r"has to be built again") as caught:
         check_usable(tree, tree, Release(release))
-    assert caught.value.why is Why.INCOMPLETE
+    assert caught.value.reason is Reason.INCOMPLETE
 
 
 def test_a_configuration_of_another_version(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_configuration_of_nothing(tmp_path: Path, content: str) -> None:
     (tree / NEEDED[2]).write_text(content)
     with pytest.raises(Unusable, match="configures no architecture") as caught:
         check_usable(tree, tree, RELEASE)
-    assert caught.value.why is Why.INCOMPLETE
+    assert caught.value.reason is Reason.INCOMPLETE
 
 
 def test_a_whole_tree_elsewhere_is_named_to_both_tools(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.release import Release
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out, locate
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 if TYPE_CHECKING:
@@ -152,9 +152,9 @@ async def test_an_archive_that_is_not_xz(host: Host) -> None:
 
 async def test_not_installed(host: Host) -> None:
     for release in (RELEASE, OTHER):
-        with pytest.raises(Nothing, match=release) as caught:
+        with pytest.raises(NotFound, match=release) as caught:
             await ModuleFileSource(host).find(release, ignore)
-        assert caught.value.why is Why.MISSING
+        assert caught.value.reason is Reason.MISSING
 
 
 async def test_compressed_damage(host: Host) -> None:
@@ -202,9 +202,9 @@ def test_links_are_followed_within_the_host(host: Host, tmp_path: Path) -> None:
 
 async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
     install(host, MODULE, os.fsdecode(b"updates/caf\xe9/kheaders.ko"))
-    with pytest.raises(Nothing, match=r"updates/caf\\xe9/kheaders\.ko' is not used") as caught:
+    with pytest.raises(NotFound, match=r"updates/caf\\xe9/kheaders\.ko' is not used") as caught:
         await ModuleFileSource(host).find(RELEASE, ignore)
-    assert caught.value.why is Why.UNREADABLE
+    assert caught.value.reason is Reason.UNREADABLE
 
 
 async def test_the_modules_of_nixos(host: Host) -> None:

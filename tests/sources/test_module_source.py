@@ -13,7 +13,7 @@ from kheadersd.errors import Corrupt, InUse, ModuleFailed
 from kheadersd.host.kernel_module import KernelModule, NoLoader
 from kheadersd.journal import Event
 from kheadersd.sources.loaded_module import ModuleSource
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from sources.hosts import (
     OTHER,
     RELEASE,
@@ -114,18 +114,18 @@ async def test_somebody_elses_is_used_and_left(host: Host, loader: Loader) -> No
 
 async def test_another_kernel(host: Host, loader: Loader) -> None:
     source, _ = source_with(host, loader)
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await source.find(OTHER, ignore)
-    assert caught.value.why is Why.NOT_RUNNING
+    assert caught.value.reason is Reason.NOT_RUNNING
     assert loader.calls == []
 
 
 async def test_no_loading_here(host: Host) -> None:
     install_module(host)
     source = ModuleSource(host, KernelModule(host, NoLoader("the host is an image")))
-    with pytest.raises(Nothing, match="the host is an image") as caught:
+    with pytest.raises(NotFound, match="the host is an image") as caught:
         await source.find(RELEASE, ignore)
-    assert caught.value.why is Why.UNSUPPORTED
+    assert caught.value.reason is Reason.UNSUPPORTED
 
 
 async def test_refused(host: Host) -> None:
@@ -148,9 +148,9 @@ async def test_lost_again_and_again(host: Host) -> None:
     loader = LosingLoader(host, ARCHIVE)
     loader.losses = 100
     source, _ = source_with(host, loader)
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await source.find(RELEASE, ignore)
-    assert caught.value.why is Why.VANISHED
+    assert caught.value.reason is Reason.VANISHED
     assert loader.calls == ["load", "unload"] * 3
 
 
@@ -245,9 +245,9 @@ async def test_recovery_leaves_what_others_loaded(host: Host, loader: Loader) ->
 async def test_a_kernel_without_the_module(host: Host, loader: Loader) -> None:
     source, _ = source_with(host, loader)
     installed_module(host).unlink()
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await source.find(RELEASE, ignore)
-    assert caught.value.why is Why.MISSING
+    assert caught.value.reason is Reason.MISSING
     assert loader.calls == []
 
 

@@ -16,7 +16,7 @@ from kheadersd.release import Release
 from kheadersd.sources import tree_copy as snapshot
 from kheadersd.sources.build_tree import Unusable, architecture, configuration
 from kheadersd.sources.installed_tree import TreeSource
-from kheadersd.sources.source import Tree, Why
+from kheadersd.sources.source import Reason, Tree
 from kheadersd.sources.usable import OF_ARCHIVES, check_usable
 from sources.hosts import ignore, make_host
 from sources.test_snapshot import LIMITS, put
@@ -109,7 +109,7 @@ def test_what_each_program_needs_is_missed(whole: tuple[Path, Release], missing:
     for included in ({}, {"included": OF_ARCHIVES}):
         with pytest.raises(Unusable) as caught:
             check_usable(tree, tree, release, **included)
-        assert caught.value.why is Why.INCOMPLETE
+        assert caught.value.reason is Reason.INCOMPLETE
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_headers_that_are_empty_are_noticed(whole: tuple[Path, Release], emptied
     for included in ({}, {"included": OF_ARCHIVES}):
         with pytest.raises(Unusable, match="it is empty") as caught:
             check_usable(tree, tree, release, **included)
-        assert caught.value.why is Why.INCOMPLETE
+        assert caught.value.reason is Reason.INCOMPLETE
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -135,7 +135,7 @@ def test_the_sources_were_updated_and_not_built(whole: tuple[Path, Release], lin
         Unusable, match=r"version\.h is of Linux 6\.1\.\d+, and .*Makefile of 6\.1\.254"
     ) as caught:
         check_usable(tree, tree, release)
-    assert caught.value.why is Why.INCOMPLETE
+    assert caught.value.reason is Reason.INCOMPLETE
 
 
 def test_sources_of_one_kernel_and_a_build_of_another() -> None:

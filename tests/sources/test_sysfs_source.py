@@ -16,7 +16,7 @@ from kheadersd.errors import Corrupt
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import KernelModule
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
-from kheadersd.sources.source import Nothing, Why
+from kheadersd.sources.source import NotFound, Reason
 from kheadersd.sources.sysfs import Lost, SysfsSource, read_whole
 from sources.hosts import (
     OTHER,
@@ -59,15 +59,15 @@ async def test_the_whole_archive(host: Host, source: SysfsSource) -> None:
 
 async def test_another_kernel(host: Host, source: SysfsSource) -> None:
     show_in_sysfs(host, ARCHIVE)
-    with pytest.raises(Nothing, match=RELEASE) as caught:
+    with pytest.raises(NotFound, match=RELEASE) as caught:
         await source.find(OTHER, ignore)
-    assert caught.value.why is Why.NOT_RUNNING
+    assert caught.value.reason is Reason.NOT_RUNNING
 
 
 async def test_not_loaded(source: SysfsSource) -> None:
-    with pytest.raises(Nothing, match="not loaded") as caught:
+    with pytest.raises(NotFound, match="not loaded") as caught:
         await source.find(RELEASE, ignore)
-    assert caught.value.why is Why.MISSING
+    assert caught.value.reason is Reason.MISSING
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ async def test_too_large(host: Host, source: SysfsSource) -> None:
 
 async def test_no_file(host: Host, source: SysfsSource) -> None:
     host.path("sys/kernel/kheaders.tar.xz").mkdir()
-    with pytest.raises(Nothing, match="a directory and not a regular file"):
+    with pytest.raises(NotFound, match="a directory and not a regular file"):
         await source.find(RELEASE, ignore)
 
 
@@ -110,9 +110,9 @@ async def test_no_link_leads_out_of_an_image(tmp_path: Path, parts: str) -> None
     link.symlink_to(outside / "sys" / parts)
     module = KernelModule(host, Loader(host, ARCHIVE))
     assert module.state() == "absent"
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await SysfsSource(host, module).find(RELEASE, ignore)
-    assert caught.value.why is Why.MISSING
+    assert caught.value.reason is Reason.MISSING
     assert "root" not in caught.value.message.replace(str(tmp_path), "")
 
 
@@ -154,9 +154,9 @@ async def test_an_image_s_release_and_notes_are_its_own(tmp_path: Path) -> None:
 
 async def test_what_always_ends_early_has_vanished(host: Host, source: SysfsSource) -> None:
     host.path("sys/kernel/kheaders.tar.xz").symlink_to(SHORT)
-    with pytest.raises(Nothing, match="5 times") as caught:
+    with pytest.raises(NotFound, match="5 times") as caught:
         await source.find(RELEASE, ignore)
-    assert caught.value.why is Why.VANISHED
+    assert caught.value.reason is Reason.VANISHED
 
 
 async def test_lost_half_way_and_back_again(host: Host, source: SysfsSource) -> None:
@@ -176,9 +176,9 @@ async def test_lost_half_way_for_good(host: Host, source: SysfsSource) -> None:
     finding = asyncio.create_task(source.find(RELEASE, ignore))
     await asyncio.sleep(0.03)
     hide_from_sysfs(host)
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await finding
-    assert caught.value.why is Why.VANISHED
+    assert caught.value.reason is Reason.VANISHED
 
 
 async def test_cancelled(host: Host, source: SysfsSource) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from kheadersd.release import Release
 from kheadersd.sources.installed_tree import TreeSource
-from kheadersd.sources.source import Nothing, Tree, Why
+from kheadersd.sources.source import NotFound, Reason, Tree
 from sources.hosts import OTHER, RELEASE, ignore, make_host, put_tree
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def link(host: Host, name: str, target: str) -> Path:
     return path
 
 
-async def reason(host: Host) -> Nothing:
-    with pytest.raises(Nothing) as caught:
+async def reason(host: Host) -> NotFound:
+    with pytest.raises(NotFound) as caught:
         await TreeSource(host).find(RELEASE, ignore)
     return caught.value
 
@@ -80,71 +80,71 @@ async def test_a_whole_build_beside_a_dangling_source(host: Host) -> None:
 
 
 async def test_nothing(host: Host) -> None:
-    nothing = await reason(host)
-    assert nothing.why is Why.MISSING
-    assert f"{RELEASE}/build" in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.MISSING
+    assert f"{RELEASE}/build" in not_found.message
 
 
 async def test_no_modules_directory(host: Host) -> None:
-    with pytest.raises(Nothing) as caught:
+    with pytest.raises(NotFound) as caught:
         await TreeSource(host).find(OTHER, ignore)
-    assert caught.value.why is Why.MISSING
+    assert caught.value.reason is Reason.MISSING
 
 
 async def test_a_dangling_link(host: Host) -> None:
     path = link(host, "build", "/usr/src/gone")
-    nothing = await reason(host)
-    assert nothing.why is Why.DANGLING
-    assert str(path) in nothing.message
-    assert "/usr/src/gone" in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.DANGLING
+    assert str(path) in not_found.message
+    assert "/usr/src/gone" in not_found.message
 
 
 async def test_a_link_in_circles(host: Host) -> None:
     link(host, "build", "source")
     link(host, "source", "build")
-    assert (await reason(host)).why is Why.DANGLING
+    assert (await reason(host)).reason is Reason.DANGLING
 
 
 async def test_a_left_over_directory(host: Host) -> None:
     build = host.modules_directory(RELEASE) / "build"
     (build / "include/generated").mkdir(parents=True)
-    nothing = await reason(host)
-    assert nothing.why is Why.INCOMPLETE
-    assert f"{build}/include/linux/kconfig.h" in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.INCOMPLETE
+    assert f"{build}/include/linux/kconfig.h" in not_found.message
 
 
 async def test_only_the_build_part_of_a_split_tree(host: Host) -> None:
     put_tree(host.modules_directory(RELEASE) / "build", parts="build")
-    assert (await reason(host)).why is Why.INCOMPLETE
+    assert (await reason(host)).reason is Reason.INCOMPLETE
 
 
 async def test_only_the_source_part_of_a_split_tree(host: Host) -> None:
     put_tree(host.modules_directory(RELEASE) / "source", parts="source")
-    assert (await reason(host)).why is Why.INCOMPLETE
+    assert (await reason(host)).reason is Reason.INCOMPLETE
 
 
 async def test_the_build_part_beside_a_dangling_source(host: Host) -> None:
     put_tree(host.modules_directory(RELEASE) / "build", parts="build")
     path = link(host, "source", "/usr/src/gone")
-    nothing = await reason(host)
-    assert nothing.why is Why.DANGLING
-    assert str(path) in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.DANGLING
+    assert str(path) in not_found.message
 
 
 async def test_another_kernels_tree(host: Host) -> None:
     put_tree(host.modules_directory(RELEASE) / "build", OTHER)
-    nothing = await reason(host)
-    assert nothing.why is Why.OTHER_RELEASE
-    assert OTHER in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.OTHER_RELEASE
+    assert OTHER in not_found.message
 
 
 async def test_our_own_automount_is_not_touched(host: Host) -> None:
     # Were it followed, this usable tree would be found.
     put_tree(host.path("run/kheaders/build"))
     link(host, "build", "/run/kheaders/build")
-    nothing = await reason(host)
-    assert nothing.why is Why.MISSING
-    assert "kheadersd itself" in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.MISSING
+    assert "kheadersd itself" in not_found.message
 
 
 async def test_what_is_behind_our_own_automount_is_no_part_of_the_answer(host: Host) -> None:
@@ -153,7 +153,7 @@ async def test_what_is_behind_our_own_automount_is_no_part_of_the_answer(host: H
     automount.mkdir(parents=True)
     link(host, "build", "../../../run/kheaders/build")
     source = TreeSource(host)
-    with pytest.raises(Nothing):
+    with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     os.utime(automount, (1, 1))
     assert source.present(RELEASE) == (True, None)
@@ -178,8 +178,8 @@ async def test_objects_whose_makefile_says_where_their_sources_are(host: Host) -
 async def test_objects_whose_sources_were_removed(host: Host) -> None:
     build = put_tree(host.modules_directory(RELEASE) / "build", parts="build")
     (build / "source").symlink_to("/home/u/gone")
-    nothing = await reason(host)
-    assert f"{build}/source leads to /home/u/gone" in nothing.message
+    not_found = await reason(host)
+    assert f"{build}/source leads to /home/u/gone" in not_found.message
 
 
 @pytest.mark.parametrize("where", ["linux-headers-{}", "kernels/{}", "linux-{}"])
@@ -197,9 +197,9 @@ async def test_headers_without_a_link(host: Host, where: str, beside: str) -> No
 
 async def test_headers_without_a_link_are_checked_as_well(host: Host) -> None:
     tree = put_tree(host.path("usr/src/kernels") / RELEASE, OTHER)
-    nothing = await reason(host)
-    assert nothing.why is Why.OTHER_RELEASE
-    assert str(tree) in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.OTHER_RELEASE
+    assert str(tree) in not_found.message
 
 
 async def test_the_automount_under_another_name_is_not_touched(host: Host) -> None:
@@ -208,7 +208,7 @@ async def test_the_automount_under_another_name_is_not_touched(host: Host) -> No
     (build / "source").symlink_to("/run/kheaders/build")
     host.path("usr/src").mkdir(parents=True)
     host.path(f"usr/src/linux-headers-{RELEASE}").symlink_to("/run/kheaders/build")
-    assert (await reason(host)).why is Why.INCOMPLETE
+    assert (await reason(host)).reason is Reason.INCOMPLETE
 
 
 @pytest.mark.parametrize("target", ["/nix/store/abc/{}", "../../nix/store/abc/{}"])
@@ -241,10 +241,10 @@ async def test_modules_elsewhere(host: Host, modules: str) -> None:
 async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
     tree = put_tree(host.path(os.fsdecode(b"usr/src/caf\xe9\n")))
     (host.modules_directory(RELEASE) / "build").symlink_to(b"/usr/src/caf\xe9\n")
-    nothing = await reason(host)
-    assert nothing.why is Why.UNREADABLE
-    assert "caf\\xe9\\n" in nothing.message
-    nothing.message.encode()
+    not_found = await reason(host)
+    assert not_found.reason is Reason.UNREADABLE
+    assert "caf\\xe9\\n" in not_found.message
+    not_found.message.encode()
     shutil.rmtree(tree)
     assert "caf\\xe9\\n, which is not there" in (await reason(host)).message
 
@@ -266,10 +266,10 @@ async def test_a_header_of_an_image_that_leads_out_of_it(
         path.unlink(missing_ok=True)
     up = "../" * len(path.parent.parts[1:])
     path.symlink_to(target if absolute else up + str(target)[1:])
-    nothing = await reason(host)
-    assert nothing.why is Why.UNREADABLE
-    assert str(path) in nothing.message
-    assert "leads out of" in nothing.message
+    not_found = await reason(host)
+    assert not_found.reason is Reason.UNREADABLE
+    assert str(path) in not_found.message
+    assert "leads out of" in not_found.message
 
 
 async def test_a_header_that_leads_out_of_an_image_later(host: Host) -> None:
@@ -278,7 +278,7 @@ async def test_a_header_that_leads_out_of_an_image_later(host: Host) -> None:
     assert await source.find(RELEASE, ignore) == Tree(tree, tree)
     (tree / "include/linux/new.h").symlink_to("/etc/passwd")
     assert source.present(RELEASE) == (False, None)
-    with pytest.raises(Nothing, match="leads out of"):
+    with pytest.raises(NotFound, match="leads out of"):
         await source.find(RELEASE, ignore)
 
 
@@ -341,12 +341,12 @@ async def test_present_notices(host: Host, change: str) -> None:
 async def test_present_knows_that_there_is_nothing_until_there_is(host: Host) -> None:
     source = TreeSource(host)
     for _ in range(2):
-        with pytest.raises(Nothing):
+        with pytest.raises(NotFound):
             await source.find(RELEASE, ignore)
         assert source.present(RELEASE) == (True, None)
     link(host, "build", "/usr/src/later")
     assert source.present(RELEASE) == (False, None)
-    with pytest.raises(Nothing):
+    with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     tree = put_tree(host.path("usr/src/later"))
     assert source.present(RELEASE) == (False, None)
@@ -357,7 +357,7 @@ async def test_present_notices_that_a_left_over_is_completed(host: Host) -> None
     build = host.modules_directory(RELEASE) / "build"
     build.mkdir()
     source = TreeSource(host)
-    with pytest.raises(Nothing):
+    with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     assert source.present(RELEASE) == (True, None)
     put_tree(build)
@@ -367,7 +367,7 @@ async def test_present_notices_that_a_left_over_is_completed(host: Host) -> None
 async def test_asking_for_many_releases_does_not_fill_the_memory(host: Host) -> None:
     source = TreeSource(host)
     for number in range(200):
-        with pytest.raises(Nothing):
+        with pytest.raises(NotFound):
             await source.find(Release(f"6.1.{number}"), ignore)
     assert not source.present(Release("6.1.0"))[0]
     assert source.present(Release("6.1.199")) == (True, None)

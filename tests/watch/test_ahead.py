@@ -19,8 +19,8 @@ from kheadersd.cache.tree_writer import Limits
 from kheadersd.cache.without_headers import reduce
 from kheadersd.daemon.status import State
 from kheadersd.errors import NotCached
-from kheadersd.headers.extraction import Maker
-from kheadersd.headers.prefetch import Ahead
+from kheadersd.headers.extraction import Extraction
+from kheadersd.headers.prefetch import Prefetch
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
 from kheadersd.host.installed_kernels import Change
@@ -40,8 +40,8 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-def ahead(host: Host, state: State, journal: Kept) -> Ahead:
-    return Ahead(host, state.provider, state.keeper, journal, lambda: True)
+def ahead(host: Host, state: State, journal: Kept) -> Prefetch:
+    return Prefetch(host, state.provider, state.keeper, journal, lambda: True)
 
 
 def put_kernel(host: Host, release: str, content: str = "") -> Path:
@@ -72,7 +72,7 @@ def say_sysfs(host: Host) -> None:
     host.path("sys/kernel/kheaders.tar.xz").write_bytes(make_kheaders(RELEASE, {"include/x.h": b"sysfs"}))
 
 
-async def test_kernels_that_are_new(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+async def test_kernels_that_are_new(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
     put_kernel(host, OTHER)
     put_kernel(host, RELEASE)
     await ahead.follow(new(OTHER, RELEASE))
@@ -91,7 +91,7 @@ async def test_kernels_that_are_new(host: Host, state: State, ahead: Ahead, jour
     assert len(journal.of(Event.ENTRY_ADDED)) == 2
 
 
-async def test_replaced_under_the_same_release(host: Host, state: State, ahead: Ahead) -> None:
+async def test_replaced_under_the_same_release(host: Host, state: State, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER))
     put_kernel(host, OTHER, "/* of another build */")
@@ -102,7 +102,7 @@ async def test_replaced_under_the_same_release(host: Host, state: State, ahead: 
 
 
 async def test_what_is_there_from_elsewhere_is_enough(
-    host: Host, state: State, ahead: Ahead, journal: Kept
+    host: Host, state: State, ahead: Prefetch, journal: Kept
 ) -> None:
     say_sysfs(host)
     await get(state, RELEASE, "sysfs")
@@ -117,7 +117,9 @@ async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, stat
 
     async def make(*, ahead: bool) -> tuple[Entry, bool]:
         request = Request(OTHER, ("module-file",), ahead=ahead)
-        return await Maker(state.keeper, host).entry(request, "module-file", archive, None, LIMITS, ignore)
+        return await Extraction(state.keeper, host).entry(
+            request, "module-file", archive, None, LIMITS, ignore
+        )
 
     entry, _ = await make(ahead=True)
     reduced = take_headers_away(state, entry)
@@ -143,13 +145,13 @@ async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, sta
         await verifying
 
 
-async def test_without_a_module(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+async def test_without_a_module(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
     await ahead.follow(new(RELEASE))
     assert cached(state) == []
     assert journal.of(Event.AHEAD_FAILED) == []
 
 
-async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
     """Half written, as it were; and another kernel's. What comes after them is made nevertheless."""
     broken = put_kernel(host, "4.0.0-half")
     os.truncate(broken, 1000)
@@ -167,11 +169,11 @@ async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Ahead
 
 async def test_not_wanted(host: Host, state: State, journal: Kept) -> None:
     put_kernel(host, OTHER)
-    await Ahead(host, state.provider, state.keeper, journal, lambda: False).follow(new(OTHER))
+    await Prefetch(host, state.provider, state.keeper, journal, lambda: False).follow(new(OTHER))
     assert cached(state) == []
 
 
-async def test_removed(host: Host, state: State, ahead: Ahead, journal: Kept) -> None:
+async def test_removed(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
     put_kernel(host, OTHER)
     put_kernel(host, RELEASE)
     await ahead.follow(new(OTHER, RELEASE))
@@ -182,14 +184,14 @@ async def test_removed(host: Host, state: State, ahead: Ahead, journal: Kept) ->
     assert "its kernel was removed" in message
 
 
-async def test_removed_while_the_daemon_was_away(host: Host, state: State, ahead: Ahead) -> None:
+async def test_removed_while_the_daemon_was_away(host: Host, state: State, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     await ahead.follow(new(RELEASE))
     assert cached(state) == []
 
 
-async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Ahead) -> None:
+async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Prefetch) -> None:
     """/lib/modules is hidden, or not mounted, rather than every kernel removed."""
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER))
@@ -197,7 +199,7 @@ async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Ah
     assert cached(state) == [(OTHER, "module-file")]
 
 
-async def test_leased(host: Host, state: State, ahead: Ahead) -> None:
+async def test_leased(host: Host, state: State, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER, installed=(RELEASE,)))
     entry = state.cache.find(OTHER)
@@ -213,20 +215,20 @@ async def test_leased(host: Host, state: State, ahead: Ahead) -> None:
 
 
 async def test_what_was_in_sysfs_goes_only_when_its_kernel_was_seen_to_go(
-    host: Host, state: State, ahead: Ahead, tmp_path: Path
+    host: Host, state: State, ahead: Prefetch, tmp_path: Path
 ) -> None:
     say_sysfs(host)
     await get(state, RELEASE, "sysfs")
     # The next boot, into another kernel.
     host.path("proc/sys/kernel/osrelease").write_text(OTHER)
-    rebooted = Ahead(Host(host.root), state.provider, state.keeper, Kept(), lambda: True)
+    rebooted = Prefetch(Host(host.root), state.provider, state.keeper, Kept(), lambda: True)
     await rebooted.follow(new(OTHER))
     assert cached(state) == [(RELEASE, "sysfs")], "it may never have had modules"
     await rebooted.follow(Change(frozenset({OTHER}), NONE, NONE, frozenset({RELEASE})))
     assert cached(state) == []
 
 
-async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Ahead) -> None:
+async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     (entry,) = state.cache.entries()
@@ -244,7 +246,7 @@ async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Ahead)
     ],
 )
 async def test_what_was_made_of_what_was_installed_with_it(
-    host: Host, state: State, ahead: Ahead, source: str, kind: str, origin: str, kept: bool
+    host: Host, state: State, ahead: Prefetch, source: str, kind: str, origin: str, kept: bool
 ) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
@@ -270,7 +272,7 @@ async def test_at_a_low_priority() -> None:
     assert priority() == before
 
 
-async def test_ended_in_the_middle(host: Host, state: State, ahead: Ahead) -> None:
+async def test_ended_in_the_middle(host: Host, state: State, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     following = asyncio.create_task(ahead.follow(new(OTHER)))
     await eventually(lambda: list(state.cache.directory.glob(".staging-*")) or following.done())
