@@ -192,13 +192,17 @@ def _read(source: Path) -> bytes:
 
 async def _precompiled(client: Client, arguments: argparse.Namespace, profile: str) -> _Way:
     _, flags, details = await get_pch(client, arguments, profile)
-    if details.get("consumer") == "bcc":
-        raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
+    _check_consumer(profile, details["consumer"])
     backend = tuple(details.get("backend_arguments", ()))
     kept = bool(details["headers_kept"])
     warnings = tuple(details.get("warnings", ()))
     compiler, headers = details["compiler"], tuple(details["headers"])
     return _Way("a precompiled header", compiler, tuple(flags), backend, kept, warnings, headers)
+
+
+def _check_consumer(profile: str, consumer: str) -> None:
+    if consumer == "bcc":
+        raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
 
 
 def _plain_of(way: _Way) -> _Way:
@@ -241,7 +245,7 @@ async def _with_headers(
     from ..pch import profiles
     from ..pch.compile import precompilable
     from ..pch.compilers import Compiler
-    from ..pch.recipe import LIBBPF, recipe
+    from ..pch.recipe import LIBBPF, clang_recipe
     from ..sources.build_tree import Unusable
 
     try:
@@ -257,13 +261,14 @@ async def _with_headers(
     known, _ = profiles.load(profiles.DIRECTORIES)
     if profile not in known:
         raise CommandError(USAGE, f"there is no profile {printable(profile)}")
+    _check_consumer(profile, known[profile].consumer)
     compiler = _local_compiler(arguments.compiler, None)
     resource = Path((await _output(compiler, "-print-resource-dir")).strip())
     itself = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
     (directory / "include").mkdir()
     (directory / "include/bpf").symlink_to(LIBBPF)
     try:
-        made = recipe(known[profile], itself, tree, "", arch, beside=directory)
+        made = clang_recipe(known[profile], itself, tree, "", arch, beside=directory)
     except KheadersError as error:
         raise CommandError(NOT_AVAILABLE, error.message) from None
     (directory / PREFIX).write_bytes(made.prefix)

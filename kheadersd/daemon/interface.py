@@ -230,12 +230,12 @@ class Service:
             options[FORCE],
         )
         # A list of one's own takes an authorisation, whether it has been made or not.
-        if not request.headers and (ready := self._state.workshop.precompiler.ready(request)):
+        if not request.headers and (ready := self._state.workshop.pch.ready(request)):
             return self._precompiled(ready)
 
         async def slowly(call: Call) -> Reply:
             asking = _Asking(call, self._authority)
-            return self._precompiled(await self._state.workshop.precompiler.get(request, asking))
+            return self._precompiled(await self._state.workshop.pch.get(request, asking))
 
         return self._told_of_failure(slowly)(call)
 

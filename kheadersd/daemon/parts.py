@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import TYPES
 from ..pch.compilers import Compilers
-from ..pch.header_removal import Reducer
-from ..pch.provider import Precompiler
-from ..pch.store import Shelf
+from ..pch.header_removal import HeaderRemoval
+from ..pch.provider import PchProvider
+from ..pch.store import PchStore
 from ..sandbox.command import compile_run
 from ..sandbox.queue import Bounded
-from ..vmlinux.provider import TypesMaker
+from ..vmlinux.provider import TypesProvider
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -32,8 +32,8 @@ class Workshop:
 
     Attributes:
         types: makes vmlinux.h.
-        reducer: takes headers away that are precompiled.
-        precompiler: makes precompiled headers.
+        header_removal: drops headers once they are precompiled.
+        pch: finds and makes precompiled headers.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class Workshop:
         progress: Progress,
     ) -> None:
         run = Bounded(compile_run(), _MOST_COMPILERS)
-        self.types = TypesMaker(host, keeper, run, progress, config.extract_timeout)
+        self.types = TypesProvider(host, keeper, run, progress, config.extract_timeout)
         self._provider = provider
         self._compilers = Compilers(config.compiler_directories, run)
-        shelf = Shelf(keeper, self._compilers)
-        self.reducer = Reducer(keeper, leases, shelf, run, journal, self._why_lost)
-        self.precompiler = Precompiler(
+        store = PchStore(keeper, self._compilers)
+        self.header_removal = HeaderRemoval(keeper, leases, store, run, journal, self._why_lost)
+        self.pch = PchProvider(
             config,
             provider,
             self.types,
             keeper,
             self._compilers,
-            shelf,
-            self.reducer,
+            store,
+            self.header_removal,
             run,
             journal,
             progress,
@@ -68,8 +68,8 @@ class Workshop:
     async def configure(self, config: Config) -> None:
         """Use other limits from now on, and read the profiles again; directories stay as they are."""
         self.types.find_timeout = config.extract_timeout
-        self.precompiler.configure(config)
-        await self.precompiler.load_profiles()
+        self.pch.configure(config)
+        await self.pch.load_profiles()
 
     async def _why_lost(self, entry: Entry) -> str:
         if entry.record.kind == TYPES:
@@ -78,7 +78,7 @@ class Workshop:
 
     async def close(self) -> None:
         """Give up all work, and wait until it has cleaned up behind itself."""
-        await self.precompiler.close()
-        await self.reducer.close()
+        await self.pch.close()
+        await self.header_removal.close()
         await self.types.close()
         await self._compilers.close()

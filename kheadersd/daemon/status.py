@@ -152,7 +152,7 @@ class State:
     async def prune(self) -> tuple[list[Release], int]:
         """Apply the retention policy; also to what was made by compilers that are not there any more."""
         if any(entry.pchs for entry in self.cache.entries()):
-            await self.workshop.precompiler.retire()
+            await self.workshop.pch.retire()
         return await self.keeper.prune()
 
     async def close(self) -> None:

@@ -105,7 +105,7 @@ def bcc_recipe(
     arch: str,
     libraries: Libraries = LIBRARIES,
 ) -> Recipe:
-    """As `recipe`, for a profile of bcc's. Blocking, for 10 ms at most.
+    """As `clang_recipe`, for a profile of bcc's. Blocking, for 10 ms at most.
 
     Raises:
         NotAvailable: libbcc is not installed, or is of another LLVM than the compiler, or of a version that

@@ -14,7 +14,7 @@ from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
 from ..sources.build_tree import AUTOCONF, Unusable, architecture, configuration
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from .bcc_recipe import lacking_names
+from .bcc_recipe import bcc_recipe, lacking_names
 from .needed_headers import (
     again,
     again_arguments,
@@ -24,7 +24,8 @@ from .needed_headers import (
     included_first,
     read_again,
 )
-from .recipe import recipe
+from .profiles import BCC
+from .recipe import clang_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
         NotAvailable: it is of an architecture that is not known here, or of a 32-bit kernel.
         Corrupt: it is of no architecture.
     """
+    recipe = bcc_recipe if profile.consumer == BCC else clang_recipe
     return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
 
 

@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from ..cache.lifecycle import Keeper
     from ..journal import Journal
     from ..sandbox.child import Run
-    from .store import Shelf
+    from .store import PchStore
 
 
 # Seconds for which headers are taken to be in use by who was given them, lease or not.
 _IN_USE = 600.0
 
 
-class Reducer:
+class HeaderRemoval:
     """Takes the headers of entries away. Belongs to the event loop."""
 
     def __init__(
         self,
         keeper: Keeper,
         leases: Leases,
-        shelf: Shelf,
+        store: PchStore,
         run: Run,
         journal: Journal,
         why_lost: Callable[[Entry], Awaitable[str]],
@@ -49,7 +49,7 @@ class Reducer:
         self._keeper = keeper
         self._cache = keeper.cache
         self._leases = leases
-        self._shelf = shelf
+        self._store = store
         self._run = run
         self._journal = journal
         self._why_lost = why_lost
@@ -118,7 +118,7 @@ class Reducer:
         if not force and (why := await self._why_lost(entry)):
             return self._kept(entry, f"no source can give them again: {why}")
         # What no compiler can use any more needs nothing.
-        await self._shelf.retire_of(entry)
+        await self._store.retire_of(entry)
         needed: set[str] = set()
         for pch in list(entry.pchs.values()):
             if pch.record.needed is None:

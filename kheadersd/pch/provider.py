@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..progress import Progress
     from ..sandbox.child import Run
-    from ..vmlinux.provider import TypesMaker
+    from ..vmlinux.provider import TypesProvider
     from .compilers import Compiler, Compilers
-    from .header_removal import Reducer
+    from .header_removal import HeaderRemoval
     from .profiles import Profile
     from .recipe import Recipe
-    from .store import Shelf
+    from .store import PchStore
 
 # An entry can be replaced between being found and being worked on.
 _ATTEMPTS = 3
@@ -51,18 +51,18 @@ _NOT_AUTHORISED = (
 _PAUSE = 0.1
 
 
-class Precompiler:
+class PchProvider:
     """Belongs to the event loop; what blocks is done in threads, compilers run apart."""
 
     def __init__(
         self,
         config: Config,
         provider: Provider,
-        types: TypesMaker,
+        types: TypesProvider,
         keeper: Keeper,
         compilers: Compilers,
-        shelf: Shelf,
-        reducer: Reducer,
+        store: PchStore,
+        header_removal: HeaderRemoval,
         run: Run,
         journal: Journal,
         progress: Progress,
@@ -73,8 +73,8 @@ class Precompiler:
         self._keeper = keeper
         self._cache = keeper.cache
         self._compilers = compilers
-        self._shelf = shelf
-        self._reducer = reducer
+        self._store = store
+        self._header_removal = header_removal
         self._run = run
         self._journal = journal
         self._progress = progress
@@ -211,11 +211,11 @@ class Precompiler:
         entry = self._base(request, profile)
         if entry is None or (not any_state and entry.has_headers != request.keep_headers):
             return None
-        return await self._on_the_shelf(entry, profile, compiler)
+        return await self._in_store(entry, profile, compiler)
 
-    async def _on_the_shelf(self, entry: Entry, profile: Profile, compiler: Compiler) -> ServedPch | None:
+    async def _in_store(self, entry: Entry, profile: Profile, compiler: Compiler) -> ServedPch | None:
         made = await self._recipe(profile, compiler, entry)
-        pch = await self._shelf.confirmed(entry, made.key) if made is not None else None
+        pch = await self._store.confirmed(entry, made.key) if made is not None else None
         if made is None or pch is None:
             return None
         return _served(entry, pch, compiler, profile, made, fresh=False)
@@ -264,21 +264,21 @@ class Precompiler:
         async with self._keeper.lock(entry.name):
             if made is None or entry not in self._cache or not entry.has_headers:
                 return None
-            pch = await self._shelf.confirmed(entry, made.key)
+            pch = await self._store.confirmed(entry, made.key)
             fresh = pch is None
             if pch is None and (pch := await self._compile(entry, profile, compiler, made)) is None:
                 return None
             if fresh:
-                await self._shelf.retire_of(entry)
+                await self._store.retire_of(entry)
                 manages = at_once or bool(request.headers)
                 may_go = functools.partial(self._may_go, entry, manages)
-                await self._shelf.make_room(entry, pch, self._config.max_pchs, may_go)
+                await self._store.make_room(entry, pch, self._config.max_pchs, may_go)
         why_kept = ""
         if not request.keep_headers:
-            entry, why_kept = await self._reducer.reduce(
+            entry, why_kept = await self._header_removal.reduce(
                 entry, self._seconds, at_once=at_once, force=request.force
             )
-            pch = await self._shelf.confirmed(entry, made.key)
+            pch = await self._store.confirmed(entry, made.key)
         if pch is None or entry.pchs.get(made.key) is not pch:
             return None
         served = _served(entry, pch, compiler, profile, made, fresh=fresh)
@@ -308,7 +308,7 @@ class Precompiler:
         if profile.base != TYPES:
             await self._provider.look_again(request.release)
         entry = self._base(request, profile)
-        return None if entry is None else await self._on_the_shelf(entry, profile, compiler)
+        return None if entry is None else await self._in_store(entry, profile, compiler)
 
     async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch | None:
         """Make one; the entry's lock is held. None if it or the compiler was changed meanwhile."""
@@ -316,7 +316,7 @@ class Precompiler:
 
         def keep(pch: Pch) -> None:
             # Even if nobody waits for it any more: it is in the cache.
-            self._shelf.added(entry, pch, time.monotonic() - started)
+            self._store.added(entry, pch, time.monotonic() - started)
 
         stagings: list[PchStaging] = []
         try:
@@ -354,7 +354,7 @@ class Precompiler:
 
     async def retire(self) -> None:
         """Remove what was made by compilers that have been upgraded or removed since."""
-        await self._shelf.retire()
+        await self._store.retire()
 
 
 def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch:

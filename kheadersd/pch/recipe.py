@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ from ..cache.pch_files import PREFIX
 from ..errors import NotAvailable
 from ..host.architecture import ARCHITECTURES
 from ..sources.build_tree import include_directories
-from .profiles import BCC, CLANG_BPF, CLANG_HOST, TYPES
+from .profiles import CLANG_BPF, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
     from ..host.architecture import Clang
@@ -115,7 +114,7 @@ _QUIET = (
 )
 
 
-def recipe(
+def clang_recipe(
     profile: Profile,
     compiler: Compiler,
     tree: Path,
@@ -123,7 +122,7 @@ def recipe(
     arch: str,
     beside: Path | None = None,
 ) -> Recipe:
-    """The recipe for a profile, a compiler and a tree.
+    """The recipe for a profile of a consumer that runs clang; see `bcc_recipe` for the other.
 
     Args:
         tree: absolute, where it will be as long as the result is used: ``<entry>/tree``.
@@ -135,11 +134,6 @@ def recipe(
     Raises:
         NotAvailable: the architecture is none of those.
     """
-    if profile.consumer == BCC:
-        # It reads libbcc, which few hosts have.
-        module = importlib.import_module(".bcc", __package__)
-        made: Recipe = module.bcc_recipe(profile, compiler, tree, digest, arch)
-        return made
     _clang(arch)
     before = prefix(profile)
     source = as_if_included(PREFIX, before) + umbrella(profile)

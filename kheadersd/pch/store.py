@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .compilers import Compilers
 
 
-class Shelf:
+class PchStore:
     """All of them, below all entries. Belongs to the event loop."""
 
     def __init__(self, keeper: Keeper, compilers: Compilers) -> None:

@@ -62,7 +62,7 @@ class ServedTypes:
         return self.entry.path / vmlinux.NAME
 
 
-class TypesMaker:
+class TypesProvider:
     """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
 
     def __init__(

@@ -24,7 +24,7 @@ from kheadersd.progress import Progress
 from kheadersd.release import Release
 from kheadersd.sandbox.child import Command, Finished
 from kheadersd.vmlinux.bpftool import PLACES
-from kheadersd.vmlinux.provider import TypesMaker
+from kheadersd.vmlinux.provider import TypesProvider
 
 WANTED = Release(RELEASE)
 IMAGE = "boot/vmlinuz-{}"
@@ -95,8 +95,8 @@ def tool() -> Tool:
 
 
 @pytest.fixture
-async def maker(host: Host, state: State, tool: Tool) -> AsyncIterator[TypesMaker]:
-    maker = TypesMaker(host, state.keeper, tool, Progress(Nobody().progress, Nobody().changed))
+async def maker(host: Host, state: State, tool: Tool) -> AsyncIterator[TypesProvider]:
+    maker = TypesProvider(host, state.keeper, tool, Progress(Nobody().progress, Nobody().changed))
     yield maker
     await maker.close()
 
@@ -106,7 +106,7 @@ def put_image(host: Host, release: str) -> Path:
     return put(host.root, place, make_bzimage(make_kernel(release=release), gzip.compress))
 
 
-async def test_releases_that_are_made_up_run_nothing(maker: TypesMaker, host: Host, tool: Tool) -> None:
+async def test_releases_that_are_made_up_run_nothing(maker: TypesProvider, host: Host, tool: Tool) -> None:
     put_image(host, RELEASE)
     for number in range(3):
         with pytest.raises(
@@ -116,7 +116,7 @@ async def test_releases_that_are_made_up_run_nothing(maker: TypesMaker, host: Ho
     assert (tool.versions, tool.dumps) == (0, 0)
 
 
-async def test_bpftool_is_found_once(maker: TypesMaker, host: Host, tool: Tool) -> None:
+async def test_bpftool_is_found_once(maker: TypesProvider, host: Host, tool: Tool) -> None:
     for release in (RELEASE, "6.1.0-8-test"):
         put_image(host, release)
         assert (await maker.get(Release(release), Root())).fresh
@@ -124,7 +124,7 @@ async def test_bpftool_is_found_once(maker: TypesMaker, host: Host, tool: Tool) 
 
 
 async def test_the_same_types_from_a_file_that_was_replaced(
-    maker: TypesMaker, host: Host, state: State, tool: Tool
+    maker: TypesProvider, host: Host, state: State, tool: Tool
 ) -> None:
     image = put_image(host, RELEASE)
     made = await maker.get(WANTED, Root())

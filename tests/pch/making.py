@@ -16,7 +16,7 @@ from kheadersd.pch import needed_headers as reduction
 from kheadersd.pch import profiles
 from kheadersd.pch.compilers import Compiler
 from kheadersd.pch.profiles import TYPES, Profile
-from kheadersd.pch.recipe import LIBBPF, Recipe, recipe
+from kheadersd.pch.recipe import LIBBPF, Recipe, clang_recipe
 
 ARCHITECTURE = "x86"
 COMPILERS = ("clang-14", "clang-16", "clang-19")
@@ -131,7 +131,7 @@ def precompile(compiler: Compiler, profile: Profile, tree: Path, arch: str = ARC
     Raises:
         Refused: the compiler does not do it without a complaint.
     """
-    made = recipe(profile, compiler, tree, hashlib.sha256(b"").hexdigest(), arch)
+    made = clang_recipe(profile, compiler, tree, hashlib.sha256(b"").hexdigest(), arch)
     pch = tree.parent / "pch" / made.key / "headers.pch"
     (pch.parent / "include").mkdir(parents=True)
     (pch.parent / "include/bpf").symlink_to(LIBBPF)

@@ -11,7 +11,7 @@ import pytest
 
 from kheadersd.cache.pch_files import PREFIX
 from kheadersd.pch.profiles import load
-from kheadersd.pch.recipe import recipe
+from kheadersd.pch.recipe import clang_recipe
 from pch import making
 
 _PROFILES, _ = load([making.SHIPPED])
@@ -71,7 +71,9 @@ class Tree:
         self, compiler: str, program: str, *arguments: str, profile: str = "bpf-core"
     ) -> subprocess.CompletedProcess[str]:
         """A run of the compiler with the complete arguments of a profile, for a program on stdin."""
-        made = recipe(_PROFILES[profile], making.found(compiler), self.path, "", self.arch, self.path.parent)
+        made = clang_recipe(
+            _PROFILES[profile], making.found(compiler), self.path, "", self.arch, self.path.parent
+        )
         (self.path.parent / PREFIX).write_bytes(made.prefix)
         return subprocess.run(
             [compiler, *made.text, *arguments, "-Werror", "-x", "c", "-"],

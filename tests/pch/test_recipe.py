@@ -16,7 +16,7 @@ from kheadersd.pch import needed_headers as reduction
 from kheadersd.pch import recipe as recipes
 from kheadersd.pch.compilers import Compiler
 from kheadersd.pch.profiles import HEADERS, Profile, custom, load
-from kheadersd.pch.recipe import Recipe, recipe
+from kheadersd.pch.recipe import Recipe, clang_recipe
 from pch.making import SHIPPED
 
 _COMPILER = Compiler(
@@ -40,7 +40,7 @@ class Inputs:
     arch: str = "x86"
 
     def recipe(self) -> Recipe:
-        return recipe(self.profile, self.compiler, self.tree, self.digest, self.arch)
+        return clang_recipe(self.profile, self.compiler, self.tree, self.digest, self.arch)
 
 
 def _with_flags(*flags: str) -> Inputs:

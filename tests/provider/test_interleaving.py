@@ -55,7 +55,7 @@ async def test_what_is_made_anew_is_served_meanwhile(state: State, entry: Entry,
 async def test_what_was_removed_does_not_come_back_without_headers(
     state: State, entry: Entry, milliseconds: int
 ) -> None:
-    reducing = asyncio.create_task(state.workshop.reducer.reduce(entry, 10, at_once=True))
+    reducing = asyncio.create_task(state.workshop.header_removal.reduce(entry, 10, at_once=True))
     await asyncio.sleep(milliseconds / 1000)
     await state.keeper.remove(OTHER, force=False)
     await asyncio.wait([reducing])
@@ -68,7 +68,7 @@ async def test_what_was_removed_does_not_come_back_without_headers(
 async def test_a_reduction_that_cannot_be_done_says_why(state: State, entry: Entry) -> None:
     (entry.directory / "manifest").unlink()
     with pytest.raises(Vanished, match="cannot read the manifest"):
-        await state.workshop.reducer.reduce(entry, 10, at_once=True)
+        await state.workshop.header_removal.reduce(entry, 10, at_once=True)
 
 
 async def test_each_prune_chooses_for_itself(state: State, host: Host, entry: Entry) -> None:
