@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .journal import LEVELS
-from .sources.source import SOURCE_NAMES
+from .names import SOURCE_NAMES
 from .system.files import read_file
 from .system.printable import printable
 

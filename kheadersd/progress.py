@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .release import Release
-    from .sources.source import Report
 
 INTERVAL = 0.2
 """Seconds between two reports of one stage; a new stage is told at once, if the budget allows it."""
@@ -18,7 +17,14 @@ INTERVAL = 0.2
 _RATE = 20.0
 """Reports told a second in all, however many callers make us work; a short burst may be twice that."""
 
+Report = Callable[[str, float], None]
+"""Called with a stage and the fraction done, 0 to 1; cheap, from any thread."""
+
 Tell = Callable[["Release", str, float], None]
+
+
+def unreported(stage: str, fraction: float) -> None:
+    """A `Report` for what is too short to be reported."""
 
 
 class Progress:

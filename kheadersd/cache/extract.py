@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Generator
 
-    from ..sources.source import Archive, Layer, Report
+    from ..progress import Report
+    from ..sources.source import Archive, Layer
 
 STAGE = "extract"
 """The stage that is reported."""

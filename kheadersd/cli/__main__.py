@@ -243,7 +243,7 @@ def _add_release(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    from ..sources.source import SOURCE_NAMES
+    from ..names import SOURCE_NAMES
 
     parser.add_argument(
         "--source",

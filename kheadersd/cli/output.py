@@ -59,7 +59,7 @@ def by_source(text: str) -> str:
     """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text as it is."""
     import re
 
-    from ..sources.source import SOURCE_NAMES
+    from ..names import SOURCE_NAMES
 
     head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join(SOURCE_NAMES)}): )", text)
     return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text

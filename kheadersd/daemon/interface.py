@@ -20,8 +20,9 @@ from ..dbus.codec import Variant, encode, escaped
 from ..dbus.objects import Interface, Method, Property, Reply
 from ..errors import KheadersError
 from ..headers.consent import Action
-from ..headers.requests import PchRequest, Request, Served, ServedPch
+from ..headers.requests import Request, Served
 from ..journal import Event
+from ..pch.requests import PchRequest, ServedPch
 from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from ..errors import InvalidArgs
+from ..names import SOURCE_NAMES
 from ..pch.profiles import check_headers
-from ..sources.source import SOURCE_NAMES
 
 T = TypeVar("T")
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ..cache.lifecycle import Keeper
     from ..cache.tree_writer import Limits
     from ..host.host import Host
+    from ..progress import Report
     from ..release import Release
-    from ..sources.source import Archive, Report
+    from ..sources.source import Archive
     from .requests import Request
 
 # Somebody who removes the cache while an entry is made must not fail the request.

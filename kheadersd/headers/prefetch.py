@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache.entry import TYPES
 from ..errors import KheadersError
 from ..journal import Event
 from ..sources.source import NotFound
-from ..vmlinux import OF_RUNNING, SOURCE
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -80,10 +81,12 @@ class Prefetch:
         are built in or were loaded by somebody else, it must have been seen how its modules went.
         """
         record = entry.record
-        shown = record.source == "sysfs" or record.origin == str(self._host.path(OF_RUNNING))
-        if shown:
+        is_types = record.kind == TYPES
+        if record.source == "sysfs" or (
+            is_types and Path(record.origin).is_relative_to(self._host.path("sys"))
+        ):
             return entry.release in self._removed
-        return record.source in (*_INSTALLED, SOURCE)
+        return is_types or record.source in _INSTALLED
 
     async def _extract(self, release: Release) -> None:
         try:

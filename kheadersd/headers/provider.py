@@ -25,12 +25,13 @@ from ..errors import (
     Timeout,
 )
 from ..journal import Event
+from ..progress import unreported
 from ..sources import tree_copy as snapshot
-from ..sources.build_tree import environment
 from ..sources.installed_tree import NOT_LOOKED_AT
 from ..sources.source import NotFound, Source, Tree
 from ..system.tasks import SharedWork, in_thread, within
 from .consent import Action, Consent
+from .environment import environment
 from .extraction import Extraction
 from .requests import Request, Served
 from .restore import Restoration
@@ -41,11 +42,10 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..host.host import Host
     from ..journal import Journal
-    from ..progress import Progress
+    from ..progress import Progress, Report
     from ..release import Release
     from ..sources.installed_tree import TreeSource
     from ..sources.package import PackageSource
-    from ..sources.source import Report
     from .consent import Caller
 
 F = TypeVar("F", bound=Exception)
@@ -351,7 +351,7 @@ class Provider:
             raise failed.failures["module-file"] from None
 
     async def _find_tree(self, release: Release) -> Served:
-        finding = self._work.share(("tree", release), lambda: self._tree_source.find(release, _ignore))
+        finding = self._work.share(("tree", release), lambda: self._tree_source.find(release, unreported))
         tree = await self._within(release, "tree", finding)
         return self._in_place(release, tree)
 
@@ -472,7 +472,3 @@ def _verdict(release: Release, failures: Failures) -> KheadersError:
             return type(failure)(failure.message + (f" (also tried: {others})" if others else ""))
     reasons = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
     return NotAvailable(f"no source has headers for {release}: {reasons}")
-
-
-def _ignore(stage: str, fraction: float) -> None:
-    """A `Report` for what is too short to be reported."""

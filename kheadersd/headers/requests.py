@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..cache.entry import Entry
-    from ..cache.pch_files import Pch
-    from ..pch.compilers import Compiler
-    from ..pch.profiles import Profile
     from ..release import Release
     from ..sources.source import Tree
 
@@ -67,48 +64,6 @@ class Served:
     def path(self) -> Path:
         """What callers are told. Of a split tree it is the build tree, as kbuild takes it."""
         return self.tree.build_tree
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PchRequest:
-    """What a caller asks for.
-
-    Attributes:
-        headers: exactly these; () for those of the profile.
-        compiler: a name or a path; "" for the default.
-        keep_headers: whether the headers stay in the cache besides.
-        force: drop them even if no source can give them again.
-    """
-
-    release: Release
-    profile: str
-    headers: tuple[str, ...] = ()
-    compiler: str = ""
-    keep_headers: bool = True
-    force: bool = False
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class ServedPch:
-    """A precompiled header that is there.
-
-    Attributes:
-        arguments: all that the compiler needs, in this order.
-        fresh: whether it was made for the request.
-        library: the digest of the library that compiles programs, where that is not the compiler.
-        wanted: what the compiler was called: a name, a path, or "" for the newest.
-        why_kept: why the headers stay although the caller wants them dropped, else "".
-    """
-
-    entry: Entry
-    pch: Pch
-    compiler: Compiler
-    profile: Profile
-    arguments: tuple[str, ...]
-    fresh: bool
-    library: str = ""
-    wanted: str = ""
-    why_kept: str = ""
 
 
 class Observer(Protocol):

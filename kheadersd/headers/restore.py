@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from ..errors import KheadersError
+from ..progress import unreported
 from ..sources import tree_copy as snapshot
 from ..sources.source import Archive, NotFound, Source, Tree
 from ..system.tasks import in_thread
@@ -77,7 +78,7 @@ class Restoration:
             return "" if offered else "whether there is a package is only known after a download"
         if name not in ("tree", "sysfs", "module-file"):
             return "whether it has them is only known by trying"
-        offer = await self._sources[name].find(entry.release, _ignore)
+        offer = await self._sources[name].find(entry.release, unreported)
         if isinstance(offer, Tree):
             cancelled = threading.Event()
             work = (self._host, entry.release, snapshot.origin(offer), limits, cancelled)
@@ -91,7 +92,3 @@ def _other_archive(offer: Archive, entry: Entry) -> str:
     if offer.digest == entry.record.digest:
         return ""
     return f"{offer.origin} has another archive than the one that they were made from"
-
-
-def _ignore(stage: str, fraction: float) -> None:
-    """A `Report` for what is too short to be reported."""

@@ -14,7 +14,6 @@ from ..cache.entry import TYPES
 from ..cache.pch_files import Pch, PchRecord, PchStaging
 from ..errors import Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout, UnknownProfile
 from ..headers.consent import Action
-from ..headers.requests import PchRequest, ServedPch
 from ..journal import Event
 from ..system.disk import Vanished
 from ..system.tasks import SharedWork, in_thread
@@ -23,6 +22,7 @@ from .bcc_recipe import compiler_name, is_known
 from .compile import compile_pch, recipe_for
 from .needed_headers import canary
 from .profiles import BCC
+from .requests import PchRequest, ServedPch
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry

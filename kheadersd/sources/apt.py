@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..host.host import Host
+    from ..progress import Report
     from ..release import Release
-    from .source import Report
 
 MAX_QUERIES = 2
 """How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and everybody may cause it."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..host.host import Host
+    from ..progress import Report
     from ..release import Release
-    from .source import Report
 
 # Whoever asks for many releases that do not exist must not fill the memory.
 _MAX_REMEMBERED = 64

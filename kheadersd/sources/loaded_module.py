@@ -12,8 +12,9 @@ from .sysfs import archive_of, read_contents
 if TYPE_CHECKING:
     from ..host.host import Host
     from ..host.kernel_module import KernelModule
+    from ..progress import Report
     from ..release import Release
-    from .source import Archive, Report
+    from .source import Archive
 
 # Another program may unload what we have just loaded; then it is loaded again.
 _TRIES = 3

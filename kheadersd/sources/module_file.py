@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from ..formats.file_slice import Content
     from ..host.host import Host
+    from ..progress import Report
     from ..release import Release
-    from .source import Archive, Report
+    from .source import Archive
 
 FILE_NAME = re.compile(r"kheaders\.ko(?:\.gz|\.xz|\.zst)?")
 """The module's file name; kmod reads exactly these compressions."""

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..host.host import Host
+    from ..progress import Report
     from ..release import Release
-    from .source import Archive, Report
+    from .source import Archive
 
 
 class PackageManager(Protocol):

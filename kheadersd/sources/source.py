@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from ..progress import Report
     from ..release import Release
-
-SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
-"""All sources, in their default order."""
 
 
 class Reason(enum.Enum):
@@ -102,8 +100,6 @@ class Archive:
 
 
 Offer = Tree | Archive
-Report = Callable[[str, float], None]
-"""Called with a stage and the fraction done, 0 to 1; cheap, from any thread."""
 
 
 def whole(name: str) -> str:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from ..host.host import Host
     from ..host.kernel_module import KernelModule
+    from ..progress import Report
     from ..release import Release
-    from .source import Archive, Report
+    from .source import Archive
 
 # Others load and unload the module too (bcc does so at every start). Seconds between one look and the next.
 _PAUSES = (0.02, 0.05, 0.1, 0.2)

@@ -1,0 +1,44 @@
+"""The variables that make bcc and bpftrace use a tree of headers."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..sources.build_tree import standard_directory
+
+if TYPE_CHECKING:
+    from ..host.host import Host
+    from ..release import Release
+    from ..sources.source import Tree
+
+
+def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:
+    """The variables with which bcc and bpftrace use ``tree``; some tens of microseconds.
+
+    Empty when the tools find the tree by themselves, in /lib/modules of the machine we run on. bcc gets no
+    variable for a split tree: BCC_KERNEL_SOURCE names the one directory that it then takes for both
+    (bcc's kbuild_helper.cc). bpftrace takes two (its get_kernel_dirs).
+    """
+    if host.is_live and release == host.running and _is_standard(tree, release, host):
+        return {}
+    if tree.source_tree == tree.build_tree:
+        return {"BCC_KERNEL_SOURCE": str(tree.build_tree), "BPFTRACE_KERNEL_SOURCE": str(tree.build_tree)}
+    return {
+        "BPFTRACE_KERNEL_SOURCE": str(tree.source_tree),
+        "BPFTRACE_KERNEL_BUILD": str(tree.build_tree),
+    }
+
+
+def _is_standard(tree: Tree, release: Release, host: Host) -> bool:
+    """Whether both tools come to ``tree`` when nothing tells them where to look."""
+    try:
+        build = standard_directory("build", release, host)
+        if build is None:  # bcc does not take "source" for both
+            return False
+        source = standard_directory("source", release, host)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            return False
+        source = None  # to both tools a link that leads nowhere is none
+    return tree.build_tree == build and tree.source_tree == (source or build)

@@ -1,0 +1,55 @@
+"""What callers ask for and what they are given, in the daemon's own terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..cache.entry import Entry
+    from ..cache.pch_files import Pch
+    from ..release import Release
+    from .compilers import Compiler
+    from .profiles import Profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PchRequest:
+    """What a caller asks for.
+
+    Attributes:
+        headers: exactly these; () for those of the profile.
+        compiler: a name or a path; "" for the default.
+        keep_headers: whether the headers stay in the cache besides.
+        force: drop them even if no source can give them again.
+    """
+
+    release: Release
+    profile: str
+    headers: tuple[str, ...] = ()
+    compiler: str = ""
+    keep_headers: bool = True
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class ServedPch:
+    """A precompiled header that is there.
+
+    Attributes:
+        arguments: all that the compiler needs, in this order.
+        fresh: whether it was made for the request.
+        library: the digest of the library that compiles programs, where that is not the compiler.
+        wanted: what the compiler was called: a name, a path, or "" for the newest.
+        why_kept: why the headers stay although the caller wants them dropped, else "".
+    """
+
+    entry: Entry
+    pch: Pch
+    compiler: Compiler
+    profile: Profile
+    arguments: tuple[str, ...]
+    fresh: bool
+    library: str = ""
+    wanted: str = ""
+    why_kept: str = ""
