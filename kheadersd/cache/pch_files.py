@@ -22,6 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..system import disk, files
+from ..system.file_identity import FileIdentity, identity_of
 from .entry import OtherVersion, decode_record
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ _IN_USE = 60 * _MINUTE
 _STAGING = ".staging-"
 _TRASH = ".trash-"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-
-Stamp = tuple[int, int, int]
-"""Inode, ctime in nanoseconds, and size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -368,13 +366,13 @@ def _link(old: Path, new: Path) -> None:
         os.link(old, new)
 
 
-def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...] | None:
+def _stamps(paths: Iterable[Path]) -> tuple[FileIdentity, ...] | None:
     """Those of files; None if one is not there."""
     try:
         found = [os.lstat(path) for path in paths]
     except OSError:
         return None
-    return tuple((status.st_ino, status.st_ctime_ns, status.st_size) for status in found)
+    return tuple(map(identity_of, found))
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..system.file_identity import identity_at, identity_of, stored_identity
+
 if TYPE_CHECKING:
+    from ..system.file_identity import FileIdentity
     from .sentry import Sentry
 
 # Where deletions usually happen first. Directories: their ctime changes with every name that comes or goes.
@@ -23,9 +26,6 @@ _FILES = (
 )
 _MOST = 4096
 _PAUSE = 0.02
-
-Stamp = tuple[int, int, int]
-"""Inode, ctime in nanoseconds, and size: ctime, since programs that delete by age set mtime back."""
 
 
 class Seal:
@@ -41,7 +41,7 @@ class Seal:
 
     __slots__ = ("_broken", "_deeper", "_looked", "_main", "_sentry", "tree")
 
-    def __init__(self, tree: Path, stamps: dict[str, Stamp]) -> None:
+    def __init__(self, tree: Path, stamps: dict[str, FileIdentity]) -> None:
         self.tree = tree
         base = os.fspath(tree)
         placed = [(name, f"{base}/{name}" if name else base, stamp) for name, stamp in stamps.items()]
@@ -58,7 +58,7 @@ class Seal:
         Raises:
             OSError: it is not there.
         """
-        stamps: dict[str, Stamp] = {}
+        stamps: dict[str, FileIdentity] = {}
         for name in _sentinels(tree):
             path = tree / name
             try:
@@ -67,14 +67,14 @@ class Seal:
                 if name:
                     continue
                 raise
-            stamps[name] = (status.st_ino, status.st_ctime_ns, status.st_size)
+            stamps[name] = identity_of(status)
         return cls(tree, stamps)
 
     def at(self, tree: Path) -> Seal:
         """The same seal after the directory above the tree was renamed."""
         return Seal(tree, self.stamps())
 
-    def stamps(self) -> dict[str, Stamp]:
+    def stamps(self) -> dict[str, FileIdentity]:
         return {name: stamp for name, _, stamp in (*self._main, *self._deeper)}
 
     def guard(self, sentry: Sentry) -> None:
@@ -135,7 +135,8 @@ class Seal:
         )
 
     def _encoded_stamps(self) -> bytes:
-        stamps = json.dumps(self.stamps())
+        # Without the device, whose number can change at a reboot.
+        stamps = json.dumps({name: identity[1:] for name, identity in self.stamps().items()})
         return f'{{"version": 2, "stamps": {stamps}, "fingerprint": '.encode()
 
 
@@ -160,7 +161,7 @@ def fingerprint(tree: Path) -> tuple[int, str]:
         lines.append(f"{directory[len(os.fspath(tree)) :]}/")
         for child in children:
             status = child.stat(follow_symlinks=False)
-            lines.append(f"{child.name}\0{status.st_ino} {status.st_ctime_ns} {status.st_size}")
+            lines.append(f"{child.name}\0{stored_identity(status)}")
             if stat.S_ISDIR(status.st_mode):
                 pending.append(child.path)
             elif stat.S_ISREG(status.st_mode):
@@ -168,15 +169,11 @@ def fingerprint(tree: Path) -> tuple[int, str]:
     return count, hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
-def _unchanged(sentinels: tuple[tuple[str, str, Stamp], ...]) -> bool:
-    lstat = os.lstat
-    try:
-        for _, path, (inode, ctime, size) in sentinels:
-            status = lstat(path)
-            if status.st_ino != inode or status.st_ctime_ns != ctime or status.st_size != size:
-                return False
-    except OSError:
-        return False
+def _unchanged(sentinels: tuple[tuple[str, str, FileIdentity], ...]) -> bool:
+    # A generator would take half as long again, at each request.
+    for _, path, identity in sentinels:  # noqa: SIM110
+        if identity_at(path, follow=False) != identity:
+            return False
     return True
 
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..sources.kernel_archive import stamp_at
 from ..sources.module_file import locate
+from ..system.file_identity import stored_identity_at
 from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
@@ -161,12 +161,12 @@ class Kernels:
         if known is not None and self._stamps(release, known.path) == known.stamps:
             return known
         path = locate(self._host, release)
-        return _Kernel(self._stamps(release, path), stamp_at(str(path)) if path else "", path)
+        return _Kernel(self._stamps(release, path), stored_identity_at(str(path)) if path else "", path)
 
     def _stamps(self, release: Release, path: Path | None) -> tuple[str, ...]:
         directory = self._host.modules_directory(release)
         names = [str(directory / name) for name in _TELLING]
-        return tuple(map(stamp_at, [*names, str(path)] if path else names))
+        return tuple(map(stored_identity_at, [*names, str(path)] if path else names))
 
     def _watch(self) -> bool:
         """Watch what can change; whether that is all of it."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, KheadersError, NotAvailable
-from ..system.root_owned import Stamp, stamps_of, trusted_path, unchanged
+from ..system.file_identity import Identities, are_unchanged, identities_at
+from ..system.root_owned import trusted_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +31,12 @@ class Places:
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._patterns = tuple(directories)
-        self._known: dict[str, tuple[dict[str, Stamp], Path]] = {}
+        self._known: dict[str, tuple[Identities, Path]] = {}
 
     def known(self, wanted: str) -> Path | None:
         """What `locate` found, if nothing has changed since; in less than a tenth of a millisecond."""
         known = self._known.get(wanted)
-        return known[1] if known is not None and unchanged(known[0]) else None
+        return known[1] if known is not None and are_unchanged(known[0]) else None
 
     def locate(self, wanted: str) -> Path:
         """The file, without links, of the compiler of that name or at that path; for "" of the newest.
@@ -53,7 +54,7 @@ class Places:
         found, through = self._named(wanted) if wanted.startswith("/") else self._search(wanted)
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        self._known[wanted] = {**stamps, **stamps_of(through)}, found
+        self._known[wanted] = {**stamps, **identities_at(through)}, found
         return found
 
     def _named(self, wanted: str) -> tuple[Path, list[Path]]:
@@ -117,10 +118,10 @@ class Places:
     def _real_directories(self) -> set[Path]:
         return {Path(os.path.realpath(directory)) for directory in self._directories()}
 
-    def _stamps(self) -> dict[str, Stamp]:
+    def _stamps(self) -> Identities:
         """Of the directories, and those in which more of them may appear."""
         above = [_fixed(pattern) for pattern in self._patterns]
-        return stamps_of((*self._directories(), *above))
+        return identities_at((*self._directories(), *above))
 
 
 def _matching(pattern: Path) -> list[Path]:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidArgs, NotAvailable
 from ..sandbox.child import Command
 from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
-from ..system.root_owned import Contents, Stamp, stamps_of, unchanged
+from ..system.file_digests import FileDigests
+from ..system.file_identity import Identities, are_unchanged, identities_at
 from ..system.tasks import SharedWork, in_thread
 from .compiler_files import checked, programs_of
 from .compiler_paths import Places
@@ -64,8 +65,8 @@ class Compiler:
     details: str
     digest: str
     resource: Path
-    stamps: dict[str, Stamp] = dataclasses.field(compare=False, repr=False)
-    header_stamps: dict[str, Stamp] = dataclasses.field(compare=False, repr=False)
+    stamps: Identities = dataclasses.field(compare=False, repr=False)
+    header_stamps: Identities = dataclasses.field(compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Compilers:
         self._ask_seconds = ask_seconds
         self._found: dict[Path, Compiler] = {}
         self._looked: dict[str, float] = {}  # at all headers, by the compiler's digest
-        self._contents = Contents()
+        self._contents = FileDigests()
         self._finding = SharedWork()
 
     async def find(self, wanted: str) -> Compiler:
@@ -144,12 +145,12 @@ class Compilers:
         A header that was written to in place, instead of being replaced as package managers do it, is noticed
         within some seconds.
         """
-        if not unchanged(compiler.stamps):
+        if not are_unchanged(compiler.stamps):
             return False
         now = time.monotonic()
         if now - self._looked.get(compiler.digest, -math.inf) < self._thorough_seconds:
             return True
-        if not unchanged(compiler.header_stamps):
+        if not are_unchanged(compiler.header_stamps):
             return False
         self._looked[compiler.digest] = now
         return True
@@ -160,10 +161,10 @@ class Compilers:
 
     async def _examine(self, path: Path) -> Compiler:
         # Of what it is made of, and of where a configuration file or a library may appear.
-        before = stamps_of((path, path.parent, *_LOADER_FILES))
+        before = identities_at((path, path.parent, *_LOADER_FILES))
         said = await self._ask(path)
         prefix = checked(said.program).parent.parent
-        before |= stamps_of((prefix / "bin", prefix / "lib"))
+        before |= identities_at((prefix / "bin", prefix / "lib"))
         programs = await in_thread(programs_of, path, said.program)
         files = {*programs, *map(checked, said.configuration)}
         for program, loader in programs.items():
@@ -180,20 +181,20 @@ class Compilers:
         path: Path,
         said: _Said,
         files: set[Path],
-        before: dict[str, Stamp],
+        before: Identities,
         cancelled: threading.Event,
     ) -> Compiler:
         resource = checked(said.resource)
         try:
             directories, _ = _headers(resource / "include")
-            before |= stamps_of(directories)
+            before |= identities_at(directories)
             _, headers = _headers(resource / "include")  # what comes from now on is noticed
-            read = stamps_of(files)
-            header_stamps = stamps_of(headers)
+            read = identities_at(files)
+            header_stamps = identities_at(headers)
             digest = self._contents.digest({**read, **header_stamps}, cancelled)
         except OSError as error:
             raise NotAvailable(f"the compiler {path} cannot be read: {error}") from error
-        if not unchanged({**read, **header_stamps, **before}):
+        if not are_unchanged({**read, **header_stamps, **before}):
             raise NotAvailable(f"the compiler {path} was replaced while it was read; try again")
         return Compiler(
             name=f"clang-{said.major}",

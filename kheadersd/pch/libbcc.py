@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
+from ..system.file_identity import are_unchanged, identities_at
 from ..system.files import opened, read_file
-from ..system.root_owned import stamps_of, trusted_path, unchanged
+from ..system.root_owned import trusted_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..system.root_owned import Stamp
+    from ..system.file_identity import Identities
     from .compilers import Compiler
 
 PLACES = tuple(
@@ -71,7 +72,7 @@ class Libraries:
     def __init__(self, places: Sequence[Path] = PLACES) -> None:
         self._places = places
         self._lock = threading.Lock()
-        self._known: tuple[dict[str, Stamp], Libbcc] | None = None
+        self._known: tuple[Identities, Libbcc] | None = None
 
     def installed(self) -> Libbcc:
         """The one that is there now. Blocking: 10 ms, and some microseconds if it is known.
@@ -81,20 +82,20 @@ class Libraries:
                 to it.
         """
         with self._lock:
-            if self._known is None or not unchanged(self._known[0]):
+            if self._known is None or not are_unchanged(self._known[0]):
                 self._known = self._find()
             return self._known[1]
 
     def known(self) -> Libbcc | None:
         """The one that was found, if it is there unchanged; some microseconds, never more."""
         known = self._known
-        return known[1] if known is not None and unchanged(known[0]) else None
+        return known[1] if known is not None and are_unchanged(known[0]) else None
 
-    def _find(self) -> tuple[dict[str, Stamp], Libbcc]:
+    def _find(self) -> tuple[Identities, Libbcc]:
         for place in self._places:
             try:
                 path, through = trusted_path(place)
-                before = stamps_of((*self._places, *(step for step in through if not step.is_dir())))
+                before = identities_at((*self._places, *(step for step in through if not step.is_dir())))
                 found = before, _read(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -102,7 +103,7 @@ class Libraries:
                 raise NotAvailable(f"{place} cannot be read: {error.strerror}") from error
             except InvalidArgs as error:
                 raise NotAvailable(error.message) from error
-            if not unchanged(before):
+            if not are_unchanged(before):
                 raise NotAvailable(f"{path} was replaced while it was read; try again")
             return found
         raise NotAvailable(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..host.architecture import MAX_AUTOCONF, Configuration, read_configuration
+from ..system.file_identity import FileIdentity, identity_of
 from ..system.files import read_file
 from ..system.printable import printable
 from .source import Reason
@@ -92,7 +93,7 @@ def configuration(build_tree: Path) -> Configuration:
     path = build_tree / AUTOCONF
     try:
         status = path.stat()
-        return _configuration(str(path), (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+        return _configuration(str(path), identity_of(status))
     except FileNotFoundError:
         raise Unusable(Reason.INCOMPLETE, f"{path} is missing") from None
     except OSError as error:
@@ -101,7 +102,7 @@ def configuration(build_tree: Path) -> Configuration:
 
 # It has some 7,000 symbols, 0.7 MB: one is enough for several questions about the same tree.
 @functools.lru_cache(maxsize=1)
-def _configuration(path: str, identity: tuple[int, ...]) -> Configuration:  # noqa: ARG001 - part of the key
+def _configuration(path: str, identity: FileIdentity) -> Configuration:  # noqa: ARG001 - part of the key
     return read_configuration(read_file(path, MAX_AUTOCONF))
 
 

@@ -9,6 +9,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from ..system.file_identity import FileIdentity, Identities, identity_at
 from ..system.files import read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
@@ -40,8 +41,6 @@ _MAX_STATED = 3
 NOT_LOOKED_AT = "not looked at"
 """No tree has this identity."""
 
-_Identity = tuple[int, int, int] | None
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Look:
@@ -55,8 +54,8 @@ class _Look:
     """
 
     found: Tree | NotFound
-    links: tuple[tuple[str, _Identity], ...]
-    files: tuple[tuple[str, _Identity], ...]
+    links: tuple[tuple[str, FileIdentity | None], ...]
+    files: tuple[tuple[str, FileIdentity | None], ...]
     lasting: bool
 
     def is_current(self) -> bool:
@@ -64,10 +63,10 @@ class _Look:
         if not self.lasting:
             return False
         for path, known in self.links:
-            if _identity(path, follow=False) != known:
+            if identity_at(path, follow=False) != known:
                 return False
         for path, known in self.files:  # noqa: SIM110 - a generator would take half as long again
-            if _identity(path) != known:
+            if identity_at(path, follow=True) != known:
                 return False
         return True
 
@@ -132,22 +131,13 @@ class TreeSource:
             del self._stamps[next(iter(self._stamps))]
 
 
-def _identity(path: str, *, follow: bool = True) -> _Identity:
-    """What changes when a file is replaced, edited or removed."""
-    try:
-        status = os.stat(path, follow_symlinks=follow)
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _absence(directory: Path) -> tuple[tuple[str, _Identity], ...]:
+def _absence(directory: Path) -> tuple[tuple[str, FileIdentity | None], ...]:
     """What stands for two links that are missing: no name comes without a change of the directory.
 
     Empty if it changed this very moment: it could change again within the resolution of its time stamp.
     """
-    identity = _identity(str(directory))
-    if identity is None or time.time_ns() - identity[1] < _RESOLUTION:
+    identity = identity_at(directory, follow=True)
+    if identity is None or time.time_ns() - identity[2] < _RESOLUTION:
         return ()
     return ((str(directory), identity),)
 
@@ -167,8 +157,8 @@ class _Search:
         self._host = host
         self._release = release
         self._directory = host.modules_directory(release)
-        self._links: dict[str, _Identity] = {}
-        self._files: dict[str, _Identity] = {}
+        self._links: Identities = {}
+        self._files: Identities = {}
         self._reasons: list[Unusable] = []
 
     def run(self) -> _Look:
@@ -182,7 +172,7 @@ class _Search:
                 return self._result(tree, {path: self._files.get(path) for path in files})
         return self._result(self._not_found(), self._files)
 
-    def _result(self, found: Tree | NotFound, files: dict[str, _Identity]) -> _Look:
+    def _result(self, found: Tree | NotFound, files: Identities) -> _Look:
         # Below an image's root, a link that leads nowhere can come to lead somewhere without a change that
         # the kernel's own stat(2) sees.
         dangling = any(failure.reason is Reason.DANGLING for failure in self._reasons)
@@ -191,7 +181,7 @@ class _Search:
 
     def _note_links(self) -> None:
         links = {str(self._directory / name): None for name in ("build", "source")}
-        self._links = {link: _identity(link, follow=False) for link in links}
+        self._links = {link: identity_at(link, follow=False) for link in links}
         if not any(self._links.values()):
             self._links = dict(_absence(self._directory)) or self._links
         first = self._host.path("lib/modules", self._release)
@@ -199,7 +189,7 @@ class _Search:
             self._note_link(first)
 
     def _note_link(self, path: Path) -> None:
-        self._links.setdefault(str(path), _identity(str(path), follow=False))
+        self._links.setdefault(str(path), identity_at(str(path), follow=False))
 
     def _candidates(self) -> Iterator[list[Tree]]:
         """The pairs of trees to try, the first of which is the one that is meant."""
@@ -249,7 +239,7 @@ class _Search:
 
     def _note(self, *paths: str) -> None:
         for path in paths:
-            self._files.setdefault(path, _identity(path))
+            self._files.setdefault(path, identity_at(path, follow=True))
 
     def _first_usable(self, pairs: list[Tree]) -> Tree | None:
         reasons: list[tuple[bool, int, Unusable]] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 
 from ..errors import Corrupt
 from ..formats.decompress import chunks, xz_size
@@ -16,19 +15,6 @@ MAX_ARCHIVE = 24 * 1024 * 1024
 
 _XZ_HEADER = b"\xfd7zXZ\0"
 _XZ_FOOTER = b"YZ"
-
-
-def stamp_of(status: os.stat_result) -> str:
-    """What tells a file from another that takes its place: "inode:size:mtime_ns"."""
-    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-
-
-def stamp_at(path: str) -> str:
-    """The stamp of the file at ``path``; "" if there is none."""
-    try:
-        return stamp_of(os.stat(path))
-    except OSError:
-        return ""
 
 
 def archive_from_bytes(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..system.file_identity import stored_identity_at
 from ..system.tasks import in_thread
-from .kernel_archive import stamp_at
 from .source import NotFound, Reason
 from .sysfs import archive_of, read_contents
 
@@ -63,4 +63,4 @@ class ModuleSource:
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs, "" as a rule: it is only there while the module is loaded."""
-        return stamp_at(origin)
+        return stored_identity_at(origin)

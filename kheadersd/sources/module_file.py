@@ -13,10 +13,11 @@ from ..errors import Corrupt, ReleaseMismatch
 from ..formats import elf
 from ..formats.decompress import whole
 from ..formats.file_slice import InMemory
+from ..system.file_identity import stored_identity, stored_identity_at
 from ..system.files import opened, read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
-from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from .kernel_archive import MAX_ARCHIVE, archive_from_bytes
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class ModuleFileSource:
         return await in_thread(_find, self._host, release)
 
     def stamp(self, origin: str) -> str:
-        """ "inode:size:mtime_ns" of the module file."""
-        return stamp_at(origin)
+        """The identity of the module file, "" if there is none."""
+        return stored_identity_at(origin)
 
 
 def _find(host: Host, release: Release) -> Archive:
@@ -93,7 +94,7 @@ def _find(host: Host, release: Release) -> Archive:
 def _read(path: Path) -> tuple[bytes, str]:
     """The decompressed module, and the stamp of the very file that was read."""
     with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
-        return whole(file, str(path), MAX_MODULE), stamp_of(status)
+        return whole(file, str(path), MAX_MODULE), stored_identity(status)
 
 
 def locate(host: Host, release: Release) -> Path | None:

@@ -8,9 +8,10 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
+from ..system.file_identity import stored_identity, stored_identity_at
 from ..system.files import opened, read_up_to
 from ..system.tasks import in_thread
-from .kernel_archive import MAX_ARCHIVE, archive_from_bytes, stamp_at, stamp_of
+from .kernel_archive import MAX_ARCHIVE, archive_from_bytes
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class SysfsSource:
 
     def stamp(self, origin: str) -> str:
         """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
-        return stamp_at(origin)
+        return stored_identity_at(origin)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,4 +148,4 @@ def read_whole(path: Path) -> tuple[bytes, str]:
         raise
     if len(data) < status.st_size:
         raise Lost
-    return data, stamp_of(status)
+    return data, stored_identity(status)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..cache.extract import Cancelled
 from ..errors import Corrupt
+from ..system.file_identity import identity_of, stored_identity
 from .build_tree import OF_BUILD, OF_SOURCE, Unusable, architecture
 from .source import Archive, Layer, Tree, whole
 
@@ -158,9 +159,7 @@ class _Stamp:
         self._count = 0
 
     def add(self, member: _Member) -> None:
-        status = member.status
-        line = f"{member.name}\0{status.st_ino} {status.st_ctime_ns} {status.st_size}\n"
-        self._digest.update(os.fsencode(line))
+        self._digest.update(os.fsencode(f"{member.name}\0{stored_identity(member.status)}\n"))
         self._count += 1
 
     def text(self) -> str:
@@ -326,12 +325,8 @@ def _content(member: _Member) -> Iterator[bytes]:
         while left and (piece := os.read(fd, min(left, _PIECE))):
             left -= len(piece)
             yield piece
-        if left or _identity(os.fstat(fd)) != _identity(member.status):
+        if left or identity_of(os.fstat(fd)) != identity_of(member.status):
             raise _changed(member.path)
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns
 
 
 def _headers(name: str, size: int, *, is_file: bool) -> bytes:

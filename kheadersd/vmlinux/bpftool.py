@@ -12,12 +12,13 @@ from ..errors import InvalidArgs, NotAvailable
 from ..formats import elf
 from ..sandbox.child import Command
 from ..sandbox.command import COMPILE_ENVIRONMENT
+from ..system.file_identity import Identities, are_unchanged, identities_at
 from ..system.files import opened, read_up_to
-from ..system.root_owned import Stamp, stamps_of, trusted_path, unchanged
+from ..system.root_owned import trusted_path
 from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..sandbox.child import Run
 
@@ -50,11 +51,11 @@ class Bpftool:
     path: Path
     version: str
     digest: str
-    stamps: Mapping[str, Stamp]
+    stamps: Identities
 
     def is_current(self) -> bool:
         """Whether it is still the one that was hashed, and nothing was put beside it; microseconds."""
-        return unchanged(self.stamps)
+        return are_unchanged(self.stamps)
 
 
 async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
@@ -82,7 +83,7 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
     )
 
 
-def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path, str, dict[str, Stamp]]]:
+def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path, str, Identities]]:
     """Those that may be run, with digest and stamps; what is wrong with others is added to ``complaints``."""
     usable = []
     seen = set()
@@ -93,7 +94,7 @@ def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path
                 continue
             seen.add(path)
             # Before it is read: a file that is replaced meanwhile is not taken for this one later.
-            stamps = stamps_of((path, *links, *map(_fixed, places)))
+            stamps = identities_at((path, *links, *map(_fixed, places)))
             usable.append((path, _digest(path), stamps))
         except (InvalidArgs, _Unusable) as error:
             complaints.append(str(error))

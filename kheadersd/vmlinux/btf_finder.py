@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..formats.btf import MAX_BTF, check
 from ..sources.build_tree import leads_to_automount
-from ..sources.kernel_archive import stamp_at
 from ..sources.source import NotFound, Reason
+from ..system.file_identity import stored_identity_at
 from ..system.files import TooLarge, read_file
 from ..system.tasks import in_thread
 from . import OF_RUNNING
@@ -95,12 +95,12 @@ async def check_exists(host: Host, release: Release) -> None:
 def stamp(host: Host, origin: str) -> str:
     """The present identity of an origin, "" if it is gone; microseconds.
 
-    Of an image, "inode:size:mtime_ns". Of the running kernel, its build-id: the times in sysfs are those of a
-    cache.
+    Of an image, as `stored_identity_at`. Of the running kernel, its build-id: the times in sysfs are those of
+    a cache.
     """
     if origin == str(host.path(OF_RUNNING)):
         return _stamp_of_running(host) if host.exists(host.path(OF_RUNNING)) else ""
-    return stamp_at(origin)
+    return stored_identity_at(origin)
 
 
 def _stamp_of_running(host: Host) -> str:

@@ -21,8 +21,8 @@ from ..formats import btf as blob
 from ..formats import elf, payload
 from ..formats.file_slice import Content
 from ..host.host import find_build_id
-from ..sources.kernel_archive import stamp_of
 from ..sources.source import NotFound, Reason
+from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import printable
 from ..system.space import is_full
@@ -58,7 +58,7 @@ class FromImage:
     Attributes:
         btf: checked by `blob.check`.
         build_id: the kernel's GNU build-id in hex, "" where the format does not show it.
-        stamp: "inode:size:mtime_ns" of the very file that was read.
+        stamp: the identity, without the device, of the very file that was read.
     """
 
     btf: bytes
@@ -112,7 +112,7 @@ class _Reading:
         else:
             raise NotFound(Reason.UNSUPPORTED, f"{image.label} is not a kernel image of a known kind")
         blob.check(btf, image.label)
-        return FromImage(btf, build_id, stamp_of(status))
+        return FromImage(btf, build_id, stored_identity(status))
 
     def _kernel(self, image: Content) -> Content:
         """The kernel in an image, or the image if nothing in it is compressed."""

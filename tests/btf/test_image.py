@@ -33,6 +33,7 @@ from btf.made_up import (
 from kheadersd.errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from kheadersd.release import Release
 from kheadersd.sources.source import NotFound, Reason
+from kheadersd.system.file_identity import stored_identity
 from kheadersd.vmlinux.kernel_image import MAX_IMAGE, Abandoned, FromImage, read_image
 
 BTF = make_btf()
@@ -60,7 +61,7 @@ def image(tmp_path: Path) -> Path:
 def test_every_compression(image: Path, name: str) -> None:
     found = read(image, make_bzimage(make_kernel(), COMPRESSIONS[name]))
     status = image.stat()
-    assert found == FromImage(BTF, BUILD_ID, f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}")
+    assert found == FromImage(BTF, BUILD_ID, stored_identity(status))
 
 
 def test_lz4_of_several_blocks(image: Path) -> None:

@@ -24,6 +24,7 @@ from kheadersd.release import Release
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out, locate
 from kheadersd.sources.source import NotFound, Reason
+from kheadersd.system.file_identity import stored_identity
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def test_every_compression(host: Host, suffix: str) -> None:
     archive = await source.find(RELEASE, ignore)
     assert archive.origin == str(path)
     status = path.stat()
-    expected = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    expected = stored_identity(status)
     assert source.stamp(archive.origin) == archive.origin_stamp == expected
     assert b"kconfig.h" in b"".join(archive.layers[0].chunks())
 
