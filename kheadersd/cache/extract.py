@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, KheadersError, NoSpace
 from ..formats.tar import DIRECTORY, FILE, SYMLINK, Member, TarReader, shown
 from ..system.space import free_bytes, is_full
+from ..system.tasks import Cancelled
 from .manifest import Manifest
-from .tree_writer import Limits, TreeWriter
+from .tree_writer import TreeWriter
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator
 
     from ..progress import Report
-    from ..sources.source import Archive, Layer
+    from ..sources.source import Archive, Layer, Limits
 
 STAGE = "extract"
 """The stage that is reported."""
-
-
-class Cancelled(Exception):
-    """The extraction was told to stop. What was written so far is the caller's to remove."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

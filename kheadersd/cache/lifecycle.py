@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ..errors import InUse, KheadersError, NotCached
-from ..headers.requests import RANDOMISED
 from ..journal import Event
+from ..sources.source import RANDOMISED
 from ..system import malloc as memory
 from ..system.disk import DiskError, used_bytes
 from ..system.tasks import Background, SharedWork, in_thread
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..config import Config
-    from ..headers.requests import Observer
     from ..host.host import Host
     from ..journal import Journal
     from ..release import Release
     from .cache import Cache, Opened, Published
     from .entry import Entry
     from .leases import Leases
+    from .observer import CacheObserver
     from .pch_files import Pch
 
 
@@ -39,7 +39,13 @@ class Keeper:
     """The life of entries after they were made. Belongs to the event loop."""
 
     def __init__(
-        self, host: Host, config: Config, cache: Cache, leases: Leases, journal: Journal, observer: Observer
+        self,
+        host: Host,
+        config: Config,
+        cache: Cache,
+        leases: Leases,
+        journal: Journal,
+        observer: CacheObserver,
     ) -> None:
         self.cache = cache
         self._host = host

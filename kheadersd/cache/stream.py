@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, FILE, shown
 from ..system import disk, files
-from .extract import Cancelled
+from ..system.tasks import Cancelled
 from .manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import TYPE_CHECKING
 
@@ -13,32 +12,12 @@ from .manifest import DIRECTORY_MODE, FILE_MODE, Entry, PackedEntries, pack, pac
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..sources.source import Limits
+
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _A_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 _DIRECTORY = pack(Entry(DIRECTORY))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What an archive may have at most; a real one has some 7,000 files and 32 MB.
-
-    Attributes:
-        max_files: files, directories and symlinks together.
-        max_bytes: of all files together, and of each decompressed stream with its headers.
-        max_depth: components of a name.
-        max_name: bytes of a whole name in UTF-8, or of what a symlink points at.
-        max_component: bytes of one component of a name.
-        max_names: characters of all names, of directories that only other names imply too, and of all that
-            symlinks point at; text that is not plain ASCII counts four times. A real one has some 300,000.
-    """
-
-    max_files: int = 100_000
-    max_bytes: int = 1 << 30
-    max_depth: int = 32
-    max_name: int = 1024
-    max_component: int = 255
-    max_names: int = 8 << 20
 
 
 class TreeWriter:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..dbus.connection import Connection
     from ..dbus.objects import Call
-    from ..headers.requests import Observer
     from ..release import Release
     from ..vmlinux.provider import ServedTypes
+    from .observer import Observer
     from .polkit import Authority
     from .status import State
 

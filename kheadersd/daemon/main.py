@@ -27,10 +27,11 @@ from ..host.systemd_loader import UNIT, UnitLoader
 from ..journal import LEVELS, Event, Handler, Journal
 from ..system import malloc as memory
 from ..system.printable import printable
-from ..system.service_manager import ServiceManager, StatusObserver
+from ..system.service_manager import ServiceManager
 from ..system.tasks import Background, hanging, in_thread, stop_within
 from . import log_control as logcontrol
 from .interface import NAME, Service
+from .observer import StatusObserver
 from .polkit import Authority
 from .status import State
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ..dbus.connection import Answer
-    from ..headers.requests import Observer
     from ..host.kernel_module import Loader
+    from .observer import Observer
 
 log = logging.getLogger(__name__)
 

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.pch_files import Pch
     from ..config import Config
-    from ..headers.requests import Observer
     from ..host.host import Host
     from ..host.kernel_module import Loader
     from ..journal import Journal
     from ..release import Release
     from ..sources.source import Source
+    from .observer import Observer
     from .parts import Workshop
 
 # Refusals that say nothing about how we are doing.

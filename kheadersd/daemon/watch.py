@@ -12,10 +12,10 @@ from ..system.tasks import Background
 
 if TYPE_CHECKING:
     from ..headers.prefetch import Prefetch
-    from ..headers.requests import Observer
     from ..host.host import Host
     from ..host.kernel_module import KernelModule
     from ..journal import Journal
+    from .observer import Observer
 
 
 class Watching:

@@ -10,9 +10,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from ..cache.extract import Cancelled
 from ..errors import KheadersError, LimitsExceeded, Timeout
-from ..system.tasks import Background, Threads, in_thread, within
+from ..system.tasks import Background, Cancelled, Threads, in_thread, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,23 +9,22 @@ import time
 from typing import TYPE_CHECKING
 
 from ..cache.entry import Record, entry_name
-from ..cache.extract import Cancelled, extract
+from ..cache.extract import extract
 from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from ..sources.build_tree import Unusable, configuration
 from ..sources.source import Reason
 from ..sources.usable import OF_ARCHIVES, check_usable
 from ..system.disk import DiskError, Vanished
-from ..system.tasks import in_idle_thread, in_thread
+from ..system.tasks import Cancelled, in_idle_thread, in_thread
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache, Published
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
-    from ..cache.tree_writer import Limits
     from ..host.host import Host
     from ..progress import Report
     from ..release import Release
-    from ..sources.source import Archive
+    from ..sources.source import Archive, Limits
     from .requests import Request
 
 # Somebody who removes the cache while an entry is made must not fail the request.

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..cache.entry import HEADERS
-from ..cache.tree_writer import Limits
 from ..errors import (
     AccessDenied,
     Corrupt,
@@ -28,7 +27,7 @@ from ..journal import Event
 from ..progress import unreported
 from ..sources import tree_copy as snapshot
 from ..sources.installed_tree import NOT_LOOKED_AT
-from ..sources.source import NotFound, Source, Tree
+from ..sources.source import Limits, NotFound, Source, Tree
 from ..system.tasks import SharedWork, in_thread, within
 from .consent import Action, Consent
 from .environment import environment

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from ..sources.source import RANDOMISED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,12 +14,6 @@ if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..release import Release
     from ..sources.source import Tree
-
-
-RANDOMISED = (
-    "the kernel {} randomises the order of members in structures (CONFIG_RANDSTRUCT): programs compile, and "
-    "the offsets that they take from headers are not the kernel's; those of its BTF are"
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,17 +60,3 @@ class Served:
     def path(self) -> Path:
         """What callers are told. Of a split tree it is the build tree, as kbuild takes it."""
         return self.tree.build_tree
-
-
-class Observer(Protocol):
-    """Is told what happened. Called on the event loop; must be quick."""
-
-    def entry_added(self, entry: Entry) -> None: ...
-
-    def entry_removed(self, entry: Entry, reason: str) -> None: ...
-
-    def progress(self, release: Release, stage: str, fraction: float) -> None: ...
-
-    def changed(self) -> None:
-        """Some of the state that the properties show may have changed."""
-        ...

@@ -27,9 +27,9 @@ from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
-    from ..cache.tree_writer import Limits
     from ..host.host import Host
     from ..release import Release
+    from ..sources.source import Limits
     from ..sources.sysfs import SysfsSource
 
 

@@ -45,6 +45,12 @@ class NotFound(Exception):
         self.message = message
 
 
+RANDOMISED = (
+    "the kernel {} randomises the order of members in structures (CONFIG_RANDSTRUCT): programs compile, and "
+    "the offsets that they take from headers are not the kernel's; those of its BTF are"
+)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tree:
     """Headers that are served where they are. The two paths are equal for a whole tree.
@@ -97,6 +103,28 @@ class Archive:
     origin: str
     build_id: str = ""
     origin_stamp: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may have at most; a real one has some 7,000 files and 32 MB.
+
+    Attributes:
+        max_files: files, directories and symlinks together.
+        max_bytes: of all files together, and of each decompressed stream with its headers.
+        max_depth: components of a name.
+        max_name: bytes of a whole name in UTF-8, or of what a symlink points at.
+        max_component: bytes of one component of a name.
+        max_names: characters of all names, of directories that only other names imply too, and of all that
+            symlinks point at; text that is not plain ASCII counts four times. A real one has some 300,000.
+    """
+
+    max_files: int = 100_000
+    max_bytes: int = 1 << 30
+    max_depth: int = 32
+    max_name: int = 1024
+    max_component: int = 255
+    max_names: int = 8 << 20
 
 
 Offer = Tree | Archive

@@ -15,9 +15,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..cache.extract import Cancelled
 from ..errors import Corrupt
 from ..system.file_identity import identity_of, stored_identity
+from ..system.tasks import Cancelled
 from .build_tree import OF_BUILD, OF_SOURCE, Unusable, architecture
 from .source import Archive, Layer, Tree, whole
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from ..cache.tree_writer import Limits
     from ..host.host import Host
     from ..release import Release
+    from .source import Limits
 
 _PIECE = 1 << 17
 _BLOCK = 512

@@ -8,21 +8,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING
 
 from .printable import encodable
-
-if TYPE_CHECKING:
-    from ..cache.entry import Entry
-    from ..headers.requests import Observer
-    from ..release import Release
 
 log = logging.getLogger(__name__)
 
 # The queue of the service manager has room for some ten datagrams of all services (net.unix.max_dgram_qlen).
 _AGAIN = 0.1
-# A status that changes a hundred times a second is not worth telling each time.
-_STATUS_PAUSE = 0.5
 
 
 class ServiceManager:
@@ -125,35 +117,3 @@ def _watchdog_interval(environment: MutableMapping[str, str]) -> float:
     if not (interval.isascii() and interval.isdigit()):
         return 0.0
     return int(interval) / 1e6
-
-
-class StatusObserver:
-    """An `Observer` that keeps the status up to date, and passes everything on.
-
-    Args:
-        observer: who is to be told.
-        update: tells the status; called soon after a change.
-    """
-
-    def __init__(self, observer: Observer, update: Callable[[], None]) -> None:
-        self._observer = observer
-        self._update = update
-        self._timer: asyncio.TimerHandle | None = None
-
-    def entry_added(self, entry: Entry) -> None:
-        self._observer.entry_added(entry)
-
-    def entry_removed(self, entry: Entry, reason: str) -> None:
-        self._observer.entry_removed(entry, reason)
-
-    def progress(self, release: Release, stage: str, fraction: float) -> None:
-        self._observer.progress(release, stage, fraction)
-
-    def changed(self) -> None:
-        self._observer.changed()
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_STATUS_PAUSE, self._tell)
-
-    def _tell(self) -> None:
-        self._timer = None
-        self._update()

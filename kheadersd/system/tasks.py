@@ -37,6 +37,10 @@ _MOST_THREADS = 64
 _MOST_LOST = 32
 
 
+class Cancelled(Exception):
+    """A function in a thread ended early because its event was set, see `in_thread`."""
+
+
 class SharedWork:
     """At most one task for each key; everybody who asks meanwhile gets its result."""
 

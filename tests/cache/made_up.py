@@ -11,10 +11,9 @@ from archives import kheaders_files, make_kheaders
 
 from kheadersd.cache.entry import Record
 from kheadersd.cache.extract import Extracted, extract
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.formats.decompress import chunks
 from kheadersd.release import Release
-from kheadersd.sources.source import Archive, Layer, whole
+from kheadersd.sources.source import Archive, Layer, Limits, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

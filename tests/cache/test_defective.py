@@ -11,11 +11,10 @@ from archives import kheaders_files, tree_tar
 
 from cache.made_up import RELEASE
 from kheadersd.cache.cache import Cache
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt
 from kheadersd.formats.decompress import chunks
 from kheadersd.headers.extraction import make_entry
-from kheadersd.sources.source import Archive, Layer, whole
+from kheadersd.sources.source import Archive, Layer, Limits, whole
 
 RIGHT = kheaders_files(RELEASE)
 AUTOCONF = "include/generated/autoconf.h"

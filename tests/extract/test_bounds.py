@@ -36,12 +36,12 @@ from extract.shapes import (
     xz,
 )
 from extract.writing import extract_to, nothing_left
-from kheadersd.cache.extract import Cancelled
 from kheadersd.cache.manifest import Entry
 from kheadersd.cache.tree_writer import Astray, Follower
 from kheadersd.formats import decompress
 from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
 from kheadersd.sources.source import Layer, whole
+from kheadersd.system.tasks import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

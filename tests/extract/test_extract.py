@@ -17,8 +17,8 @@ from archives import DIRECTORY, SYMLINK, kheaders_files, make_kheaders, make_tar
 from support.threads import at_work
 
 from extract.writing import contents, extract_to, layer, nothing_left
-from kheadersd.cache.extract import Cancelled
 from kheadersd.cache.manifest import compare
+from kheadersd.system.tasks import Cancelled
 
 RELEASE = "6.1.0-13-amd64"
 ROOT = Path(__file__).parents[2]

@@ -35,9 +35,9 @@ from support.threads import at_work
 from extract import shapes
 from extract.writing import archive, contents, extract_to, layer, nothing_left
 from kheadersd.cache import extract
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt, KheadersError, NoSpace
 from kheadersd.sources.kernel_archive import archive_from_bytes
+from kheadersd.sources.source import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

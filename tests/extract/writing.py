@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from support.threads import at_work
 
 from kheadersd.cache import extract
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.formats import decompress
-from kheadersd.sources.source import Archive, Layer, whole
+from kheadersd.sources.source import Archive, Layer, Limits, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kheadersd.cache import extract
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
 from kheadersd.headers.restore import Restoration
 from kheadersd.host.host import Host
@@ -24,7 +23,7 @@ from kheadersd.release import Release
 from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
-from kheadersd.sources.source import NotFound, Reason
+from kheadersd.sources.source import Limits, NotFound, Reason
 from kheadersd.sources.usable import check_usable
 from package.repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 

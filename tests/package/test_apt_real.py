@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from kheadersd.cache.extract import extract
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.package import PackageSource
+from kheadersd.sources.source import Limits
 from kheadersd.sources.usable import check_usable
 
 META = "linux-headers-cloud-amd64"

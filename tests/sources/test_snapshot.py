@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from archives import kheaders_files
 
-from kheadersd.cache.extract import Cancelled, extract
-from kheadersd.cache.tree_writer import Limits
+from kheadersd.cache.extract import extract
 from kheadersd.errors import Corrupt
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources import tree_copy as snapshot
 from kheadersd.sources.installed_tree import NOT_LOOKED_AT, TreeSource
-from kheadersd.sources.source import Archive, Tree
+from kheadersd.sources.source import Archive, Limits, Tree
+from kheadersd.system.tasks import Cancelled
 from sources.hosts import RELEASE, ignore, make_host, put_tree
 
 LIMITS = Limits()

@@ -15,7 +15,6 @@ from service.clients import eventually
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
-from kheadersd.cache.tree_writer import Limits
 from kheadersd.cache.without_headers import reduce
 from kheadersd.daemon.status import State
 from kheadersd.errors import NotCached
@@ -27,6 +26,7 @@ from kheadersd.host.installed_kernels import Change
 from kheadersd.journal import Event
 from kheadersd.release import Release
 from kheadersd.sources.module_file import ModuleFileSource
+from kheadersd.sources.source import Limits
 from kheadersd.system.tasks import in_idle_thread
 from watch.test_kernels import install
 

@@ -15,7 +15,8 @@ from in_process import Nobody
 from running import Bus, Daemon, MakeDaemon
 from service.clients import wait_until
 
-from kheadersd.system.service_manager import ServiceManager, StatusObserver
+from kheadersd.daemon.observer import StatusObserver
+from kheadersd.system.service_manager import ServiceManager
 
 
 @pytest.fixture

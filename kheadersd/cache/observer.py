@@ -1,0 +1,20 @@
+"""What the cache tells the rest of the daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .entry import Entry
+
+
+class CacheObserver(Protocol):
+    """Is called on the event loop when entries change; must be quick."""
+
+    def entry_added(self, entry: Entry) -> None: ...
+
+    def entry_removed(self, entry: Entry, reason: str) -> None: ...
+
+    def changed(self) -> None:
+        """The number of entries, or the space that they take, may have changed."""
+        ...
