@@ -7,7 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..dbus.codec import Variant, session_bus_address, system_bus_address
+from ..dbus.address import session_bus_address, system_bus_address
+from ..dbus.codec import Variant
 from ..dbus.connection import Connection
 from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
-    from ..dbus.connection import Answer, Signal
+    from ..dbus.connection import Signal
+    from ..dbus.objects import Answer
 
 NAME = "org.kheaders.Provide"
 PATH = "/org/kheaders/Provide"

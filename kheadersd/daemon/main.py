@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__, config
-from ..dbus.codec import session_bus_address, system_bus_address
+from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.connection import Connection
 from ..dbus.errors import ConnectionLost
 from ..errors import KheadersError, Timeout
@@ -38,7 +38,7 @@ from .status import State
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from ..dbus.connection import Answer
+    from ..dbus.objects import Answer
     from ..host.kernel_module import Loader
     from .observer import Observer
 

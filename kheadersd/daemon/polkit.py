@@ -22,8 +22,7 @@ from ..headers.consent import Action
 from ..system.tasks import Background, SharedWork
 
 if TYPE_CHECKING:
-    from ..dbus.connection import Connection
-    from ..dbus.objects import Call
+    from ..dbus.objects import Call, Peer
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Authority:
             raise AccessDenied(f"only root may {what}")
 
     async def _ask(
-        self, uid: int, connection: Connection, sender: str, action: Action, interactive: bool
+        self, uid: int, connection: Peer, sender: str, action: Action, interactive: bool
     ) -> tuple[bool, bool]:
         """polkit's answer: whether it is allowed, and whether it could be by authenticating."""
         if self._open[uid] >= _QUESTIONS_PER_USER:
@@ -151,7 +150,7 @@ class Authority:
                 del self._open[uid]
 
     async def _check(
-        self, connection: Connection, sender: str, action: Action, interactive: bool
+        self, connection: Peer, sender: str, action: Action, interactive: bool
     ) -> tuple[bool, bool]:
         from ..dbus.codec import Variant
 
@@ -183,7 +182,7 @@ class Authority:
         return bool(allowed), bool(challenge)
 
 
-async def _cancel(connection: Connection, cancellation: str) -> None:
+async def _cancel(connection: Peer, cancellation: str) -> None:
     try:
         await connection.call(*_AUTHORITY, "CancelCheckAuthorization", "s", [cancellation], timeout=_TIMEOUT)
     except KheadersError as error:

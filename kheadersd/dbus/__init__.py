@@ -1,10 +1,11 @@
 """D-Bus: a connection that survives what others send, and the dispatch of calls to objects."""
 
-from .codec import Variant, encode, session_bus_address, system_bus_address
-from .connection import Answer, Connection, Signal
+from .address import session_bus_address, system_bus_address
+from .codec import Variant, encode
+from .connection import Connection, Signal
 from .credentials import Credentials
 from .errors import BusError, ConnectionLost, NameTaken
-from .objects import Call, Interface, Method, Property, Reply
+from .objects import Answer, Call, Interface, Method, Property, Reply
 
 __all__ = [
     "Answer",

@@ -7,32 +7,32 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from .codec import Authentication, parse_address
+from .address import parse_address
 from .errors import ConnectionLost
 
 if TYPE_CHECKING:
-    from .codec import Address
+    from .address import Address
 
 _MAX_LINE = 4096  # bytes; the server's lines have about fifty
 
 
 async def connect(address: str) -> socket.socket:
-    """Connect to the first address that takes us, and authenticate as our user, with passing of descriptors.
+    """Connect to the first address at which a bus listens, and authenticate as the user of this process.
 
     Returns:
-        A non-blocking socket on which messages can be sent; the caller closes it.
+        A non-blocking socket on which messages and descriptors can be sent; the caller closes it.
 
     Raises:
-        ConnectionLost: nothing listens there, or it refuses us, or hangs up.
+        ConnectionLost: no bus listens there, or the bus refuses the user, or hangs up.
     """
     try:
-        ways = parse_address(address)
+        addresses = parse_address(address)
     except ValueError as error:
         raise ConnectionLost(f"cannot connect to the bus: {error}") from error
     reasons = []
-    for way in ways:
+    for candidate in addresses:
         try:
-            connected = await _connect_one(way)
+            connected = await _connect_one(candidate)
         except (OSError, ValueError) as error:
             reasons.append(getattr(error, "strerror", None) or str(error))
             continue
@@ -41,60 +41,72 @@ async def connect(address: str) -> socket.socket:
         except BaseException as error:
             connected.close()
             if isinstance(error, (OSError, ValueError)):
-                raise ConnectionLost(f"the bus at {address} did not let us in: {error}") from error
+                raise ConnectionLost(f"the bus at {address} refused the connection: {error}") from error
             raise
         return connected
     raise ConnectionLost(f"cannot connect to the bus at {address}: {'; '.join(reasons)}. Is the bus running?")
 
 
-async def _connect_one(way: Address) -> socket.socket:
+async def _connect_one(address: Address) -> socket.socket:
     """
     Raises:
-        OSError: nobody listens there.
+        OSError: no bus listens there.
         ValueError: this is no local socket.
     """
-    if way.transport != "unix":
-        raise ValueError(f"transport '{way.transport}' is not supported, only 'unix' is")
-    if "path" in way.options:
-        name = way.options["path"]
-    elif "abstract" in way.options:
-        name = "\0" + way.options["abstract"]
-    elif "runtime" in way.options and "XDG_RUNTIME_DIR" in os.environ:
-        name = os.path.join(os.environ["XDG_RUNTIME_DIR"], "bus")
-    else:
-        raise ValueError("an address without a path")
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        await asyncio.get_running_loop().sock_connect(connected, name)
+        await asyncio.get_running_loop().sock_connect(connected, _socket_name(address))
     except BaseException:
         connected.close()
         raise
     return connected
 
 
+def _socket_name(address: Address) -> str:
+    if address.transport != "unix":
+        raise ValueError(f"transport '{address.transport}' is not supported, only 'unix' is")
+    if "path" in address.options:
+        return address.options["path"]
+    if "abstract" in address.options:
+        return "\0" + address.options["abstract"]
+    if "runtime" in address.options and "XDG_RUNTIME_DIR" in os.environ:
+        return os.path.join(os.environ["XDG_RUNTIME_DIR"], "bus")
+    raise ValueError("an address without a path")
+
+
 async def _authenticate(connected: socket.socket) -> None:
-    """
+    """Go through the EXTERNAL exchange of the D-Bus specification, with passing of descriptors.
+
     Raises:
-        OSError, ValueError: the server hung up, or refuses.
+        OSError, ValueError: the bus hangs up, or refuses.
     """
     loop = asyncio.get_running_loop()
-    exchange = Authentication()
-    await loop.sock_sendall(connected, b"\0" + exchange.first())
+    await loop.sock_sendall(
+        connected, b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n"
+    )
+    await _expect(connected, b"OK")
+    await loop.sock_sendall(connected, b"NEGOTIATE_UNIX_FD\r\n")
+    await _expect(connected, b"AGREE_UNIX_FD")
+    await loop.sock_sendall(connected, b"BEGIN\r\n")
+
+
+async def _expect(connected: socket.socket, command: bytes) -> None:
+    """Read one line, which must be a command of the server's. Before BEGIN, no other line can follow.
+
+    Raises:
+        OSError, ValueError: the bus hangs up, or says something else.
+    """
+    loop = asyncio.get_running_loop()
     received = b""
-    while True:
-        line, separator, rest = received.partition(b"\r\n")
-        if not separator:
-            if len(received) > _MAX_LINE:
-                raise ValueError("its answer is endless")
-            data = await loop.sock_recv(connected, 1024)
-            if not data:
-                raise ValueError("it closed the connection during authentication")
-            received += data
-            continue
-        received = rest
-        answer, done = exchange.next(line)
-        await loop.sock_sendall(connected, answer)
-        if done:
-            if received:
-                raise ValueError("it spoke before its turn")
-            return
+    while b"\r\n" not in received:
+        if len(received) > _MAX_LINE:
+            raise ValueError("its answer is endless")
+        data = await loop.sock_recv(connected, 1024)
+        if not data:
+            raise ValueError("it closed the connection during authentication")
+        received += data
+    line, _, rest = received.partition(b"\r\n")
+    if line.split(b" ")[0] != command:
+        raise ValueError(f"it answered {line.decode('ascii', 'backslashreplace')} during authentication")
+    if rest:
+        raise ValueError("it sent more than one answer at a time")

@@ -14,6 +14,7 @@ from .codec import decode, encode, encode_exactly
 from .credentials import BUS_NAME, BUS_PATH, Callers
 from .dispatch import Dispatcher
 from .errors import BusError, ConnectionLost, NameTaken
+from .objects import Answer
 from .standard_interfaces import PROPERTIES, changed
 from .transport import SERVICE_MESSAGE, Message, Stream, close_descriptors
 
@@ -29,13 +30,6 @@ log = logging.getLogger(__name__)
 _DO_NOT_QUEUE = 4
 _PRIMARY_OWNER, _ALREADY_OWNER = 1, 4
 _LAST_WORDS = 1.0  # seconds that closing waits for a full socket
-
-
-class Answer(NamedTuple):
-    """What a call returned. The descriptors belong to the caller now; ``h`` values are indices into them."""
-
-    values: list[Any]
-    fds: Sequence[int]
 
 
 class Signal(NamedTuple):
@@ -102,7 +96,7 @@ class Connection:
         try:
             return await within(timeout, cls._open(address, max_message), late)
         except BusError as error:
-            raise ConnectionLost(f"the bus at {address} did not let us in: {error.message}") from error
+            raise ConnectionLost(f"the bus at {address} refused the connection: {error.message}") from error
 
     @classmethod
     async def _open(cls, address: str, max_message: int) -> Connection:
@@ -348,7 +342,7 @@ class Connection:
         if not vanishing and not wanted:
             return
         try:
-            args = decode(fields.signature, message.body, message.big_endian, once=True)
+            args = decode(fields.signature, message.body, big_endian=message.big_endian, once=True)
         except ValueError:
             return
         if vanishing and fields.signature == "sss" and not args[2]:
@@ -386,7 +380,7 @@ def _answer(message: Message) -> Answer:
         ValueError: its body is malformed.
     """
     fields = message.fields
-    values = decode(fields.signature, message.body, message.big_endian, once=True)
+    values = decode(fields.signature, message.body, big_endian=message.big_endian, once=True)
     if message.kind == wire.ERROR:
         text = values[0] if values and isinstance(values[0], str) else ""
         raise BusError(fields.error_name, text, fields.sender)

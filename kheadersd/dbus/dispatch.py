@@ -20,7 +20,7 @@ from .transport import close_descriptors
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .connection import Connection
+    from .objects import Peer
     from .transport import Message
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Peer,
         send: Callable[[bytes, Sequence[int]], None],
         next_serial: Callable[[], int],
         known_user: Callable[[str], int | None],
@@ -120,7 +120,7 @@ class Dispatcher:
                 f"{fields.member} takes arguments '{method.in_signature}', not '{fields.signature}'"
             )
         try:
-            args = decode(fields.signature, message.body, message.big_endian)
+            args = decode(fields.signature, message.body, big_endian=message.big_endian)
         except ValueError as error:
             raise InvalidArgs(f"the arguments of {fields.member} are malformed: {error}") from error
         interactive = bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION)

@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ..errors import UnknownInterface, UnknownMethod, UnknownObject
 
 if TYPE_CHECKING:
-    from .connection import Connection
     from .credentials import Credentials
 
 _PEER = "org.freedesktop.DBus.Peer"
+
+
+class Answer(NamedTuple):
+    """What a call to another program returned. The caller closes the descriptors; ``h`` values index them."""
+
+    values: list[Any]
+    fds: Sequence[int]
+
+
+class Peer(Protocol):
+    """The connection that a call came in on, as far as a method needs it; see `connection.Connection`."""
+
+    async def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        values: Sequence[Any] = (),
+        *,
+        timeout: float = 25.0,  # noqa: ASYNC109 - the error names what did not answer
+    ) -> Answer: ...
+
+    async def credentials(self, sender: str) -> Credentials: ...
+
+    def known_user(self, sender: str) -> int | None: ...
 
 
 class Call:
@@ -36,7 +62,7 @@ class Call:
         member: str,
         args: Sequence[Any],
         allow_interactive: bool,
-        connection: Connection,
+        connection: Peer,
     ) -> None:
         self.sender = sender
         self.path = path

@@ -123,6 +123,7 @@ class Service:
         await asyncio.sleep(10)
 
     def touch(self, call: Call) -> None:
+        assert isinstance(call.connection, Connection)
         call.connection.properties_changed(PATH, INTERFACE, ["Level", "Waiting", "Version"])
 
     async def set_level(self, _call: Call, value: Any) -> None:

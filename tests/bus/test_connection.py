@@ -312,7 +312,7 @@ async def test_end_during_authentication(tmp_path: Path, says: bytes) -> None:
         await writer.drain()
 
     async with server(tmp_path / "bus", refuse) as address:
-        with pytest.raises(ConnectionLost, match="did not let us in"):
+        with pytest.raises(ConnectionLost, match="refused the connection"):
             await Connection.open(address, timeout=2)
 
 

@@ -15,8 +15,8 @@ import pytest
 from archives import make_kheaders
 
 from kheadersd.dbus import Variant
-from kheadersd.dbus.connection import Answer
 from kheadersd.dbus.errors import ConnectionLost
+from kheadersd.dbus.objects import Answer
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
 from kheadersd.host.kernel_module import KernelModule
 from kheadersd.host.modprobe_loader import ModprobeLoader
