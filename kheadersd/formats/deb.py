@@ -1,4 +1,4 @@
-"""Debian packages as a source of headers: the .deb container, and where in it the headers are.
+"""The container format of Debian packages.
 
 A .deb is an ar archive whose member ``data.tar``, ``.gz``, ``.xz`` or ``.zst``, holds the files (deb(5)).
 It is read where it lies; no dpkg is needed, and nothing of the package but its files is looked at.
@@ -12,11 +12,9 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..sources.source import Layer
 from ..system.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from _typeshed import WriteableBuffer
@@ -120,6 +118,11 @@ def find_data(file: HeldFile) -> tuple[int, int]:
     raise Corrupt(f"{file.label} has no member data.tar, plain or compressed with gzip, xz or zstd")
 
 
+def open_part(file: HeldFile, offset: int, size: int) -> io.BufferedReader:
+    """A part of the package as a file of its own, which keeps ``file`` open until it is closed."""
+    return io.BufferedReader(_Part(file, offset, size), _READ_BYTES)
+
+
 def _member(file: HeldFile, offset: int) -> tuple[str, int]:
     header = file.read_at(offset, _AR_HEADER)
     size = header[48:58].strip()
@@ -127,70 +130,3 @@ def _member(file: HeldFile, offset: int) -> tuple[str, int]:
         raise Corrupt(f"{file.label} is damaged: the ar header at byte {offset} is not one")
     name = header[:16].decode("ascii", "replace").strip().removesuffix("/")
     return name, int(size)
-
-
-def layer(file: HeldFile, place: Callable[[str], str | None]) -> Layer:
-    """The files of the package as a layer, which keeps ``file`` open.
-
-    Raises:
-        Corrupt: see `find_data`.
-    """
-    offset, size = find_data(file)
-
-    def open_data() -> io.BufferedReader:
-        return io.BufferedReader(_Part(file, offset, size), _READ_BYTES)
-
-    def chunks() -> Iterator[bytes]:
-        from .decompress import chunks as decompressed
-
-        return decompressed(open_data, file.label)
-
-    return Layer(file.label, chunks, place)
-
-
-def place_whole(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for a package that has the whole tree, as the kernel's own ``bindeb-pkg`` makes it."""
-    return _place(package, srcarch, generated=True, written=True)
-
-
-def place_generated(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for the flavour's package of a split tree: what its build generated.
-
-    Debian's has nothing else below include/ and arch/*/include. Ubuntu's has symlinks into the common package
-    for all the rest (include/linux -> ../../linux-headers-6.8.0-31/include/linux), and what they stand for
-    is merged in from there.
-    """
-    return _place(package, srcarch, generated=True, written=False)
-
-
-def place_written(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for the common package of a split tree: what the kernel's source has."""
-    return _place(package, srcarch, generated=False, written=True)
-
-
-def _place(package: str, srcarch: str, *, generated: bool, written: bool) -> Callable[[str], str | None]:
-    """Map ``usr/src/<package>/x`` to ``x`` where x is in the directories kernel/gen_kheaders.sh takes.
-
-    The two kinds never meet, as kbuild generates into directories that the source does not have: so no file
-    is in two layers. Left out is include/config, thousands of empty files by which kbuild notices changes.
-    """
-    prefix = f"usr/src/{package}/"
-    arch = f"arch/{srcarch}/include"
-    made = ("include/generated", arch + "/generated")
-
-    def place(name: str) -> str | None:
-        if not name.startswith(prefix):
-            return None
-        rest = name[len(prefix) :]
-        if not _is_below(rest, "include") and not _is_below(rest, arch):
-            return None
-        if _is_below(rest, "include/config"):
-            return None
-        is_made = _is_below(rest, made[0]) or _is_below(rest, made[1])
-        return rest if (generated if is_made else written) else None
-
-    return place
-
-
-def _is_below(name: str, directory: str) -> bool:
-    return name == directory or name.startswith(directory + "/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ..sources.build_tree import standard_directory
+from ..host.automount import standard_directory
 
 if TYPE_CHECKING:
     from ..host.host import Host

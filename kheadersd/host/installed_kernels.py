@@ -9,9 +9,9 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..sources.module_file import locate
 from ..system.file_identity import stored_identity_at
 from ..system.tasks import in_thread
+from .module_file import locate
 
 if TYPE_CHECKING:
     from pathlib import Path

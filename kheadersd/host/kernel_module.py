@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import InUse, KheadersError, ModuleFailed
 from ..journal import Event
-from ..sources.module_file import locate
-from ..sources.source import NotFound, Reason
 from ..system.tasks import in_thread, to_the_end
+from .module_file import locate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -31,6 +30,10 @@ TIME_LIMIT = 30.0
 """Seconds for a load or an unload; it takes 0.1 to 0.3 seconds on a slow machine."""
 
 
+class CannotLoad(Exception):
+    """This daemon does not load modules; the message says why."""
+
+
 class Loader(Protocol):
     """Loads and unloads the module, and remembers whether it was us, beyond our own death."""
 
@@ -38,7 +41,7 @@ class Loader(Protocol):
         """Load the module. When it is loaded already, nothing happens, and it does not become ours.
 
         Raises:
-            NotFound: UNSUPPORTED, there is no way to load modules here.
+            CannotLoad: there is no way to load modules here.
             ModuleFailed: it could not be loaded; the message says what can be done.
             Timeout: it took longer than 30 seconds.
         """
@@ -69,7 +72,7 @@ class NoLoader:
         self._reason = reason
 
     async def load(self) -> None:
-        raise NotFound(Reason.UNSUPPORTED, f"kheaders is not loaded: {self._reason}")
+        raise CannotLoad(f"kheaders is not loaded: {self._reason}")
 
     async def unload(self) -> None:
         raise ModuleFailed(f"kheaders is not unloaded: {self._reason}")
@@ -160,7 +163,7 @@ class KernelModule:
         are done, after at most 30 seconds each. A failed unload is told, and no failure of the request.
 
         Raises:
-            NotFound, ModuleFailed, Timeout: as `Loader.load`.
+            CannotLoad, ModuleFailed, Timeout: as `Loader.load`.
         """
         async with self._lock:
             with self.needed():

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, LimitsExceeded, NoSpace
-from ..formats import deb
+from ..formats.deb import HeldFile
 from ..host.architecture import of_debian_port
 from ..system.disk import explained
 from ..system.files import read_text
@@ -31,6 +31,7 @@ from .apt_output import (
     is_disk_full,
     summary,
 )
+from .debian_package import layer, place_generated, place_whole, place_written
 from .source import Archive, NotFound, Reason
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     srcarch = of_debian_port(own.architecture)
     if srcarch is None:
         raise NotFound(Reason.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
-    places = [deb.place_generated if rest else deb.place_whole] + [deb.place_written] * len(rest)
+    places = [place_generated if rest else place_whole] + [place_written] * len(rest)
     digest = hashlib.sha256()
     layers = []
     with contextlib.ExitStack() as opened:
@@ -244,16 +245,16 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
             if file.size != package.size or package.sha256 not in ("", sha256):
                 raise Corrupt(f"{file.label} is not what apt's lists promise: it has the sha256 {sha256}")
             digest.update(sha256.encode("ascii") + b"\n")
-            layers.append(deb.layer(file, place(package.name, srcarch)))
+            layers.append(layer(file, place(package.name, srcarch)))
         opened.pop_all()
     return Archive(digest.hexdigest(), tuple(layers), _names(packages))
 
 
-def _open(package: Package, directory: Path) -> deb.HeldFile:
+def _open(package: Package, directory: Path) -> HeldFile:
     for path in directory.iterdir():
         if path.name.startswith(package.name + "_") and path.suffix == ".deb":
             try:
-                return deb.HeldFile(path)
+                return HeldFile(path)
             except OSError as error:
                 raise Corrupt(f"{path.name} cannot be read: {error.strerror}") from error
     raise NotFound(Reason.UNREADABLE, f"apt-get download reported no failure, and left no file for {package}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ from .source import Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..host.host import Host
-    from ..release import Release
 
 OF_SOURCE = ("include/linux/kconfig.h", "include/linux/types.h")
 """What every source tree has. bcc looks for the first of them before it believes in a tree."""
@@ -31,10 +28,6 @@ UTSRELEASE = "include/generated/utsrelease.h"
 OF_BUILD = (AUTOCONF, UTSRELEASE)
 """What a kernel's build generates."""
 
-AUTOMOUNT = "/run/kheaders/build"
-"""Where our own headers are mounted when they are first looked at: looking would ask us for them."""
-
-_MAX_LINKS = 40
 _INCLUDES = (
     "arch/{}/include",
     "arch/{}/include/generated",
@@ -109,47 +102,3 @@ def _configuration(path: str, identity: FileIdentity) -> Configuration:  # noqa:
 def unreadable(path: Path, error: OSError) -> Unusable:
     """The refusal of a tree that has a file that cannot be read."""
     return Unusable(Reason.UNREADABLE, f"{printable(str(path))} cannot be read: {error.strerror}")
-
-
-def standard_directory(name: str, release: Release, host: Host) -> Path | None:
-    """`real_directory` of /lib/modules/<release>/<name>, where ``name`` is "build" or "source"."""
-    return real_directory(host.modules_directory(release) / name, host)
-
-
-def real_directory(path: Path, host: Host) -> Path | None:
-    """The real path of ``path``.
-
-    None if there is no such name, or if it leads to our own automount: that is not touched, because whatever
-    looks there asks the daemon for headers.
-
-    Raises:
-        OSError: it is there and leads nowhere (ENOENT), or in circles (ELOOP), or cannot be looked at.
-    """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if leads_to_automount(path, host):
-        return None
-    return host.resolve(path)
-
-
-def leads_to_automount(path: Path, host: Host) -> bool:
-    """Whether ``path`` is a symlink to our own automount, or to one that is; only reads links.
-
-    Raises:
-        OSError: a link's directory cannot be looked at.
-    """
-    automount = host.path(AUTOMOUNT)
-    for _ in range(_MAX_LINKS):
-        if path.is_relative_to(automount):
-            return True
-        try:
-            target = os.readlink(path)
-        except OSError:  # not a link: EINVAL; or not there
-            return False
-        if target.startswith("/"):
-            path = Path(os.path.normpath(host.path(target)))
-        else:
-            path = Path(os.path.normpath(host.resolve(path.parent) / target))
-    return False

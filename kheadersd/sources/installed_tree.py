@@ -9,12 +9,13 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from ..host.automount import leads_to_automount, real_directory
 from ..system.file_identity import FileIdentity, Identities, identity_at
 from ..system.files import read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
 from . import tree_copy as snapshot
-from .build_tree import OF_SOURCE, Unusable, configuration, leads_to_automount, real_directory
+from .build_tree import OF_SOURCE, Unusable, configuration
 from .source import NotFound, Reason, Tree
 from .usable import VERSION_H, check_inside, check_usable, witnesses
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..host.kernel_module import CannotLoad
 from ..system.file_identity import stored_identity_at
 from ..system.tasks import in_thread
 from .source import NotFound, Reason
@@ -56,9 +57,12 @@ class ModuleSource:
 
     async def _load_and_read(self, report: Report) -> Archive:
         report("loading", 0.0)
-        async with self._module.loaded():
-            report("reading", 0.5)
-            contents = await read_contents(self._host, self._module.path)
+        try:
+            async with self._module.loaded():
+                report("reading", 0.5)
+                contents = await read_contents(self._host, self._module.path)
+        except CannotLoad as error:
+            raise NotFound(Reason.UNSUPPORTED, str(error)) from None
         return await in_thread(archive_of, self._host, contents)
 
     def stamp(self, origin: str) -> str:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, ReleaseMismatch
 from ..formats import elf
 from ..formats.decompress import whole
 from ..formats.file_slice import InMemory
+from ..host.module_file import locate
 from ..system.file_identity import stored_identity, stored_identity_at
-from ..system.files import opened, read_start
+from ..system.files import opened
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
 from .kernel_archive import MAX_ARCHIVE, archive_from_bytes
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from ..formats.file_slice import Content
     from ..host.host import Host
@@ -29,18 +26,9 @@ if TYPE_CHECKING:
     from ..release import Release
     from .source import Archive
 
-FILE_NAME = re.compile(r"kheaders\.ko(?:\.gz|\.xz|\.zst)?")
-"""The module's file name; kmod reads exactly these compressions."""
-
 MAX_MODULE = MAX_ARCHIVE + 16 * 1024 * 1024
 """Bytes of a module, decompressed or not."""
 
-_STANDARD_PLACE = "kernel/kernel"
-_SUFFIXES = ("", ".xz", ".zst", ".gz")
-_MAX_MODULES_DEP = 16 * 1024 * 1024
-# A full distribution kernel has some 5,000 modules in some 1,000 directories.
-_MAX_DIRECTORIES = 20_000
-_MAX_IN_DIRECTORY = 20_000
 # The module itself has some thirty symbols.
 _MAX_SYMBOLS = 100_000
 _MAX_STRINGS = 1024 * 1024
@@ -95,67 +83,6 @@ def _read(path: Path) -> tuple[bytes, str]:
     """The decompressed module, and the stamp of the very file that was read."""
     with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
         return whole(file, str(path), MAX_MODULE), stored_identity(status)
-
-
-def locate(host: Host, release: Release) -> Path | None:
-    """The real path of the kheaders.ko of ``release``, None if there is none.
-
-    Looks where the kernel's build puts it, then in modules.dep, then everywhere below /lib/modules/<release>
-    (weak-updates, updates, a depmod that did not run). Up to some tens of milliseconds.
-    """
-    try:
-        directory = host.resolve(host.modules_directory(release))
-    except OSError:
-        return None
-    for name in _candidates(directory):
-        try:
-            path = host.resolve(directory / name)
-        except OSError:
-            continue
-        if path.is_file():
-            return path
-    return None
-
-
-def _candidates(directory: Path) -> Iterator[str]:
-    for suffix in _SUFFIXES:
-        yield f"{_STANDARD_PLACE}/kheaders.ko{suffix}"
-    yield from _in_modules_dep(directory)
-    yield from _in_directories(directory)
-
-
-def _in_modules_dep(directory: Path) -> Iterator[str]:
-    """What depmod(8) noted: lines of "<path below the directory>: <what it needs>"."""
-    try:
-        listing = read_start(directory / "modules.dep", _MAX_MODULES_DEP)
-    except OSError:
-        return
-    for line in os.fsdecode(listing).splitlines():
-        name = line.partition(":")[0]
-        if FILE_NAME.fullmatch(name.rpartition("/")[2]):
-            yield name.lstrip("/")
-
-
-def _in_directories(directory: Path) -> Iterator[str]:
-    """Everywhere below, without following links to directories ("build" is one), within bounds."""
-    pending = [directory]
-    for _ in range(_MAX_DIRECTORIES):
-        if not pending:
-            return
-        here = pending.pop()
-        try:
-            with os.scandir(here) as listing:
-                some = itertools.islice(listing, _MAX_IN_DIRECTORY)
-                entries = sorted(some, key=lambda entry: entry.name, reverse=True)
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                # A left-over build directory is a whole source tree.
-                if here != directory or entry.name not in ("build", "source"):
-                    pending.append(Path(entry.path))
-            elif FILE_NAME.fullmatch(entry.name):
-                yield str(Path(entry.path).relative_to(directory))
 
 
 def cut_out(module: bytes, label: str, release: Release) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..formats.btf import MAX_BTF, check
-from ..sources.build_tree import leads_to_automount
+from ..host.automount import leads_to_automount
 from ..sources.source import NotFound, Reason
 from ..system.file_identity import stored_identity_at
 from ..system.files import TooLarge, read_file

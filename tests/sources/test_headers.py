@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from kheadersd.headers.environment import environment
+from kheadersd.host.automount import leads_to_automount
 from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sources.build_tree import Unusable, leads_to_automount
+from kheadersd.sources.build_tree import Unusable
 from kheadersd.sources.source import Reason, Tree
 from kheadersd.sources.usable import check_usable
 from sources.hosts import OTHER, RELEASE, make_host, put_tree

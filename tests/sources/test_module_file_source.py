@@ -20,9 +20,10 @@ import zstandard
 from archives import make_kheaders
 
 from kheadersd.errors import Corrupt, ReleaseMismatch
+from kheadersd.host.module_file import locate
 from kheadersd.release import Release
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
-from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out, locate
+from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out
 from kheadersd.sources.source import NotFound, Reason
 from kheadersd.system.file_identity import stored_identity
 from sources.hosts import OTHER, RELEASE, ignore, make_host, make_module
