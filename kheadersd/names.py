@@ -4,3 +4,12 @@ from __future__ import annotations
 
 SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
 """All sources of headers, in their default order."""
+
+SERVICE = "org.kheaders.Provide"
+"""The name of the service on the bus, and that of its interface."""
+
+SERVICE_PATH = "/org/kheaders/Provide"
+"""The path of the service's object."""
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+"""The interface of D-Bus by which properties are read."""

@@ -561,7 +561,7 @@ class Keeper:
             Event.CACHE_FAILED,
             problem,
             path=str(self.cache.directory),
-            error="org.freedesktop.DBus.Error.Failed",
+            error=KheadersError.bus_name,
         )
 
 

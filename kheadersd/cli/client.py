@@ -13,6 +13,7 @@ from ..dbus.connection import Connection
 from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import FREEDESKTOP_ERRORS, PROVIDE_ERRORS, KheadersError
+from ..names import PROPERTIES, SERVICE, SERVICE_PATH
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
     from ..dbus.connection import Signal
     from ..dbus.objects import Answer
-
-NAME = "org.kheaders.Provide"
-PATH = "/org/kheaders/Provide"
-INTERFACE = "org.kheaders.Provide"
-PROPERTIES = "org.freedesktop.DBus.Properties"
 
 DONE, FAILED, USAGE, NOT_AVAILABLE, NOT_AUTHORISED, NO_DAEMON = range(6)
 
@@ -133,7 +129,7 @@ class Client:
         signature: str = "",
         values: Sequence[Any] = (),
         *,
-        interface: str = INTERFACE,
+        interface: str = SERVICE,
         accept_fds: bool = False,
     ) -> Answer:
         """Call a method of the service.
@@ -143,8 +139,8 @@ class Client:
         """
         try:
             return await self._connection.call(
-                NAME,
-                PATH,
+                SERVICE,
+                SERVICE_PATH,
                 interface,
                 member,
                 signature,
@@ -166,7 +162,7 @@ class Client:
         Raises:
             CommandError: as `call`.
         """
-        answer = await self.call("GetAll", "s", [INTERFACE], interface=PROPERTIES)
+        answer = await self.call("GetAll", "s", [SERVICE], interface=PROPERTIES)
         return dict(plain(answer.values[0]))
 
     async def watch(self, listener: Callable[[str, list[Any]], None], *members: str) -> None:
@@ -177,18 +173,22 @@ class Client:
         """
 
         def receive(signal: Signal) -> None:
-            if signal.member == "NameOwnerChanged" and signal.sender == BUS_NAME and signal.args[0] == NAME:
+            if (
+                signal.member == "NameOwnerChanged"
+                and signal.sender == BUS_NAME
+                and signal.args[0] == SERVICE
+            ):
                 self._service = signal.args[2]
-            elif signal.member in members and signal.path == PATH and signal.sender == self._service:
+            elif signal.member in members and signal.path == SERVICE_PATH and signal.sender == self._service:
                 listener(signal.member, plain(signal.args))
 
         self._connection.on_signal(receive)
         try:
             await self._connection.add_match(
-                f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{NAME}'"
+                f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{SERVICE}'"
             )
             for member in members:
-                rule = f"type='signal',sender='{NAME}',path='{PATH}',member='{member}'"
+                rule = f"type='signal',sender='{SERVICE}',path='{SERVICE_PATH}',member='{member}'"
                 await self._connection.add_match(rule)
             self._service = await self._owner()
         except KheadersError as error:
@@ -198,7 +198,7 @@ class Client:
         """The unique name of the service, "" while it is not there."""
         path = "/org/freedesktop/DBus"
         try:
-            answer = await self._connection.call(BUS_NAME, path, BUS_NAME, "GetNameOwner", "s", [NAME])
+            answer = await self._connection.call(BUS_NAME, path, BUS_NAME, "GetNameOwner", "s", [SERVICE])
         except BusError:
             return ""
         return str(answer.values[0])

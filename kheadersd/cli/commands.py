@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..dbus.codec import Variant
 from ..errors import Corrupt
 from ..formats.tar import TarReader
+from ..names import SERVICE
 from ..system.printable import printable
 from ..system.tasks import in_thread
 from . import output as text
-from .client import DONE, FAILED, NAME, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
+from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
 
 if TYPE_CHECKING:
     import argparse
@@ -367,7 +368,7 @@ async def monitor(client: Client, arguments: argparse.Namespace) -> int:
         lost.cancel()
     if broken.done():
         broken.result()
-    raise CommandError(NO_DAEMON, "the bus went away", f"Wait for it, and see whether {NAME} comes back.")
+    raise CommandError(NO_DAEMON, "the bus went away", f"Wait for it, and see whether {SERVICE} comes back.")
 
 
 _SIGNALS = {

@@ -22,6 +22,7 @@ from ..errors import KheadersError
 from ..headers.consent import Action
 from ..headers.requests import Request, Served
 from ..journal import Event
+from ..names import SERVICE, SERVICE_PATH
 from ..pch.requests import PchRequest, ServedPch
 from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from .polkit import Authority
     from .status import State
 
-NAME = "org.kheaders.Provide"
-PATH = "/org/kheaders/Provide"
 
 Values = Sequence[object]
 Handler = Callable[["Call"], "Values | Reply | Awaitable[Values | Reply]"]
@@ -73,7 +72,7 @@ class Service:
         """Serve on this connection from now on."""
         self._connection = connection
         self._told = self._current()
-        connection.export(PATH, [self.interface])
+        connection.export(SERVICE_PATH, [self.interface])
 
     def detach(self) -> None:
         """The connection is gone; signals go nowhere until the next one."""
@@ -107,14 +106,14 @@ class Service:
         changed = [name for name, value in current.items() if self._told.get(name) != value]
         self._told = current
         if changed and self._connection is not None:
-            self._connection.properties_changed(PATH, NAME, changed)
+            self._connection.properties_changed(SERVICE_PATH, SERVICE, changed)
 
     def _current(self) -> dict[str, object]:
         return {name: prop.get() for name, prop in self.interface.properties.items() if prop.emits == "true"}
 
     def _emit(self, member: str, signature: str, values: Values) -> None:
         if self._connection is not None:
-            self._connection.emit(PATH, NAME, member, signature, values)
+            self._connection.emit(SERVICE_PATH, SERVICE, member, signature, values)
 
     # The interface
 
@@ -147,7 +146,7 @@ class Service:
             "LeaseCount": Property("u", lambda: len(state.leases), emits="true"),
             "LastError": Property("(ss)", lambda: list(state.last_error), emits="true"),
         }
-        return Interface(NAME, methods, properties, interface_xml())
+        return Interface(SERVICE, methods, properties, interface_xml())
 
     # Methods
 

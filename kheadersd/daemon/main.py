@@ -25,12 +25,13 @@ from ..host.kernel_module import NoLoader
 from ..host.modprobe_loader import ModprobeLoader
 from ..host.systemd_loader import UNIT, UnitLoader
 from ..journal import LEVELS, Event, Handler, Journal
+from ..names import SERVICE
 from ..system import malloc as memory
 from ..system.printable import printable
 from ..system.service_manager import ServiceManager
 from ..system.tasks import Background, hanging, in_thread, stop_within
 from . import log_control as logcontrol
-from .interface import NAME, Service
+from .interface import Service
 from .observer import StatusObserver
 from .polkit import Authority
 from .status import State
@@ -246,7 +247,7 @@ class _Daemon:
                 # The service manager is there, who knows what was left loaded: by a predecessor, or when the
                 # bus went.
                 await self._unless_stopped(service.state.module.recover())
-                await self._unless_stopped(connection.request_name(NAME))
+                await self._unless_stopped(connection.request_name(SERVICE))
                 if self._stop.is_set():
                     return
                 self._ready(connection, first)

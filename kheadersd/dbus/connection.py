@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LimitsExceeded, Timeout
+from ..names import PROPERTIES
 from ..system.tasks import within
 from . import frames as wire
 from .authentication import connect
@@ -15,7 +16,7 @@ from .credentials import BUS_NAME, BUS_PATH, Callers
 from .dispatch import Dispatcher
 from .errors import BusError, ConnectionLost, NameTaken
 from .objects import Answer
-from .standard_interfaces import PROPERTIES, changed
+from .standard_interfaces import changed
 from .transport import SERVICE_MESSAGE, Message, Stream, close_descriptors
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from ..errors import (
     UnknownInterface,
     UnknownProperty,
 )
+from ..names import PROPERTIES
 from ..system.files import read_text
 from .codec import Variant
 from .objects import Call, Interface, Method, Objects, Property
@@ -19,7 +20,6 @@ from .objects import Call, Interface, Method, Objects, Property
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
-PROPERTIES = "org.freedesktop.DBus.Properties"
 
 _DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'

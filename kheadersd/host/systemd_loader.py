@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dbus.errors import ConnectionLost
 from ..errors import KheadersError, ModuleFailed, Timeout
+from ..names import PROPERTIES
 from .kernel_module import ARCHIVE, LOADED, TIME_LIMIT
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class UnitLoader:
         answer = await self._bus.call(
             _MANAGER[0],
             loaded.values[0],
-            "org.freedesktop.DBus.Properties",
+            PROPERTIES,
             "Get",
             "ss",
             ("org.freedesktop.systemd1.Unit", name),

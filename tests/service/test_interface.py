@@ -19,6 +19,7 @@ from kheadersd.dbus.credentials import Credentials
 from kheadersd.dbus.objects import Call
 from kheadersd.host.host import Host
 from kheadersd.journal import Journal
+from kheadersd.names import SERVICE, SERVICE_PATH
 from service.clients import eventually
 from service.conftest import RELEASE, ServedHost
 
@@ -27,9 +28,7 @@ class OfRoot(Call):
     """A call of root's on no bus."""
 
     def __init__(self, member: str, args: Sequence[Any]) -> None:
-        super().__init__(
-            ":1.7", service_module.PATH, service_module.NAME, member, args, False, cast("Any", self)
-        )
+        super().__init__(":1.7", SERVICE_PATH, SERVICE, member, args, False, cast("Any", self))
 
     async def credentials(self) -> Credentials:
         return Credentials(0, os.getpid())
