@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import Record, entry_name
 from ..cache.extract import extract
-from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
+from ..cache.origin import update_origin
+from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..sources.build_tree import Unusable, configuration
 from ..sources.source import Reason
 from ..sources.usable import OF_ARCHIVES, check_usable
-from ..system.disk import DiskError, Vanished
+from ..system.disk import Vanished
 from ..system.tasks import Cancelled, in_idle_thread, in_thread
 
 if TYPE_CHECKING:
@@ -108,19 +109,8 @@ class Extraction:
             origin_stamp=archive.origin_stamp,
             build_id=archive.build_id,
         )
-        if record != entry.record:
-            try:
-                await in_thread(self._cache.rewrite, entry, record)
-            except Vanished:
-                return None
-            except (NoSpace, DiskError) as error:
-                # The headers are good nevertheless; where they are found now is known until the next start.
-                self._keeper.failed(error.message)
-            # It may have been removed, or replaced, meanwhile.
-            if entry not in self._cache or not self._cache.check(entry):
-                return None
-            entry.record = record
-        self._cache.prefer(entry)
+        if not await update_origin(self._keeper, entry, record):
+            return None
         self._cache.touch(entry)
         return entry
 

@@ -16,7 +16,6 @@ from ..sources.source import NotFound, Reason
 from ..system.file_identity import stored_identity_at
 from ..system.files import TooLarge, read_file
 from ..system.tasks import in_thread
-from . import OF_RUNNING
 from .kernel_image import read_image
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     from ..host.host import Host
     from ..release import Release
+
+RUNNING_BTF = "sys/kernel/btf/vmlinux"
+"""Where the running kernel shows its section .BTF, byte by byte, below the host's root."""
 
 IMAGES = (
     "boot/vmlinux-{}",
@@ -98,8 +100,8 @@ def stamp(host: Host, origin: str) -> str:
     Of an image, as `stored_identity_at`. Of the running kernel, its build-id: the times in sysfs are those of
     a cache.
     """
-    if origin == str(host.path(OF_RUNNING)):
-        return _stamp_of_running(host) if host.exists(host.path(OF_RUNNING)) else ""
+    if origin == str(host.path(RUNNING_BTF)):
+        return _stamp_of_running(host) if host.exists(host.path(RUNNING_BTF)) else ""
     return stored_identity_at(origin)
 
 
@@ -109,7 +111,7 @@ def _stamp_of_running(host: Host) -> str:
 
 def _find(host: Host, release: Release, scratch: Path, cancelled: threading.Event) -> Btf:
     def read(place: str, path: Path) -> Btf:
-        if place == OF_RUNNING:
+        if place == RUNNING_BTF:
             return _of_running(host, release, path)
         return _of_image(host, release, path, scratch, cancelled)
 
@@ -117,7 +119,7 @@ def _find(host: Host, release: Release, scratch: Path, cancelled: threading.Even
 
 
 def _check_exists(host: Host, release: Release, place: str, path: Path) -> None:
-    if place != OF_RUNNING:
+    if place != RUNNING_BTF:
         _real_path(host, path)
         return
     _check_runs(host, release, path)
@@ -130,7 +132,7 @@ def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
     missing: list[str] = []
     failures: list[NotFound] = []
     errors: list[KheadersError] = []
-    for place in (OF_RUNNING, *IMAGES):
+    for place in (RUNNING_BTF, *IMAGES):
         path = host.path(place.format(release, release))
         try:
             return look(place, path)

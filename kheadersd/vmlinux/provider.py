@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 from ..cache.entry import TYPES, Record, entry_name
 from ..cache.manifest import FILE_MODE, Manifest
 from ..cache.manifest import Entry as Item
-from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
+from ..cache.origin import update_origin
+from ..errors import KheadersError, NotAvailable, Timeout
 from ..formats.tar import FILE
 from ..headers.consent import Action
 from ..sources.source import NotFound
-from ..system.disk import DiskError, Vanished, explained
+from ..system.disk import explained
 from ..system.files import opened
 from ..system.tasks import SharedWork, in_thread, within
-from . import SOURCE
 from . import btf_finder as btf
 from . import generate as vmlinux
 from .bpftool import find_bpftool
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ..sandbox.child import Run
     from .bpftool import Bpftool
     from .btf_finder import Btf
+
+SOURCE = "btf"
+"""Where entries with a vmlinux.h come from, as their records have it."""
 
 T = TypeVar("T")
 
@@ -182,7 +185,9 @@ class TypesProvider:
         Where that was found now is noted, or `ready` would not know it the next time either.
         """
         entry = self._cache.named(name)
-        if entry is None or not self._is_good(entry):
+        if entry is None or not entry.has_headers or not self._cache.check(entry):
+            return None
+        if entry.record.root != str(self._host.root):
             return None
         record = dataclasses.replace(
             entry.record,
@@ -190,22 +195,7 @@ class TypesProvider:
             origin_stamp=found.origin_stamp,
             build_id=found.build_id,
         )
-        if record != entry.record:
-            try:
-                await in_thread(self._cache.rewrite, entry, record)
-            except Vanished:
-                return None
-            except (NoSpace, DiskError) as error:
-                self._keeper.failed(error.message)
-            # It may have been removed, or replaced, meanwhile.
-            if entry not in self._cache or not self._is_good(entry):
-                return None
-            entry.record = record
-        self._cache.prefer(entry)
-        return entry
-
-    def _is_good(self, entry: Entry) -> bool:
-        return entry.has_headers and entry.record.root == str(self._host.root) and self._cache.check(entry)
+        return entry if await update_origin(self._keeper, entry, record) else None
 
     async def _write(
         self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int

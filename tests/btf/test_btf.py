@@ -15,7 +15,6 @@ from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.source import NotFound, Reason
-from kheadersd.vmlinux import OF_RUNNING
 from kheadersd.vmlinux import btf_finder as btf
 from kheadersd.vmlinux.kernel_image import MAX_KERNEL
 
@@ -53,7 +52,7 @@ async def find(host: Host, release: Release = WANTED) -> btf.Btf:
 
 async def test_what_the_running_kernel_shows(root: Path) -> None:
     host = make_host(root)
-    path = put(root, OF_RUNNING, SHOWN)
+    path = put(root, btf.RUNNING_BTF, SHOWN)
     found = await find(host)
     assert found == btf.Btf(
         SHOWN, hashlib.sha256(SHOWN).hexdigest(), str(path), f"running:{RELEASE}:{BUILD_ID}", BUILD_ID
@@ -66,7 +65,7 @@ async def test_what_the_running_kernel_shows(root: Path) -> None:
 @pytest.mark.parametrize("place", btf.IMAGES)
 async def test_every_place(root: Path, place: str) -> None:
     host = make_host(root, running=OTHER)
-    put(root, OF_RUNNING, make_btf("another"))
+    put(root, btf.RUNNING_BTF, make_btf("another"))
     content = make_bzimage(make_kernel(), gzip.compress) if "vmlinuz" in place else make_kernel()
     path = put(root, place, content)
     found = await find(host)
@@ -80,7 +79,7 @@ async def test_from_the_image_as_from_the_running_kernel(root: Path) -> None:
     host = make_host(root)
     put(root, "boot/vmlinuz-{}", make_bzimage(make_kernel(), gzip.compress))
     from_image = await find(host)
-    put(root, OF_RUNNING, SHOWN)
+    put(root, btf.RUNNING_BTF, SHOWN)
     assert (await find(host)).digest == from_image.digest
 
 
@@ -111,7 +110,7 @@ async def test_a_damaged_image_is_passed_over_if_there_is_another(root: Path) ->
 
 async def test_what_the_kernel_shows_is_checked_too(root: Path) -> None:
     host = make_host(root)
-    put(root, OF_RUNNING, SHOWN[:-1])
+    put(root, btf.RUNNING_BTF, SHOWN[:-1])
     with pytest.raises(Corrupt, match="btf/vmlinux is damaged"):
         await find(host)
 
