@@ -12,9 +12,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.threads import at_work
 
-pytest_plugins = ["in_process", "real", "running"]
+from tests.support.threads import at_work
+
+pytest_plugins = [
+    "tests.support.directories",
+    "tests.support.in_process",
+    "tests.support.real",
+    "tests.support.running",
+]
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
 

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import REPOSITORY
+
+from tests.support.running import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

@@ -1,1 +1,1 @@
-"""Compares the daemon with what it replaces and with what is possible. See ``python tests/bench --help``."""
+"""Compares the daemon with what it replaces and what is possible. See ``python -m tests.bench --help``."""

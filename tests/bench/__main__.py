@@ -1,4 +1,4 @@
-"""Measures and prints a table: ``python tests/bench``, or ``python -m bench`` in tests/. Asserts nothing.
+"""Measures and prints a table: ``python -m tests.bench``. Asserts nothing.
 
 Each row is printed when it is done. One that cannot be measured is reported, and the others go on; the exit
 status is 1 then.
@@ -12,14 +12,10 @@ import sys
 import traceback
 from pathlib import Path
 
-_TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
-
-from kheaders.make import make_real_headers  # noqa: E402
-
-from bench import calls, extraction, precompiled, resources  # noqa: E402
-from bench.measure import HEADING, note, table  # noqa: E402
-from bench.rig import make_rig  # noqa: E402
+from tests.bench import calls, extraction, precompiled, resources
+from tests.bench.measure import HEADING, note, table
+from tests.bench.rig import make_rig
+from tests.support.kheaders import make_real_headers
 
 ROWS = {
     row.__name__: row

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from bus.raw import HERE
-from running import NAME
-from service.callers import Flood, Watch, client, frames
-
 from kheadersd.dbus import encode
-
-from .measure import MIB, Result, median, note
-from .rig import FLOOR
+from tests.bench.measure import MIB, Result, median, note
+from tests.bench.rig import FLOOR
+from tests.support.callers import Flood, Watch, client, frames
+from tests.support.raw import HERE
+from tests.support.running import NAME
 
 if TYPE_CHECKING:
-    from .rig import Calls, Rig
+    from tests.bench.rig import Calls, Rig
 
 _ROUNDS = 7
 _MICRO = 1e6

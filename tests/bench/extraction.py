@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from .measure import Result, cpu_seconds, median, note, run_measured
+from tests.bench.measure import Result, cpu_seconds, median, note, run_measured
 
 if TYPE_CHECKING:
-    from .rig import MeasuredDaemon, Rig
+    from tests.bench.rig import MeasuredDaemon, Rig
 
 # Its own import is not measured.
 _TARFILE = """

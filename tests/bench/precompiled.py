@@ -8,13 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pch.making import COMPILERS, CORPUS, is_there
-from pch.with_bcc import TOOLS, can_be_tried, compiled
-
-from .measure import MIB, Result, median, note, run_measured
+from tests.bench.measure import MIB, Result, median, note, run_measured
+from tests.support.bcc import TOOLS, can_be_tried, compiled
+from tests.support.precompiling import COMPILERS, CORPUS, is_there
 
 if TYPE_CHECKING:
-    from .rig import MeasuredDaemon, Rig
+    from tests.bench.rig import MeasuredDaemon, Rig
 
 _ROUNDS = 3
 _HEAVY_TOOLS = ("tcplife", "biosnoop", "execsnoop")

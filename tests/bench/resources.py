@@ -6,10 +6,10 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from .measure import MIB, Result, forget_peak, median, note, resident
+from tests.bench.measure import MIB, Result, forget_peak, median, note, resident
 
 if TYPE_CHECKING:
-    from .rig import MeasuredDaemon, Rig
+    from tests.bench.rig import MeasuredDaemon, Rig
 
 _ROUNDS = 7
 _AGAIN = 4

@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from running import NAME, REPOSITORY, Bus, Daemon
-
-from .measure import cpu_seconds
+from tests.bench.measure import cpu_seconds
+from tests.support.running import NAME, REPOSITORY, Bus, Daemon
 
 if TYPE_CHECKING:
-    from kheaders.make import RealHeaders
+    from tests.support.kheaders import RealHeaders
 
 FLOOR = "org.kheaders.Floor"
 """The name of the service in C."""

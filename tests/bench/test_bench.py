@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from kheaders.make import RealHeaders
 
-from bench.__main__ import ROWS
+from tests.bench.__main__ import ROWS
+from tests.support.kheaders import RealHeaders
+from tests.support.running import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,8 @@ _LAST_LINE_OF_START = "start to ready, wall"
 
 def _bench(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, Path(__file__).parent, "--quick", *arguments],
+        [sys.executable, "-m", "tests.bench", "--quick", *arguments],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -32,8 +32,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from . import store
-from .programs import CannotRun, run
+from tests.support import store
+from tests.support.programs import CannotRun, run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

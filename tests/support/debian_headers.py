@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from . import debian, store
-from .programs import run
+from tests.support import debian, store
+from tests.support.programs import run
 
 # Of the kernel that a suite was released with; it can have newer ones besides.
 _SERIES = {"bookworm": r"6\.1\.", "trixie": r"6\.12\."}

@@ -17,18 +17,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import debian, store
-from .libraries import without_dbus_next
-from .prepare import prepare
+from tests.support import debian, store
+from tests.support.libraries import without_dbus_next
+from tests.support.prepare import prepare
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _TESTS = _REPOSITORY / "tests"
 
 _LEFT_OUT = (
-    *("bench", "units", "vm", "btf/test_in_unit.py"),
-    *("pch/test_corpus.py", "pch/test_kernels.py", "pch/test_matrix.py"),
+    *("bench", "systemd", "vm"),
+    *("daemon/pch/test_kernels.py", "real/pch/test_corpus.py", "real/pch/test_matrix.py"),
 )
-_IN_CONTAINERS = ("units", "btf/test_in_unit.py")
+_IN_CONTAINERS = ("systemd",)
 _COMPILER = "clang-19"
 
 # Of this machine, for pip in the root.

@@ -1,6 +1,6 @@
 """Makes what many tests need and takes minutes, before the first of them: no time limit has to cover it.
 
-``python -m support.prepare [SUITE]`` in tests/: for this machine's suite of Debian, or another one. What
+``python -m tests.support.prepare [SUITE]``: for this machine's suite of Debian, or another one. What
 cannot be made is told, and the tests that need it fail.
 """
 
@@ -9,12 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from btf.real_image import real_image
-from kheaders.make import make_real_headers
-
-from units import container
-
-from . import debian
+from tests.support import container, debian
+from tests.support.kheaders import make_real_headers
+from tests.support.real_image import real_image
 
 
 def prepare(suite: str) -> None:

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from support import debian
-from support.programs import run
+from tests.support import debian
+from tests.support.programs import run
 
 INSIDE = Path(__file__).parent / "inside"
 """What is put into a guest."""

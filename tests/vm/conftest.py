@@ -7,15 +7,15 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from kheaders.make import make_real_headers
 
-from .figures import Figures, figures_of, table
-from .guest import Guest
-from .image import Image
-from .image import image as make_image
-from .snapshot import Snapshot, guest_from
-from .snapshot import booted as make_booted
-from .suites import MAIN
+from tests.support.kheaders import make_real_headers
+from tests.vm.figures import Figures, figures_of, table
+from tests.vm.guest import Guest
+from tests.vm.image import Image
+from tests.vm.image import image as make_image
+from tests.vm.snapshot import Snapshot, guest_from
+from tests.vm.snapshot import booted as make_booted
+from tests.vm.suites import MAIN
 
 _HERE = Path(__file__).parent
 _TIME_LIMIT = 1800

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .machine import Machine, MachineFailed
+from tests.vm.machine import Machine, MachineFailed
 
 TIME_LIMIT = 60.0
 """Seconds by the guest's clock for a command, unless it is said otherwise."""

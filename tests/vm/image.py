@@ -1,7 +1,7 @@
 """Makes the guest's disk, kernel and initrd from the packages of one of Debian's suites.
 
 The guest's kernel is the suite's stock cloud kernel, whose headers packages are not installed. Debian builds
-it without kheaders, so the real module, made for exactly this kernel (kheaders/make.py), is put where a
+it without kheaders, so the real module, made for exactly this kernel (support/kheaders.py), is put where a
 distribution has it.
 
 Needs root and the packages mmdebstrap, e2fsprogs, cpio, kmod.
@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from kheaders.make import RealHeaders
-from support import debian, store
-from support.programs import CannotRun, run
-
-from . import building
-from .building import INSIDE, Bootable, add_kheaders, make_initrd
+from tests.support import debian, store
+from tests.support.kheaders import RealHeaders
+from tests.support.programs import CannotRun, run
+from tests.vm import building
+from tests.vm.building import INSIDE, Bootable, add_kheaders, make_initrd
 
 USER = "somebody"
 """An ordinary user of the guest."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .image import Image
+from tests.vm.image import Image
 
 MEMORY = 768
 """MiB. bcc's compiler takes about 200 of them."""

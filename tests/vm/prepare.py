@@ -1,4 +1,4 @@
-"""Makes what the guests of all suites start from, side by side: ``python -m vm.prepare`` in tests/.
+"""Makes what the guests of all suites start from, side by side: ``python -m tests.vm.prepare``.
 
 Without it the tests make the same, each when it is first wanted, one after the other.
 """
@@ -6,19 +6,13 @@ Without it the tests make the same, each when it is first wanted, one after the 
 from __future__ import annotations
 
 import signal
-import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-_TESTS = Path(__file__).resolve().parent.parent
-sys.path.append(str(_TESTS.parent))
-
-from kheaders.make import make_real_headers  # noqa: E402
-
-from .image import image  # noqa: E402
-from .second_kernel import second_kernel  # noqa: E402
-from .snapshot import booted  # noqa: E402
-from .suites import ALL, MAIN  # noqa: E402
+from tests.support.kheaders import make_real_headers
+from tests.vm.image import image
+from tests.vm.second_kernel import second_kernel
+from tests.vm.snapshot import booted
+from tests.vm.suites import ALL, MAIN
 
 
 def _prepare_guest(suite: str) -> None:

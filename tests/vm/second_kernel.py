@@ -6,12 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
-from kheaders.make import make_real_headers_of
-from support import debian, store
-from support.programs import run
-
-from . import building
-from .building import Bootable, add_kheaders, make_initrd
+from tests.support import debian, store
+from tests.support.kheaders import make_real_headers_of
+from tests.support.programs import run
+from tests.vm import building
+from tests.vm.building import Bootable, add_kheaders, make_initrd
 
 _SHIPPED = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # the others are depmod's
 

@@ -6,9 +6,8 @@ import json
 import re
 from typing import Any
 
-from running import INTERFACE, NAME, OBJECT, plain
-
-from .guest import Guest
+from tests.support.running import INTERFACE, NAME, OBJECT, plain
+from tests.vm.guest import Guest
 
 CACHE = "/var/cache/kheaders"
 BUILD = "/run/kheaders/build"

@@ -6,11 +6,10 @@ import dataclasses
 import subprocess
 from pathlib import Path
 
-from support import store
-
-from .guest import BOOT_LIMIT, Guest
-from .image import Image
-from .machine import HARDWARE, Machine
+from tests.support import store
+from tests.vm.guest import BOOT_LIMIT, Guest
+from tests.vm.image import Image
+from tests.vm.machine import HARDWARE, Machine
 
 CHECKOUT = "/root/kheadersd"
 """Where the guest has the repository."""

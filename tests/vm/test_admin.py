@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 
-from running import INTERFACE, NAME, OBJECT, plain
-
 from kheadersd.journal import Event
-
-from .figures import Figures
-from .guest import Guest
-from .service import CALL_LIMIT, UNIT, entries, forget, get_headers, start_getting
+from tests.support.running import INTERFACE, NAME, OBJECT, plain
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.service import CALL_LIMIT, UNIT, entries, forget, get_headers, start_getting
 
 _SECURITY_LIMIT = 1.0  # systemd's own hostnamed has 1.5
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from kheadersd.journal import Event
-
-from .figures import Figures
-from .guest import Guest
-from .image import Image
-from .machine import Machine
-from .service import CACHE, call, entries, module_is_loaded, property_of
-from .snapshot import Snapshot
-from .suites import everywhere
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.image import Image
+from tests.vm.machine import Machine
+from tests.vm.service import CACHE, call, entries, module_is_loaded, property_of
+from tests.vm.snapshot import Snapshot
+from tests.vm.suites import everywhere
 
 _BOOT_RATIO = 1.02
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from .figures import Figures
-from .guest import Guest
-from .image import Image
-from .second_kernel import KernelPackage, second_kernel
-from .service import BUILD, CACHE, call, forget, get_headers, main_pid, module_is_loaded, property_of, refusal
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.image import Image
+from tests.vm.second_kernel import KernelPackage, second_kernel
+from tests.vm.service import (
+    BUILD,
+    CACHE,
+    call,
+    forget,
+    get_headers,
+    main_pid,
+    module_is_loaded,
+    property_of,
+    refusal,
+)
 
 _CHANGE_LIMIT = 240.0  # seconds for dpkg and what it brings about, in an emulated machine
 

@@ -11,10 +11,9 @@ import re
 import pytest
 
 from kheadersd.journal import Event
-
-from .figures import Figures
-from .guest import Guest
-from .service import (
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.service import (
     CACHE,
     CALL_LIMIT,
     MODULE_UNIT,

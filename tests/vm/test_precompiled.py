@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from .figures import Figures
-from .guest import Guest
-from .service import CACHE, UNIT, module_is_loaded
-from .suites import everywhere
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.service import CACHE, UNIT, module_is_loaded
+from tests.vm.suites import everywhere
 
 _COMPILE_LIMIT = 900.0  # seconds; an emulated machine takes some twenty times as long as this one
 _LIMITS = "[Limits]\nCompileTimeout=10min\n"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from running import INTERFACE, NAME, OBJECT
-
-from .figures import Figures
-from .guest import Guest
-from .service import CACHE, CALL_LIMIT, UNIT, call, forget, get_headers, main_pid, start_getting
+from tests.support.running import INTERFACE, NAME, OBJECT
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.service import CACHE, CALL_LIMIT, UNIT, call, forget, get_headers, main_pid, start_getting
 
 _WATCHDOG = 10.0  # seconds, instead of the unit's own, so that nobody has to wait for a minute
 _RESTART_LIMIT = 60.0

@@ -10,10 +10,10 @@ import shlex
 
 import pytest
 
-from .figures import Figures
-from .guest import Guest
-from .service import BUILD, CACHE, UNIT, forget
-from .suites import everywhere
+from tests.vm.figures import Figures
+from tests.vm.guest import Guest
+from tests.vm.service import BUILD, CACHE, UNIT, forget
+from tests.vm.suites import everywhere
 
 _TOOL_LIMIT = 240.0  # seconds; compiling with headers takes ten to thirty in an emulated machine
 _IDLE_LIMIT = 180.0  # seconds; the automount's own limit is a minute, looked at now and then

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .guest import Guest
-from .service import BUILD, CACHE, CALL_LIMIT, UNIT
-from .snapshot import CHECKOUT
-from .suites import everywhere
+from tests.vm.guest import Guest
+from tests.vm.service import BUILD, CACHE, CALL_LIMIT, UNIT
+from tests.vm.snapshot import CHECKOUT
+from tests.vm.suites import everywhere
 
 
 @everywhere

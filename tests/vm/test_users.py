@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .guest import Guest
-from .image import USER
-from .service import CACHE, UNIT, call, forget, get_headers, property_of, refusal
+from tests.vm.guest import Guest
+from tests.vm.image import USER
+from tests.vm.service import CACHE, UNIT, call, forget, get_headers, property_of, refusal
 
 _REFUSED = (
     "org.freedesktop.DBus.Error.AccessDenied",

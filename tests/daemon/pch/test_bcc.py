@@ -1,0 +1,219 @@
+"""Bcc's own tools, compiled by the installed bcc with precompiled headers, and without."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheadersd.errors import NotAvailable
+from kheadersd.pch import profiles
+from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name
+from kheadersd.pch.libbcc import LIBRARIES, Libraries
+from kheadersd.pch.profiles import Profile
+from tests.support.bcc import TOOLS, Compiled, bcc, can_be_tried, compiled, is_installed
+from tests.support.precompiling import ARCHITECTURE, SHIPPED, found
+from tests.support.running import REPOSITORY, Bus, Daemon
+
+pytestmark = pytest.mark.skipif(
+    not is_installed(), reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM"
+)
+needs_known = pytest.mark.skipif(
+    not can_be_tried(), reason="it is not known how the installed libbcc compiles"
+)
+
+# What a program of one's own does, as newcomers are told.
+LINES = re.search(r"^```python\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+TEXT = """
+#include <uapi/linux/ptrace.h>
+#include <linux/sched.h>
+#include <linux/version.h>
+
+int on_exit(struct pt_regs *ctx)
+{
+    struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+    return task->exit_code + (LINUX_VERSION_CODE > 0);
+}
+"""
+
+
+def get_pch(bus: Bus, profile: str, *options: str) -> Any:
+    return bus.call("GetPch", "ssa{sv}", "", profile, *(options or ("0",)))
+
+
+@pytest.fixture
+def profile() -> Profile:
+    shipped, problems = profiles.load([SHIPPED])
+    assert not problems
+    return shipped["bcc-base"]
+
+
+@pytest.fixture
+def copied(roots_own: Path) -> Path:
+    """The installed libbcc, as one that can be changed, and whose version is known."""
+    known = "libbcc.so.0.26.0"
+    (roots_own / known).write_bytes(LIBRARIES.installed().path.read_bytes())
+    (roots_own / "libbcc.so.0").symlink_to(known)
+    return roots_own / "libbcc.so.0"
+
+
+@pytest.mark.slow
+@needs_known
+@pytest.mark.timeout(300)
+def test_the_code_of_tools_is_the_same(bus: Bus, real_daemon: Daemon) -> None:
+    answers = {profile: get_pch(bus, profile) for profile in TOOLS}
+    tools = {tool: profile for profile, names in TOOLS.items() for tool in names}
+
+    def both(tool: str) -> tuple[Compiled, Compiled]:
+        _, cflags, details = answers[tools[tool]]
+        tree = details["source_tree"]
+        return compiled(tool, tree, []), compiled(tool, tree, cflags)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = dict(zip(tools, pool.map(both, tools), strict=True))
+    for tool, (text, precompiled) in results.items():
+        assert text.functions, tool
+        assert precompiled.functions == text.functions, tool
+
+
+@pytest.mark.slow
+@needs_known
+@pytest.mark.timeout(120)
+def test_the_headers_can_go(bus: Bus, real_daemon: Daemon) -> None:
+    _, cflags, details = get_pch(bus, "bcc-net")
+    text = compiled("tcplife", details["source_tree"], cflags)
+    _, again, details = get_pch(bus, "bcc-net", "1", "keep_headers", "b", "false")
+    assert not details["headers_kept"]
+    assert again == cflags
+    tree = Path(details["source_tree"])
+    assert not (tree / "include/net/sock.h").exists()
+    # It includes what has no include guard, and is not in the list of the profile.
+    program = (
+        f"from bcc import BPF\nprint(BPF(text={TEXT!r}, cflags={cflags!r}).dump_func('on_exit').hex())\n"
+    )
+    assert re.fullmatch(r"[0-9a-f]{32,}\n", bcc(str(tree), "-c", program))
+    assert compiled("tcplife", str(tree), cflags).functions == text.functions
+    assert sum(file.stat().st_blocks * 512 for file in tree.rglob("*")) < 1 << 20
+
+
+@pytest.mark.slow
+@needs_known
+@pytest.mark.timeout(120)
+def test_a_few_lines_of_python_use_it(bus: Bus, real_daemon: Daemon) -> None:
+    tree = get_pch(bus, "bcc-base")[2]["source_tree"]
+    assert LINES is not None
+    program = f"TEXT = {TEXT!r}\n{LINES[1]}\nprint(b.dump_func('on_exit').hex())\n"
+    plain = f"from bcc import BPF\nb = BPF(text={TEXT!r})\nprint(b.dump_func('on_exit').hex())\n"
+    precompiled = bcc(tree, "-c", program, bus=bus.socket.parent)
+    assert re.search(r"^[0-9a-f]{32,}$", precompiled, re.MULTILINE)
+    assert precompiled == bcc(tree, "-c", plain)
+
+
+@pytest.mark.slow
+@needs_known
+def test_libbcc_tells_its_compiler_the_same(bus: Bus, real_daemon: Daemon, profile: Profile) -> None:
+    _, _, details = get_pch(bus, "bcc-small")
+    assert Path(details["compiler"]).parent.parent.name == f"llvm-{LIBRARIES.installed().llvm}"
+    assert details["consumer"] == "bcc"
+    tree = details["source_tree"]
+    said = bcc(tree, "-c", "from bcc import BPF\nBPF(text='int f(void *c) { return 0; }', debug=4)")
+    libbcc = next(line for line in said.splitlines() if line.startswith("clang -cc1 ")).split()
+    compiler = found(compiler_name())
+    made = bcc_recipe(profile, compiler, Path(tree), "0" * 64, ARCHITECTURE)
+    done = subprocess.run(
+        [compiler.path, "-###", *made.build], capture_output=True, text=True, check=True, timeout=60
+    )
+    ours = shlex.split(done.stderr.splitlines()[-1])
+    for option in ("-triple", "-target-cpu", "-tune-cpu", "-mrelocation-model", "-pic-level"):
+        assert _behind(ours, option) == _behind(libbcc, option)
+    assert sorted(_behind(ours, "-D")) == sorted(_behind(libbcc, "-D"))
+    assert _language(libbcc) - _language(ours) == set()
+
+
+def _behind(words: list[str], option: str) -> list[str]:
+    return [value for at, value in itertools.pairwise(words) if at == option]
+
+
+def _language(words: list[str]) -> set[str]:
+    """The options that say how code is to be understood and made."""
+    return {
+        word
+        for word in words
+        if re.match(r"-(?:f|m[a-z]|O|D[A-Z_]|pic|debug)", word)
+        and not re.search("compilation-dir|mllvm", word)
+    }
+
+
+def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    libraries = Libraries([copied])
+    compiler = found(compiler_name())
+    first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert first == bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    with open(copied, "ab") as file:
+        file.write(b"another build")
+    second = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert second.library != first.library
+    assert second.key != first.key
+    assert second.build == first.build
+
+
+def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    libraries = Libraries([copied])
+    compiler = found(compiler_name())
+    first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    data = copied.read_bytes()
+    copied.write_bytes(data.replace(b"#define __BPF_HELPERS_H\n", b"#define __BPF_HELPERS_H \n", 1)[:-1])
+    with pytest.raises(NotAvailable, match=r"helpers\.h where it can be found"):
+        bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    copied.write_bytes(data.replace(b"Licensed under the Apache", b"Licensed under the apache"))
+    second = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
+    assert second.source != first.source
+    assert second.key != first.key
+
+
+def test_only_the_compiler_of_its_llvm_is_used(profile: Profile, tmp_path: Path) -> None:
+    other = dataclasses.replace(found(compiler_name()), name="clang-99", major=99)
+    with pytest.raises(NotAvailable, match=r"takes nothing that clang-99 has made; name clang-[0-9]+"):
+        bcc_recipe(profile, other, tmp_path, "0" * 64, ARCHITECTURE)
+
+
+def test_without_libbcc(roots_own: Path) -> None:
+    libraries = Libraries([roots_own / "libbcc.so.0"])
+    with pytest.raises(NotAvailable, match="libbcc is not installed"):
+        libraries.installed()
+
+
+def test_what_is_known_is_never_read_again(copied: Path) -> None:
+    libraries = Libraries([copied])
+    assert libraries.known() is None
+    found = libraries.installed()
+    assert libraries.known() is found
+    contents = copied.read_bytes()
+    copied.resolve().unlink()
+    assert libraries.known() is None
+    (copied.parent / found.path.name).write_bytes(contents)
+    assert libraries.known() is None
+    assert libraries.installed() == found
+    assert libraries.known() is not None
+
+
+def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_path: Path) -> None:
+    (roots_own / "libbcc.so.0.99.0").write_bytes(LIBRARIES.installed().path.read_bytes())
+    (roots_own / "libbcc.so.0").symlink_to("libbcc.so.0.99.0")
+    libraries = Libraries([roots_own / "libbcc.so.0"])
+    with pytest.raises(NotAvailable, match=r"libbcc 0\.99: how it compiles is known for 0\.26"):
+        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, libraries)
+
+
+def test_a_library_that_others_can_write_to(profile: Profile, copied: Path, tmp_path: Path) -> None:
+    copied.chmod(0o666)
+    with pytest.raises(NotAvailable, match="others than root can write"):
+        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, Libraries([copied]))

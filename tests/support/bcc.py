@@ -1,0 +1,73 @@
+"""The installed bcc and its own tools, as far as their programs are compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from kheadersd.errors import NotAvailable
+from kheadersd.pch.bcc_recipe import compiler_name, is_supported
+from kheadersd.pch.libbcc import LIBRARIES, PLACES
+from tests.support.precompiling import is_there
+
+_PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
+_ALONE = 'mount --bind "$0" /mnt && mount -t tmpfs none /tmp && exec "$@"'
+_HARNESS = Path(__file__).parent / "bcc_tool.py"
+TOOLS = {
+    "bcc-small": ("vfsstat",),
+    "bcc-base": ("execsnoop",),
+    "bcc-sched": ("runqlat",),
+    "bcc-fs": ("opensnoop",),
+    "bcc-net": ("tcplife", "tcpconnect"),
+    "bcc-block": ("biosnoop",),
+}
+
+
+def is_installed() -> bool:
+    """Whether there are libbcc, its tools, and the clang of its LLVM."""
+    if not any(place.exists() for place in PLACES) or not Path("/usr/sbin/tcplife-bpfcc").exists():
+        return False
+    try:
+        return is_there(compiler_name())
+    except NotAvailable:  # a libbcc with LLVM within
+        return False
+
+
+def can_be_tried() -> bool:
+    """Whether, besides, the daemon knows how this libbcc compiles."""
+    return is_installed() and is_supported(LIBRARIES.installed())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came out of a tool: the code of each function, and the CPU seconds that libbcc took."""
+
+    functions: dict[str, str]
+    seconds: float
+
+
+def bcc(tree: str, *command: str | Path, bus: Path = Path("/mnt")) -> str:
+    """Run something with bcc; what it says. Never without a tree: it would make one in /tmp.
+
+    Args:
+        bus: the directory with the socket of the system bus.
+    """
+    assert Path(tree, "include/linux/kconfig.h").is_file()
+    done = subprocess.run(
+        # Whatever it does in /tmp, it does in one of its own.
+        ["unshare", "--mount", "sh", "-c", _ALONE, bus, _PYTHON, *command],
+        env={**os.environ, "BCC_KERNEL_SOURCE": tree, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/mnt/bus"},
+        cwd="/", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def compiled(tool: str, tree: str, cflags: list[str]) -> Compiled:
+    # By its text: where the project is in /tmp, that is hidden.
+    said = bcc(tree, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", *cflags)
+    values = json.loads(next(line for line in said.splitlines() if line.startswith('{"')))
+    return Compiled(values["functions"], values["seconds"])

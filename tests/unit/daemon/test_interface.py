@@ -1,0 +1,81 @@
+"""The interface over a state in the tests' own process: what a call leaves behind, and what it is spared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kheadersd.daemon import interface as service_module
+from kheadersd.daemon.interface import Service
+from kheadersd.daemon.log_control import log_control
+from kheadersd.daemon.polkit import Authority
+from kheadersd.daemon.status import State
+from kheadersd.dbus.credentials import Credentials
+from kheadersd.dbus.objects import Call
+from kheadersd.host.host import Host
+from kheadersd.journal import Journal
+from kheadersd.names import SERVICE, SERVICE_PATH
+from tests.support.archives import make_kheaders
+from tests.support.clients import eventually
+from tests.support.served_host import RELEASE, ServedHost
+
+
+class OfRoot(Call):
+    """A call of root's on no bus."""
+
+    def __init__(self, member: str, args: Sequence[Any]) -> None:
+        super().__init__(":1.7", SERVICE_PATH, SERVICE, member, args, False, cast("Any", self))
+
+    async def credentials(self) -> Credentials:
+        return Credentials(0, os.getpid())
+
+    def known_user(self, sender: str) -> int:  # noqa: ARG002
+        return 0
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    served = ServedHost(tmp_path / "root")
+    served.show(make_kheaders(RELEASE))
+    return Host(served.root)
+
+
+@pytest.fixture
+def service(state: State) -> Service:
+    return Service(lambda _: state, Authority())
+
+
+@pytest.mark.parametrize("member", ["Acquire", "Export"])
+async def test_a_lease_is_given_back_whatever_fails(
+    service: Service, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One descriptor is the daemon's end, the other what the caller would have got."""
+    method = service.interface.methods[member]
+    reply = await cast("Any", method.handler(OfRoot(member, [RELEASE, {}])))
+    for descriptor in reply.fds:
+        os.close(descriptor)
+
+    def refuse(signature: str, values: Sequence[Any]) -> bytes:
+        raise ValueError("not values of signature")
+
+    monkeypatch.setattr(service_module, "encode", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="not values of"):
+            await cast("Any", method.handler(OfRoot(member, [RELEASE, {}])))
+    await eventually(lambda: not len(service.state.leases) and len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_what_reads_does_nothing_for_those_who_wait_for_no_answer(service: Service) -> None:
+    changing = {"Remove", "Prune", "UnloadModule"}
+    reading = {
+        name
+        for name, method in service.interface.methods.items()
+        if method.only_reads or method.reads_at_once
+    }
+    assert reading == service.interface.methods.keys() - changing
+    assert log_control(Journal(target="null"), Authority()).methods == {}

@@ -1,0 +1,270 @@
+"""The archive cut out of kheaders.ko."""
+
+# ruff: noqa: ASYNC240 - nothing else waits for the loop of a test
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import lzma
+import os
+import random
+import shutil
+import subprocess
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from kheadersd.errors import Corrupt, ReleaseMismatch
+from kheadersd.host.module_file import locate
+from kheadersd.release import Release
+from kheadersd.sources.kernel_archive import MAX_ARCHIVE
+from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out
+from kheadersd.sources.source import NotFound, Reason
+from kheadersd.system.file_identity import stored_identity
+from tests.support.archives import make_kheaders
+from tests.support.hosts import OTHER, RELEASE, ignore, make_host, make_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kheadersd.host.host import Host
+    from tests.support.kheaders import RealHeaders
+
+ARCHIVE = make_kheaders(RELEASE)
+MODULE = make_module(ARCHIVE)
+
+WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    # kmod's own reader takes small dictionaries and checks only.
+    ".xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32, preset=1),
+    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return make_host(tmp_path)
+
+
+def install(host: Host, content: bytes, name: str = "kernel/kernel/kheaders.ko") -> Path:
+    path = host.modules_directory(RELEASE) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", WRAPPINGS)
+async def test_every_compression(host: Host, suffix: str) -> None:
+    path = install(host, WRAPPINGS[suffix](MODULE), f"kernel/kernel/kheaders.ko{suffix}")
+    source = ModuleFileSource(host)
+    archive = await source.find(RELEASE, ignore)
+    assert archive.origin == str(path)
+    status = path.stat()
+    expected = stored_identity(status)
+    assert source.stamp(archive.origin) == archive.origin_stamp == expected
+    assert b"kconfig.h" in b"".join(archive.layers[0].chunks())
+
+
+async def test_the_stamp_tells_of_replacement_and_removal(host: Host) -> None:
+    path = install(host, MODULE)
+    source = ModuleFileSource(host)
+    stamp = (await source.find(RELEASE, ignore)).origin_stamp
+    path.unlink()
+    assert source.stamp(str(path)) == ""
+    install(host, MODULE)
+    os.utime(path, ns=(1, 1))
+    assert source.stamp(str(path)) not in ("", stamp)
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_either_class_and_byte_order(bits: int, order: str) -> None:
+    assert cut_out(make_module(ARCHIVE, bits=bits, order=order), "it", RELEASE) == ARCHIVE
+
+
+def test_a_signature_behind_it() -> None:
+    assert cut_out(MODULE + b"\x30\x82" * 200 + b"~Module signature appended~\n", "it", RELEASE) == ARCHIVE
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (b"", "not a kernel module"),
+        (b"version https://git-lfs", "not a kernel module"),
+        (b"\x7fELF", "damaged"),
+        (MODULE[:40], "damaged"),
+        (MODULE[:-30], "damaged"),
+        (make_module(ARCHIVE, content_type=8), "not in the file"),
+        (make_module(ARCHIVE, symbols=()), "no symbol table"),
+        (make_module(ARCHIVE, symbols=("kernel_headers_data", "end")), "not the kheaders module"),
+        (make_module(ARCHIVE, symbols=("a", "b")), "not the kheaders module"),
+        (make_module(bytes(MAX_ARCHIVE + 1)), "more than 25165824"),
+        (make_module(ARCHIVE).replace(b".modinfo", b".modinf_") + b"vermagic=", "no vermagic"),
+        (make_module(ARCHIVE, end_at=0), "not inside its section"),
+        (make_module(ARCHIVE, end_at=len(ARCHIVE) + 1), "not inside its section"),
+        (MODULE.replace(b"vermagic=", b"vermajor="), "no vermagic"),
+    ],
+)
+def test_what_is_no_whole_module(module: bytes, why: str) -> None:
+    with pytest.raises(Corrupt, match=why) as caught:
+        cut_out(module, "/lib/it.ko", RELEASE)
+    assert "/lib/it.ko" in caught.value.message
+
+
+def test_a_module_of_many_strings_takes_little_memory() -> None:
+    module = make_module(ARCHIVE, "\0" * (30 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ReleaseMismatch):
+            cut_out(module, "it", RELEASE)
+        assert tracemalloc.get_traced_memory()[1] <= len(module)
+    finally:
+        tracemalloc.stop()
+
+
+def test_another_kernels_module() -> None:
+    for vermagic in (f"{OTHER} SMP", OTHER, f"{RELEASE}x SMP", "", "\xff\xfe"):
+        with pytest.raises(ReleaseMismatch, match=RELEASE):
+            cut_out(make_module(ARCHIVE, vermagic), "it", RELEASE)
+
+
+def test_damage_anywhere_in_the_headers_is_a_typed_error() -> None:
+    chance = random.Random(1)
+    start = MODULE.index(ARCHIVE)
+    outside = [*range(start), *range(start + len(ARCHIVE), len(MODULE))]
+    for _ in range(1000):
+        damaged = bytearray(MODULE)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            damaged[chance.choice(outside)] = chance.choice((0, 1, 0x7F, 0xFF, chance.randrange(256)))
+        with contextlib.suppress(Corrupt, ReleaseMismatch):
+            cut_out(bytes(damaged), "it", RELEASE)
+
+
+async def test_an_archive_that_is_not_xz(host: Host) -> None:
+    install(host, make_module(b"cpio archive"))
+    with pytest.raises(Corrupt, match=r"the archive in .* is not an xz archive"):
+        await ModuleFileSource(host).find(RELEASE, ignore)
+
+
+async def test_not_installed(host: Host) -> None:
+    for release in (RELEASE, OTHER):
+        with pytest.raises(NotFound, match=release) as caught:
+            await ModuleFileSource(host).find(release, ignore)
+        assert caught.value.reason is Reason.MISSING
+
+
+async def test_compressed_damage(host: Host) -> None:
+    install(host, lzma.compress(MODULE)[:-20], "kernel/kernel/kheaders.ko.xz")
+    with pytest.raises(Corrupt, match=r"kheaders\.ko\.xz"):
+        await ModuleFileSource(host).find(RELEASE, ignore)
+
+
+async def test_a_module_that_expands_without_end(host: Host) -> None:
+    install(host, zstandard.ZstdCompressor().compress(bytes(MAX_MODULE + 1)), "updates/kheaders.ko.zst")
+    with pytest.raises(Corrupt, match="more than"):
+        await ModuleFileSource(host).find(RELEASE, ignore)
+
+
+def test_where_modules_dep_says(host: Host) -> None:
+    path = install(host, MODULE, "weak/place/kheaders.ko.xz")
+    install(host, MODULE, "another/kheaders.ko")
+    listing = "kernel/fs/ext4.ko: kernel/fs/jbd2.ko\nweak/place/kheaders.ko.xz:\n"
+    (host.modules_directory(RELEASE) / "modules.dep").write_text(listing)
+    assert locate(host, RELEASE) == path
+
+
+def test_where_modules_dep_does_not_say(host: Host) -> None:
+    (host.modules_directory(RELEASE) / "modules.dep").write_text("kernel/kernel/kheaders.ko: \n")
+    path = install(host, MODULE, "updates/dkms/kheaders.ko.zst")
+    install(host, MODULE, "updates/dkms/xkheaders.ko")
+    assert locate(host, RELEASE) == path
+
+
+def test_the_standard_place_comes_first(host: Host) -> None:
+    install(host, MODULE, "extra/kheaders.ko")
+    path = install(host, MODULE, "kernel/kernel/kheaders.ko.gz")
+    assert locate(host, RELEASE) == path
+
+
+def test_links_are_followed_within_the_host(host: Host, tmp_path: Path) -> None:
+    stored = tmp_path / "store/kheaders.ko"
+    stored.parent.mkdir()
+    stored.write_bytes(MODULE)
+    link = host.modules_directory(RELEASE) / "kernel/kernel/kheaders.ko"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/store/kheaders.ko")
+    assert locate(host, RELEASE) == stored
+
+
+async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
+    install(host, MODULE, os.fsdecode(b"updates/caf\xe9/kheaders.ko"))
+    with pytest.raises(NotFound, match=r"updates/caf\\xe9/kheaders\.ko' is not used") as caught:
+        await ModuleFileSource(host).find(RELEASE, ignore)
+    assert caught.value.reason is Reason.UNREADABLE
+
+
+async def test_the_modules_of_nixos(host: Host) -> None:
+    store = host.path("nix/store/abc-linux/lib/modules", RELEASE, "kernel/kernel")
+    store.mkdir(parents=True)
+    (store / "kheaders.ko").write_bytes(MODULE)
+    shutil.rmtree(host.path("lib"))
+    host.path("run/booted-system").mkdir(parents=True)
+    host.path("run/booted-system/kernel-modules").symlink_to("/nix/store/abc-linux")
+    archive = await ModuleFileSource(host).find(RELEASE, ignore)
+    assert archive.origin == str(store / "kheaders.ko")
+    assert host.installed_releases() == {RELEASE}
+
+
+def test_a_build_tree_is_not_searched(host: Host) -> None:
+    install(host, MODULE, "build/kernel/kheaders.ko")
+    assert locate(host, RELEASE) is None
+
+
+def test_directories_that_link_to_each_other(host: Host) -> None:
+    directory = host.modules_directory(RELEASE)
+    (directory / "extra").mkdir()
+    (directory / "extra/loop").symlink_to("..")
+    (directory / "extra/kheaders.ko").symlink_to("kheaders.ko")
+    assert locate(host, RELEASE) is None
+
+
+def strip(how: str, module: Path, directory: Path) -> Path:
+    result = directory / "it.ko"
+    subprocess.run(["strip", f"--{how}", "-o", result, module], check=True)
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", WRAPPINGS)
+@pytest.mark.parametrize("kind", ["stripped", "unstripped", "signed", "strip-unneeded"])
+async def test_real_modules(
+    tmp_path: Path, real_headers: RealHeaders, real_archive: Path, kind: str, suffix: str
+) -> None:
+    module = {"unstripped": real_headers.unstripped, "signed": real_headers.signed}.get(
+        kind, real_headers.module
+    )
+    if kind == "strip-unneeded":
+        module = strip(kind, real_headers.unstripped, tmp_path)
+    content = module.read_bytes()
+    if kind == "signed":
+        assert content.endswith(b"~Module signature appended~\n")
+    host = make_host(tmp_path / "host")
+    release = Release(real_headers.release)
+    path = host.modules_directory(release) / f"kernel/kernel/kheaders.ko{suffix}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(WRAPPINGS[suffix](content))
+    archive = await ModuleFileSource(host).find(release, ignore)
+    assert cut_out(content, "it", release) == real_archive.read_bytes()
+    assert sum(map(len, archive.layers[0].chunks())) == archive.layers[0].tar_bytes > 20_000_000
+
+
+@pytest.mark.slow
+def test_a_real_module_without_symbols(tmp_path: Path, real_headers: RealHeaders) -> None:
+    stripped = strip("strip-all", real_headers.unstripped, tmp_path)
+    with pytest.raises(Corrupt, match="no symbol table"):
+        cut_out(stripped.read_bytes(), "it", Release(real_headers.release))

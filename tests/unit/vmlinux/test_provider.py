@@ -1,0 +1,149 @@
+"""vmlinux.h on request: what it costs, and what is made again."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kheadersd.cache.entry import Record
+from kheadersd.config import Config
+from kheadersd.daemon.status import State
+from kheadersd.errors import NotAvailable
+from kheadersd.headers.consent import Action
+from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import NoLoader
+from kheadersd.journal import Journal
+from kheadersd.progress import Progress
+from kheadersd.release import Release
+from kheadersd.sandbox.child import Command, Finished
+from kheadersd.vmlinux.bpftool import PLACES
+from kheadersd.vmlinux.provider import TypesProvider
+from tests.support.made_up_btf import (
+    END,
+    GUARD,
+    PUSH,
+    RELEASE,
+    TASK,
+    make_bzimage,
+    make_host,
+    make_kernel,
+    put,
+)
+
+WANTED = Release(RELEASE)
+IMAGE = "boot/vmlinuz-{}"
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not any(list(Path("/").glob(f"{place[1:]}/bpftool")) for place in PLACES),
+    reason="there is no bpftool that is taken",
+)
+
+
+class Tool:
+    """A `Run` that stands for bpftool, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.versions = 0
+        self.dumps = 0
+
+    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+        if command.words[1:] == ["version"]:
+            self.versions += 1
+            return Finished(0, "bpftool v7.1.0\n", "")
+        assert stdout is not None
+        self.dumps += 1
+        os.write(stdout, GUARD + PUSH + TASK + END)
+        return Finished(0, "", "")
+
+
+class Nobody:
+    """An observer that looks away."""
+
+    def entry_added(self, entry: object) -> None: ...
+
+    def entry_removed(self, entry: object, reason: str) -> None: ...
+
+    def progress(self, release: object, stage: str, fraction: float) -> None: ...
+
+    def changed(self) -> None: ...
+
+
+class Root:
+    """A caller who may do everything."""
+
+    is_interactive = False
+
+    async def consent(self, action: Action) -> int:  # noqa: ARG002
+        return 0
+
+    async def may(self, action: Action) -> bool:  # noqa: ARG002
+        return True
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return make_host(tmp_path / "host", running="6.1.0-1-other")
+
+
+@pytest.fixture
+async def state(host: Host, tmp_path: Path) -> AsyncIterator[State]:
+    state = State(host, Config(), tmp_path / "cache", Journal(target="null"), NoLoader("no module"), Nobody())
+    await state.start()
+    yield state
+    await state.close()
+
+
+@pytest.fixture
+def tool() -> Tool:
+    return Tool()
+
+
+@pytest.fixture
+async def maker(host: Host, state: State, tool: Tool) -> AsyncIterator[TypesProvider]:
+    maker = TypesProvider(host, state.keeper, tool, Progress(Nobody().progress, Nobody().changed))
+    yield maker
+    await maker.close()
+
+
+def put_image(host: Host, release: str) -> Path:
+    place = IMAGE.format(release)
+    return put(host.root, place, make_bzimage(make_kernel(release=release), gzip.compress))
+
+
+async def test_releases_that_are_made_up_run_nothing(maker: TypesProvider, host: Host, tool: Tool) -> None:
+    put_image(host, RELEASE)
+    for number in range(3):
+        with pytest.raises(
+            NotAvailable, match=rf"no BTF for 9.9.{number}-x: .*6.1.0-1-other, which runs; there is none of"
+        ):
+            await maker.get(Release(f"9.9.{number}-x"), Root())
+    assert (tool.versions, tool.dumps) == (0, 0)
+
+
+async def test_bpftool_is_found_once(maker: TypesProvider, host: Host, tool: Tool) -> None:
+    for release in (RELEASE, "6.1.0-8-test"):
+        put_image(host, release)
+        assert (await maker.get(Release(release), Root())).fresh
+    assert (tool.versions, tool.dumps) == (1, 2)
+
+
+async def test_the_same_types_from_a_file_that_was_replaced(
+    maker: TypesProvider, host: Host, state: State, tool: Tool
+) -> None:
+    image = put_image(host, RELEASE)
+    made = await maker.get(WANTED, Root())
+    assert maker.ready(WANTED) is made.entry
+    os.utime(image, ns=(1, 1))
+    assert maker.ready(WANTED) is None
+    again = await maker.get(WANTED, Root())
+    assert again.entry is made.entry
+    assert not again.fresh
+    # From now on it is known again, here and by whoever reads the cache.
+    assert maker.ready(WANTED) is made.entry
+    assert Record.decode((made.entry.directory / "entry.json").read_bytes()) == made.entry.record
+    assert made.entry.record.origin == str(image)
+    assert tool.dumps == 1
