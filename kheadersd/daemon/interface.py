@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import importlib.resources
 import json
 import os
@@ -84,7 +83,7 @@ class Service:
     # Signals (the provider's Observer)
 
     def entry_added(self, entry: Entry) -> None:
-        details = _details(self._state.provider.describe(entry))
+        details = _details(self._state.existing.describe(entry))
         self._emit("EntryAdded", "ssa{sv}", [entry.release, str(entry.path), details])
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
@@ -182,10 +181,9 @@ class Service:
         """Headers that stay for as long as the descriptor is open; with ``in_entry`` no tree in place."""
         credentials = await call.credentials()
         while True:
-            ready = None if request.refresh else self._state.provider.ready(request)
-            served = ready or await self._get(call, request)
+            served = await self._get(call, request)
             if in_entry:
-                served = await self._state.provider.in_cache(served, _Asking(call, self._authority))
+                served = await self._state.provider.copied(served, _Asking(call, self._authority))
             # From here to the lease nothing else runs; the entry may have left while we waited for it.
             if served.entry is None or (served.entry in self._state.cache and served.entry.has_headers):
                 break
@@ -215,7 +213,7 @@ class Service:
         return self._lookup_slowly(request)
 
     async def _lookup_slowly(self, request: Request) -> Reply:
-        return self._reply(await self._state.provider.lookup(request))
+        return self._reply(await self._state.existing.lookup(request))
 
     def _get_pch(self, call: Call) -> Reply | Awaitable[Values | Reply]:
         release, profile, given = call.args
@@ -243,7 +241,7 @@ class Service:
         """The answer with a precompiled header, encoded once for all who get the same."""
         reply = self._encoded.get(served)
         if reply is None:
-            details = _details(self._state.provider.describe(served.entry)) | _pch_details(served)
+            details = _details(self._state.existing.describe(served.entry)) | _pch_details(served)
             reply = Reply(encode(_PRECOMPILED, [str(served.pch.path), list(served.arguments), details]))
             self._remember(served, reply)
         return reply
@@ -262,9 +260,7 @@ class Service:
 
     def _types(self, served: ServedTypes) -> Values:
         _given(served.entry)
-        details = _details(
-            dataclasses.replace(self._state.provider.describe(served.entry), fresh=served.fresh)
-        )
+        details = _details(self._state.existing.describe(served.entry, fresh=served.fresh))
         details["arguments"] = Variant("as", list(served.arguments))
         return [str(served.path), details]
 
@@ -291,7 +287,7 @@ class Service:
         return [not problems, problems]
 
     def _list_entries(self, call: Call) -> Values:  # noqa: ARG002
-        return [[_details(self._state.provider.describe(entry)) for entry in self._state.cache.entries()]]
+        return [[_details(self._state.existing.describe(entry)) for entry in self._state.cache.entries()]]
 
     def _list_leases(self, call: Call) -> Values:  # noqa: ARG002
         return [
@@ -305,9 +301,9 @@ class Service:
         return [json.dumps(escaped(self._state.describe()))]
 
     def _ready(self, request: Request) -> Served | None:
-        """As `Provider.ready`, looked at once for all calls that have come in together."""
+        """As `ExistingHeaders.ready`, looked at once for all calls that have come in together."""
         served = self._looked.get(request)
-        if served is None and (served := self._state.provider.ready(request)):
+        if served is None and (served := self._state.existing.ready(request)):
             if not self._looked:
                 # Before anything else is read from the bus, or done at all.
                 asyncio.get_running_loop().call_soon(self._looked.clear)

@@ -21,17 +21,15 @@ from ..errors import (
     LimitsExceeded,
     NotCached,
 )
+from ..headers.existing import ExistingHeaders
 from ..headers.export import Exports
+from ..headers.extraction import Extraction
 from ..headers.prefetch import Prefetch
 from ..headers.provider import Provider
 from ..host.kernel_module import KernelModule
 from ..journal import Event
 from ..progress import Progress
-from ..sources.installed_tree import TreeSource
-from ..sources.loaded_module import ModuleSource
-from ..sources.module_file import ModuleFileSource
-from ..sources.package import PackageSource
-from ..sources.sysfs import SysfsSource
+from ..sources.sources import Sources
 from ..system.tasks import in_thread
 from .watch import Watching
 
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from ..host.kernel_module import Loader
     from ..journal import Journal
     from ..release import Release
-    from ..sources.source import Source
     from .observer import Observer
     from .parts import Workshop
 
@@ -90,16 +87,10 @@ class State:
         self.exports = Exports(self._export_failed)
         self.progress = Progress(self._progressed, observer.changed)
         self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
-        sources: list[Source] = [
-            TreeSource(host),
-            SysfsSource(host, self.module),
-            ModuleFileSource(host),
-            ModuleSource(host, self.module),
-            PackageSource(host, cache_directory / ".apt"),
-        ]
-        self.provider = Provider(
-            host, config, self.keeper, {source.name: source for source in sources}, journal, self.progress
-        )
+        sources = Sources(host, self.module, cache_directory / ".apt")
+        self.existing = ExistingHeaders(host, config, self.keeper, sources, journal)
+        extraction = Extraction(self.keeper, host)
+        self.provider = Provider(config, self.existing, extraction, sources, journal, self.progress)
         prefetch = Prefetch(
             host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources
         )
@@ -144,6 +135,7 @@ class State:
         """
         self.config = config
         self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
+        self.existing.configure(config)
         self.provider.configure(config)
         self.keeper.configure(config)
         if self._workshop is not None:
@@ -162,6 +154,7 @@ class State:
         if self._workshop is not None:
             await self._workshop.close()
         await self.provider.close()
+        await self.existing.close()
         await self.keeper.close()
         self.leases.close()
         self.cache.close()

@@ -1,21 +1,24 @@
-"""Who must be asked before headers are made, and how many may be asked about at a time."""
+"""The consent that it takes to extract or to download headers."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LimitsExceeded
+from .limits import in_time
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..release import Release
+    from ..sources.package import PackageSource
+    from ..system.tasks import SharedWork
     from .requests import Request
 
+# Seconds that callers wait for the answer about another that asks for the same.
 _PATIENCE = 0.1
-"""Seconds that callers wait for the answer about another who asks for the same."""
-# Callers who wait for the package manager to tell whether it has a package.
+# Callers that wait for the package manager to tell whether it has a package.
 _MOST_ASKING = 64
 
 
@@ -53,33 +56,32 @@ class Caller(Protocol):
 
 
 class Consent:
-    """Asks for consent, once where many ask for the same.
+    """Asks for consent, once where many callers ask for the same.
 
     Args:
-        offered: finds out, without a download, that a package has the headers; raises NotFound if none has.
+        package: tells, without a download, whether there is a package with the headers.
+        work: what is being extracted, by request.
     """
 
-    def __init__(self, offered: Callable[[Release], Awaitable[object]]) -> None:
-        self._offered = offered
+    def __init__(self, package: PackageSource, work: SharedWork) -> None:
+        self._package = package
+        self._work = work
         self._asking: dict[Request, asyncio.Event] = {}
         self._waiting = 0
 
-    async def to_extract(self, request: Request, caller: Caller, begun: Callable[[], bool]) -> int | None:
-        """Ask, unless somebody who asked for the same just before may: then the work has begun.
-
-        Args:
-            begun: whether it has.
+    async def to_extract(self, request: Request, caller: Caller) -> int | None:
+        """Ask, unless the work has begun, or begins now because another caller may have it done.
 
         Returns:
-            The uid of who was asked about, None if nobody needed to be.
+            The uid of the caller, None if its consent was not needed.
 
         Raises:
             AccessDenied, InteractiveAuthorizationRequired: the caller may not.
         """
         if (asked := self._asking.get(request)) is not None:
             await asked.wait()
-            if begun():
-                return None
+        if self._work.under_way(request):
+            return None
         asked = self._asking[request] = asyncio.Event()
         patience = asyncio.get_running_loop().call_later(_PATIENCE, asked.set)
         try:
@@ -90,11 +92,11 @@ class Consent:
             if self._asking.get(request) is asked:
                 del self._asking[request]
 
-    async def to_download(self, release: Release, caller: Caller) -> int:
+    async def to_download(self, release: Release, caller: Caller, config: Config) -> int:
         """Ask about a download.
 
-        Nobody is asked for a password if there is nothing to be had. But to know that costs a second of the
-        package manager's time, so whoever cannot be asked is refused without it: any user can ask for any
+        No user is asked for a password if there is no package. But to know that costs a second of the package
+        manager's time, so a caller that cannot be asked is refused without it: any user can ask for any
         number of releases.
 
         Returns:
@@ -104,18 +106,19 @@ class Consent:
             NotFound: no package has the headers.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not have one downloaded.
             LimitsExceeded: too many are waiting for the package manager.
+            Timeout: the package manager does not answer.
         """
         if caller.is_interactive:
-            await self._look(release)
+            await self._check_offered(release, config)
         uid = await caller.consent(Action.DOWNLOAD)
-        await self._look(release)
+        await self._check_offered(release, config)
         return uid
 
-    async def _look(self, release: Release) -> None:
+    async def _check_offered(self, release: Release, config: Config) -> None:
         if self._waiting >= _MOST_ASKING:
             raise LimitsExceeded("too many releases are being looked for in packages; try again in a minute")
         self._waiting += 1
         try:
-            await self._offered(release)
+            await in_time(config, release, "package", self._package.offered(release))
         finally:
             self._waiting -= 1

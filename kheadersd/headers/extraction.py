@@ -16,7 +16,7 @@ from ..sources.build_tree import Unusable, configuration
 from ..sources.source import Reason
 from ..sources.usable import OF_ARCHIVES, check_usable
 from ..system.disk import Vanished
-from ..system.tasks import Cancelled, in_idle_thread, in_thread
+from ..system.tasks import Cancelled, SharedWork, in_idle_thread, in_thread
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache, Published
@@ -39,6 +39,11 @@ class Extraction:
         self._root = str(host.root)
         self._keeper = keeper
         self._cache = keeper.cache
+        self._work = SharedWork()
+
+    async def close(self) -> None:
+        """Cancel all extractions, and wait until they have cleaned up behind themselves."""
+        await self._work.close()
 
     async def entry(
         self,
@@ -62,6 +67,18 @@ class Extraction:
             As `make_entry`.
         """
         # A refresh and an ordinary request for one archive are different work with the same result.
+        key = (request.release, archive.digest, request.refresh, request.ahead)
+        return await self._work.share(key, lambda: self._entry(request, source, archive, uid, limits, report))
+
+    async def _entry(
+        self,
+        request: Request,
+        source: str,
+        archive: Archive,
+        uid: int | None,
+        limits: Limits,
+        report: Report,
+    ) -> tuple[Entry, bool]:
         async with self._keeper.lock(entry_name(request.release, archive.digest)):
             if not request.refresh and (entry := await self._confirm(request, source, archive)):
                 return entry, False
@@ -131,7 +148,7 @@ def make_entry(
         Corrupt: the archive is damaged, unsafe, or lacks headers that every kernel has.
         ReleaseMismatch: its headers are another kernel's.
         NoSpace: the file system of the cache is full, or would be.
-        extract.Cancelled: ``cancelled`` was set.
+        Cancelled: ``cancelled`` was set.
         KheadersError: the disk failed, or somebody removed what was being made.
     """
     with cache.stage(release, archive.digest) as staging:

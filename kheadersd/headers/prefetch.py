@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cache.entry import TYPES
-from ..errors import KheadersError
+from ..errors import KheadersError, NotAvailable
 from ..journal import Event
-from ..sources.source import NotFound
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -90,9 +89,9 @@ class Prefetch:
 
     async def _extract(self, release: Release) -> None:
         try:
-            await self._provider.extract_ahead(release)
-        except NotFound as not_found:
-            log.debug("nothing to extract ahead: %s", not_found.message)
+            await self._provider.prefetch(release)
+        except NotAvailable as error:
+            log.debug("nothing to extract ahead: %s", error.message)
         except KheadersError as error:
             self._journal.report(
                 Event.AHEAD_FAILED,

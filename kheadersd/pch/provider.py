@@ -69,6 +69,7 @@ class PchProvider:
     ) -> None:
         self._config = config
         self._provider = provider
+        self._existing = provider.existing
         self._types = types
         self._keeper = keeper
         self._cache = keeper.cache
@@ -150,7 +151,7 @@ class PchProvider:
     def _is_current(self, entry: Entry) -> bool:
         if entry.record.kind == TYPES:
             return self._types.ready(entry.release) is entry
-        return self._provider.is_current(entry)
+        return self._existing.is_current(entry)
 
     async def get(self, request: PchRequest, caller: Caller) -> ServedPch:
         """A precompiled header: the one that is there, if it is good, or a new one.
@@ -197,18 +198,16 @@ class PchProvider:
         # Only one makes what libbcc can read.
         return await in_thread(compiler_name) if profile.consumer == BCC else self._config.compiler
 
-    def _base(self, request: PchRequest, profile: Profile) -> Entry | None:
+    async def _base(self, request: PchRequest, profile: Profile) -> Entry | None:
         if profile.base == TYPES:
             return self._types.ready(request.release)
-        return self._provider.base(request.release)
+        return await self._existing.base(request.release)
 
     async def _there(
         self, request: PchRequest, profile: Profile, compiler: Compiler, *, any_state: bool = False
     ) -> ServedPch | None:
         """What is in the cache, if it is as it was asked for; with ``any_state`` with or without headers."""
-        if profile.base != TYPES:
-            await self._provider.look_again(request.release)
-        entry = self._base(request, profile)
+        entry = await self._base(request, profile)
         if entry is None or (not any_state and entry.has_headers != request.keep_headers):
             return None
         return await self._in_store(entry, profile, compiler)
@@ -300,14 +299,12 @@ class PchProvider:
     async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
         if profile.base == TYPES:
             return (await self._types.get(request.release, caller)).entry
-        return await self._provider.make_base(request.release, caller)
+        return await self._provider.get_entry(request.release, caller)
 
     async def _without_headers(
         self, request: PchRequest, profile: Profile, compiler: Compiler
     ) -> ServedPch | None:
-        if profile.base != TYPES:
-            await self._provider.look_again(request.release)
-        entry = self._base(request, profile)
+        entry = await self._base(request, profile)
         return None if entry is None else await self._in_store(entry, profile, compiler)
 
     async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, made: Recipe) -> Pch | None:

@@ -6,15 +6,16 @@ import contextlib
 import dataclasses
 import os
 import re
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..host.automount import leads_to_automount, real_directory
 from ..system.file_identity import FileIdentity, Identities, identity_at
 from ..system.files import read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
-from . import tree_copy as snapshot
+from . import tree_copy
 from .build_tree import OF_SOURCE, Unusable, configuration
 from .source import NotFound, Reason, Tree
 from .usable import VERSION_H, check_inside, check_usable, witnesses
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..progress import Report
     from ..release import Release
+    from .source import Archive, Limits
 
 # Whoever asks for many releases that do not exist must not fill the memory.
 _MAX_REMEMBERED = 64
@@ -43,18 +45,28 @@ NOT_LOOKED_AT = "not looked at"
 """No tree has this identity."""
 
 
+class _Refusal(NamedTuple):
+    """Why a place has no usable tree."""
+
+    reason: Reason
+    message: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """What a full check found, and the state of all the files that it depends on.
 
     Attributes:
+        tree: the tree that is usable; None if there is none.
+        refusals: why not, of each place that was looked at; the first is the one that is meant.
         links: "build" and "source" themselves, or the directory that has neither; where they lead is in
             ``files``.
         lasting: whether these tell of every change. A link that leads nowhere in an image does not: only we
             follow it below the image's root.
     """
 
-    found: Tree | NotFound
+    tree: Tree | None
+    refusals: tuple[_Refusal, ...]
     links: tuple[tuple[str, FileIdentity | None], ...]
     files: tuple[tuple[str, FileIdentity | None], ...]
     lasting: bool
@@ -79,7 +91,7 @@ class TreeSource:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, Look] = {}
         self._stamps: dict[str, tuple[float, str]] = {}
 
     async def find(self, release: Release, report: Report) -> Tree:
@@ -94,30 +106,39 @@ class TreeSource:
         self._looks[release] = look
         if len(self._looks) > _MAX_REMEMBERED:
             del self._looks[next(iter(self._looks))]
-        if isinstance(look.found, NotFound):
-            raise NotFound(look.found.reason, look.found.message)
-        return look.found
+        if look.tree is None:
+            message = "; ".join(dict.fromkeys(refusal.message for refusal in look.refusals))
+            raise NotFound(look.refusals[0].reason, message)
+        return look.tree
 
-    def present(self, release: Release) -> tuple[bool, Tree | None]:
-        """The result of the last `find`, if what it depends on has not changed since; some 20 microseconds.
+    def last_look(self, release: Release) -> Look | None:
+        """What the last `find` saw; None if what that depends on has changed since. Some 20 microseconds.
 
         Of a usable tree only what `witnesses` names is looked at again, not all that was checked.
-
-        Returns:
-            Whether the answer is known, and the tree: ``(False, None)`` asks for a `find`, ``(True, None)``
-            says that there is still none.
         """
         look = self._looks.get(release)
-        if look is None or not look.is_current():
-            return False, None
-        return True, look.found if isinstance(look.found, Tree) else None
+        return look if look is not None and look.is_current() else None
+
+    async def look_at(self, release: Release, origin: str, limits: Limits) -> str:
+        """As `tree_copy.look`, for `stamp` to know."""
+        cancelled = threading.Event()
+        work = (self._host, release, origin, limits, cancelled)
+        stamp = await in_thread(tree_copy.look, *work, cancelled=cancelled)
+        self.remember(origin, stamp)
+        return stamp
+
+    async def archive(self, release: Release, tree: Tree, limits: Limits) -> Archive:
+        """The tree as an archive, see `tree_copy.snapshot`."""
+        cancelled = threading.Event()
+        work = (self._host, release, tree, limits, cancelled)
+        return await in_thread(tree_copy.snapshot, *work, cancelled=cancelled)
 
     def stamp(self, origin: str) -> str:
-        """The identity of a tree that an entry was made from, as `snapshot.look` found it just now.
+        """The identity of a tree that an entry was made from, as `look_at` found it just now.
 
-        `NOT_LOOKED_AT` if nobody has looked for 2 seconds: then `remember` what a thread finds.
+        `NOT_LOOKED_AT` if the last look was more than 2 seconds ago.
         """
-        if snapshot.is_gone(origin):
+        if tree_copy.is_gone(origin):
             return ""
         known = self._stamps.get(origin)
         if known is None or time.monotonic() - known[0] > _FRESH:
@@ -125,7 +146,7 @@ class TreeSource:
         return known[1]
 
     def remember(self, origin: str, stamp: str) -> None:
-        """Let `stamp` say for a while what `snapshot.look` has found now."""
+        """Let `stamp` say for 2 seconds what was found now."""
         self._stamps.pop(origin, None)
         self._stamps[origin] = time.monotonic(), stamp
         if len(self._stamps) > _MAX_REMEMBERED:
@@ -143,7 +164,7 @@ def _absence(directory: Path) -> tuple[tuple[str, FileIdentity | None], ...]:
     return ((str(directory), identity),)
 
 
-def _look(host: Host, release: Release) -> _Look:
+def _look(host: Host, release: Release) -> Look:
     """Check thoroughly; blocking, some 0.1 s for a usable tree."""
     return _Search(host, release).run()
 
@@ -160,9 +181,9 @@ class _Search:
         self._directory = host.modules_directory(release)
         self._links: Identities = {}
         self._files: Identities = {}
-        self._reasons: list[Unusable] = []
+        self._refusals: list[_Refusal] = []
 
-    def run(self) -> _Look:
+    def run(self) -> Look:
         self._note_links()
         for pairs in self._candidates():
             tree = self._first_usable(pairs)
@@ -171,14 +192,17 @@ class _Search:
                     self._links.pop(f"{tree.build_tree}/source", None)
                 files = {str(path) for path in witnesses(tree.source_tree, tree.build_tree)}
                 return self._result(tree, {path: self._files.get(path) for path in files})
-        return self._result(self._not_found(), self._files)
+        if not self._refusals:
+            self._refusals.append(self._why_missing())
+        return self._result(None, self._files)
 
-    def _result(self, found: Tree | NotFound, files: Identities) -> _Look:
+    def _result(self, tree: Tree | None, files: Identities) -> Look:
         # Below an image's root, a link that leads nowhere can come to lead somewhere without a change that
         # the kernel's own stat(2) sees.
-        dangling = any(failure.reason is Reason.DANGLING for failure in self._reasons)
+        dangling = any(refusal.reason is Reason.DANGLING for refusal in self._refusals)
         lasting = self._host.is_live or not dangling
-        return _Look(found, tuple(self._links.items()), tuple(files.items()), lasting)
+        refusals, links = tuple(self._refusals), tuple(self._links.items())
+        return Look(tree, refusals, links, tuple(files.items()), lasting)
 
     def _note_links(self) -> None:
         links = {str(self._directory / name): None for name in ("build", "source")}
@@ -235,7 +259,7 @@ class _Search:
                 self._note(str(path))
             return real_directory(path, self._host)
         except OSError as error:
-            self._reasons.append(Unusable(Reason.DANGLING, _why_not_followed(path, error)))
+            self._refusals.append(_Refusal(Reason.DANGLING, _why_not_followed(path, error)))
             return None
 
     def _note(self, *paths: str) -> None:
@@ -243,19 +267,19 @@ class _Search:
             self._files.setdefault(path, identity_at(path, follow=True))
 
     def _first_usable(self, pairs: list[Tree]) -> Tree | None:
-        reasons: list[tuple[bool, int, Unusable]] = []
+        refusals: list[tuple[bool, int, _Refusal]] = []
         for pair in pairs:
             try:
                 self._check(pair)
                 randomised = configuration(pair.build_tree).is_randomised
-            except Unusable as reason:
-                self._note(*reason.places)
+            except Unusable as error:
+                self._note(*error.places)
                 # What is wrong with a tree of sources tells more than that another tree is none.
                 is_none = not os.path.exists(pair.source_tree / OF_SOURCE[0])
-                reasons.append((is_none, len(reasons), reason))
+                refusals.append((is_none, len(refusals), _Refusal(error.reason, error.message)))
             else:
                 return dataclasses.replace(pair, randomised=randomised)
-        self._reasons.append(min(reasons)[2])
+        self._refusals.append(min(refusals)[2])
         return None
 
     def _check(self, pair: Tree) -> None:
@@ -272,10 +296,7 @@ class _Search:
         self._note(*(str(path) for path in witnesses(pair.source_tree, pair.build_tree)))
         check_usable(pair.source_tree, pair.build_tree, self._release)
 
-    def _not_found(self) -> NotFound:
-        if self._reasons:
-            message = "; ".join(dict.fromkeys(reason.message for reason in self._reasons))
-            return NotFound(self._reasons[0].reason, message)
+    def _why_missing(self) -> _Refusal:
         try:
             automounts = [
                 name for name in ("build", "source") if leads_to_automount(self._directory / name, self._host)
@@ -283,12 +304,12 @@ class _Search:
         except OSError:
             automounts = []
         if automounts:
-            return NotFound(
+            return _Refusal(
                 Reason.MISSING,
                 f"{self._directory}/{automounts[0]} only leads to what kheadersd itself provides",
             )
         others = ", ".join(f"/{name.format(self._release)}" for name in _WITHOUT_LINK)
-        return NotFound(Reason.MISSING, f"there is no {self._directory}/build, and none of {others}")
+        return _Refusal(Reason.MISSING, f"there is no {self._directory}/build, and none of {others}")
 
 
 def _why_not_followed(link: Path, error: OSError) -> str:

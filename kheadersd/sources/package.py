@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ..system.tasks import SharedWork
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class PackageSource:
         self._host = host
         self._work = work
         self._known: PackageManager | None = None
+        self._queries = SharedWork()
+
+    async def close(self) -> None:
+        """Cancel all queries, and wait until they have ended."""
+        await self._queries.close()
 
     async def offered(self, release: Release) -> str | None:
         """What `find` would download, like "linux-headers-6.1.0-56-amd64 6.1.192-2". Takes about a second.
@@ -63,7 +69,8 @@ class PackageSource:
             NotFound: there is no such package, or no package manager that is known here.
             Timeout: the package manager did not answer.
         """
-        return await self._manager().offered(release)
+        manager = self._manager()
+        return await self._queries.share(release, lambda: manager.offered(release))
 
     async def find(self, release: Release, report: Report) -> Archive:
         """See `Source.find`; always downloads."""

@@ -1,7 +1,7 @@
 """Where headers come from: five sources behind one small interface, none of which knows the cache.
 
-A source either finds a tree that is already usable in place, or an archive to be extracted, or raises
-`NotFound` with the reason.
+One source finds trees that are usable in place, the others archives to be extracted. A source that has no
+headers raises `NotFound` with the reason.
 """
 
 from __future__ import annotations
@@ -127,20 +127,17 @@ class Limits:
     max_names: int = 8 << 20
 
 
-Offer = Tree | Archive
-
-
 def whole(name: str) -> str:
     """The `Layer.place` of an archive that is taken as it is."""
     return name
 
 
 class Source(Protocol):
-    """One place to look for headers."""
+    """One place to look for archives."""
 
     name: str
 
-    async def find(self, release: Release, report: Report) -> Offer:
+    async def find(self, release: Release, report: Report) -> Archive:
         """Look for the headers of ``release``.
 
         Disk, children and the network are used off the event loop. Cancelling leaves nothing behind.

@@ -71,7 +71,7 @@ def look(host: Host, release: Release, origin: str, limits: Limits, cancelled: t
 
     Raises:
         Corrupt: as `snapshot`.
-        extract.Cancelled: ``cancelled`` was set.
+        Cancelled: ``cancelled`` was set.
     """
     if is_gone(origin):
         return ""
@@ -97,7 +97,7 @@ def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled
     Raises:
         Corrupt: it cannot be read, exceeds the limits or was changed meanwhile; a link leads somewhere else;
             or something is kept from others by its mode.
-        extract.Cancelled: ``cancelled`` was set.
+        Cancelled: ``cancelled`` was set.
     """
     import hashlib
 

@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kheadersd.cache import extract
+from kheadersd.config import Config
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
-from kheadersd.headers.restore import Restoration
+from kheadersd.headers.restore import why_lost
 from kheadersd.host.host import Host
+from kheadersd.host.kernel_module import KernelModule, NoLoader
 from kheadersd.release import Release
 from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
 from kheadersd.sources.source import Limits, NotFound, Reason
+from kheadersd.sources.sources import Sources
 from kheadersd.sources.usable import check_usable
 from tests.support.apt_repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
 
     from kheadersd.sources.source import Archive, Layer
     from tests.support.apt_repository import Repository
@@ -197,23 +200,19 @@ async def test_a_host_without_lists_of_its_own(repository: Repository, apt_host:
 async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
     repository: Repository, apt_host: AptHost, work: Path
 ) -> None:
-    source = PackageSource(apt_host.host, work)
+    sources = Sources(apt_host.host, KernelModule(apt_host.host, NoLoader("no module here")), work)
     entry: Any = SimpleNamespace(release=RELEASE)
-
-    async def unlimited(_release: str, _source: str, work: Awaitable[str]) -> str:
-        return await work
-
-    restoration = Restoration(apt_host.host, {"package": source}, source.offered, unlimited)
+    config = Config(sources=("package",))
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
-    assert "only known after a download" in await restoration.why_lost(entry, ["package"], Limits())
+    assert "only known after a download" in await why_lost(entry, sources, config)
     apt_host.update()
-    assert await restoration.why_lost(entry, ["package"], Limits()) == ""
+    assert await why_lost(entry, sources, config) == ""
     # As distributions do with kernels that were replaced.
     (repository.pool / f"{OWN}_6.1.192-2_amd64.deb").unlink()
     repository.publish()
     apt_host.update()
-    assert await restoration.why_lost(entry, ["package"], Limits()) != ""
+    assert await why_lost(entry, sources, config) != ""
 
 
 async def test_our_lists_are_fetched_at_most_every_ten_minutes(

@@ -42,7 +42,7 @@ async def entry(state: State) -> Entry:
 async def test_what_is_made_anew_is_served_meanwhile(state: State, entry: Entry, journal: Kept) -> None:
     refreshing = asyncio.create_task(state.provider.get(dataclasses.replace(REQUEST, refresh=True), Root()))
     while not refreshing.done():
-        served = state.provider.ready(REQUEST)
+        served = state.existing.ready(REQUEST)
         assert served is not None
         assert served.path == entry.path
         await asyncio.sleep(0)

@@ -80,7 +80,7 @@ async def test_what_the_kernel_shows(host: Host, state: State) -> None:
 
 async def test_a_tree(host: Host, state: State) -> None:
     build = put_tree(host.path("lib/modules", RELEASE, "build"))
-    entry = await state.provider.make_base(RELEASE, Root())
+    entry = await state.provider.get_entry(RELEASE, Root())
     assert entry.record.source == "tree"
     assert await why_lost(state, entry) == ""
     # It is usable, and cannot be copied any more.

@@ -31,6 +31,12 @@ def link(host: Host, name: str, target: str) -> Path:
     return path
 
 
+def seen(source: TreeSource, release: Release) -> tuple[bool, Tree | None]:
+    """Whether the last look still holds, and the tree that it saw."""
+    look = source.last_look(release)
+    return look is not None, look.tree if look is not None else None
+
+
 async def reason(host: Host) -> NotFound:
     with pytest.raises(NotFound) as caught:
         await TreeSource(host).find(RELEASE, ignore)
@@ -156,7 +162,7 @@ async def test_what_is_behind_our_own_automount_is_no_part_of_the_answer(host: H
     with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     os.utime(automount, (1, 1))
-    assert source.present(RELEASE) == (True, None)
+    assert seen(source, RELEASE) == (True, None)
 
 
 async def test_objects_beside_a_link_to_their_sources(host: Host) -> None:
@@ -277,7 +283,7 @@ async def test_a_header_that_leads_out_of_an_image_later(host: Host) -> None:
     source = TreeSource(host)
     assert await source.find(RELEASE, ignore) == Tree(tree, tree)
     (tree / "include/linux/new.h").symlink_to("/etc/passwd")
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
     with pytest.raises(NotFound, match="leads out of"):
         await source.find(RELEASE, ignore)
 
@@ -304,9 +310,9 @@ async def test_present_knows_what_find_found(host: Host) -> None:
     put_tree(host.path("usr/src/linux-headers"))
     link(host, "build", "/usr/src/linux-headers")
     source = TreeSource(host)
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
     tree = await source.find(RELEASE, ignore)
-    assert source.present(RELEASE) == (True, tree)
+    assert seen(source, RELEASE) == (True, tree)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +341,7 @@ async def test_present_notices(host: Host, change: str) -> None:
         path.symlink_to("/usr/src/other")
     else:
         link(host, "source", "/usr/src/other")
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
 
 
 async def test_present_knows_that_there_is_nothing_until_there_is(host: Host) -> None:
@@ -343,13 +349,13 @@ async def test_present_knows_that_there_is_nothing_until_there_is(host: Host) ->
     for _ in range(2):
         with pytest.raises(NotFound):
             await source.find(RELEASE, ignore)
-        assert source.present(RELEASE) == (True, None)
+        assert seen(source, RELEASE) == (True, None)
     link(host, "build", "/usr/src/later")
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
     with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     tree = put_tree(host.path("usr/src/later"))
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
     assert await source.find(RELEASE, ignore) == Tree(tree, tree)
 
 
@@ -359,9 +365,9 @@ async def test_present_notices_that_a_left_over_is_completed(host: Host) -> None
     source = TreeSource(host)
     with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
-    assert source.present(RELEASE) == (True, None)
+    assert seen(source, RELEASE) == (True, None)
     put_tree(build)
-    assert source.present(RELEASE) == (False, None)
+    assert seen(source, RELEASE) == (False, None)
 
 
 async def test_asking_for_many_releases_does_not_fill_the_memory(host: Host) -> None:
@@ -369,8 +375,8 @@ async def test_asking_for_many_releases_does_not_fill_the_memory(host: Host) -> 
     for number in range(200):
         with pytest.raises(NotFound):
             await source.find(Release(f"6.1.{number}"), ignore)
-    assert not source.present(Release("6.1.0"))[0]
-    assert source.present(Release("6.1.199")) == (True, None)
+    assert source.last_look(Release("6.1.0")) is None
+    assert seen(source, Release("6.1.199")) == (True, None)
 
 
 async def test_present_does_not_open_or_list_anything(host: Host) -> None:
@@ -385,5 +391,5 @@ async def test_present_does_not_open_or_list_anything(host: Host) -> None:
 
 def timed(source: TreeSource) -> float:
     start = time.perf_counter()
-    source.present(RELEASE)
+    source.last_look(RELEASE)
     return time.perf_counter() - start

@@ -1,0 +1,206 @@
+"""Headers that are there now: trees in place, and entries of the cache, checked at the moment of the call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING
+
+from ..cache.entry import HEADERS
+from ..errors import Corrupt, NotCached, Timeout
+from ..journal import Event
+from ..progress import unreported
+from ..sources import tree_copy
+from ..sources.installed_tree import NOT_LOOKED_AT
+from ..sources.source import NotFound, Tree
+from ..system.tasks import SharedWork
+from .environment import environment
+from .limits import in_time, limits_of
+from .requests import Request, Served
+
+if TYPE_CHECKING:
+    from ..cache.entry import Entry
+    from ..cache.lifecycle import Keeper
+    from ..config import Config
+    from ..host.host import Host
+    from ..journal import Journal
+    from ..release import Release
+    from ..sources.sources import Sources
+
+# The interface keeps the encoded answer with each of them.
+_MAX_SERVED = 256
+
+
+class ExistingHeaders:
+    """Finds headers without extracting, loading or downloading any. Belongs to the event loop."""
+
+    def __init__(
+        self, host: Host, config: Config, keeper: Keeper, sources: Sources, journal: Journal
+    ) -> None:
+        self._host = host
+        self._config = config
+        self._keeper = keeper
+        self._cache = keeper.cache
+        self._sources = sources
+        self._journal = journal
+        self._work = SharedWork()
+        self._served: dict[str, Served] = {}
+
+    def configure(self, config: Config) -> None:
+        """Use other limits, for what is begun from now on."""
+        self._config = config
+
+    async def close(self) -> None:
+        """Cancel all looks, and wait until they have ended."""
+        await self._work.close()
+
+    def ready(self, request: Request) -> Served | None:
+        """What can be served at once; tens of microseconds.
+
+        None also when only a longer look can tell: `lookup` takes it.
+        """
+        if request.sources[0] == "tree":
+            look = self._sources.tree.last_look(request.release)
+            if look is None:
+                return None
+            if look.tree is not None:
+                return self._in_place(request.release, look.tree)
+        return self.cached(request)
+
+    async def lookup(self, request: Request) -> Served:
+        """What is there for a release.
+
+        Raises:
+            NotCached: nothing is.
+        """
+        served = self.ready(request)
+        if served is None and "tree" in request.sources:
+            with contextlib.suppress(NotFound, Timeout):
+                served = await self.find_tree(request.release)
+        served = served or self.cached(request)
+        if served is None:
+            raise NotCached(
+                f"there are no headers for {request.release} now, or none that are still good; "
+                "GetHeaders makes them"
+            )
+        return served
+
+    async def find_tree(self, release: Release) -> Served:
+        """The tree in place, after a thorough look, which all callers of the same time share.
+
+        Raises:
+            NotFound: there is none that is usable.
+            Timeout: the disk does not answer.
+        """
+        look = self._work.share(("tree", release), lambda: self._sources.tree.find(release, unreported))
+        return self._in_place(release, await in_time(self._config, release, "tree", look))
+
+    def cached(self, request: Request) -> Served | None:
+        """The headers of the preferred entry, if that is good and of one of the request's sources."""
+        entry = self._entry(request)
+        if entry is None or not entry.has_headers:
+            return None
+        last_used = self._cache.touch(entry)
+        served = self._served.get(entry.name)
+        if served is None or served.entry is not entry or served.last_used != last_used:
+            served = self._remember(entry.name, self.describe(entry))
+        return served
+
+    def is_cached(self, release: Release) -> bool:
+        """Whether the preferred entry is good, with its headers or without."""
+        entry = self._cache.find(release)
+        return entry is not None and self.is_current(entry) and self._cache.check(entry)
+
+    def is_current(self, entry: Entry) -> bool:
+        """Whether the entry is what its source would give now: of this host, this kernel build, this file."""
+        record = entry.record
+        if record.root != str(self._host.root):
+            return False
+        is_running = record.release == self._host.running
+        if is_running and record.build_id and record.build_id != self._host.build_id:
+            return False
+        if not record.origin_stamp:
+            return True
+        # Distributions delete a kernel's modules while it still runs; what was made from them stays good.
+        return self._sources.stamp(record.source, record.origin) in ("", record.origin_stamp)
+
+    async def base(self, release: Release) -> Entry | None:
+        """The entry that precompiled headers of a release are made from, if it is there now.
+
+        Its headers may have been dropped: what was made from them is still good. Takes 0.1 s where trees in
+        place have not been looked at for 2 seconds.
+        """
+        sources = self._config.sources
+        if "tree" in sources:
+            await self._look_at_trees(release)
+        if sources[:1] == ("tree",):
+            look = self._sources.tree.last_look(release)
+            if look is None:
+                return None
+            if look.tree is not None:
+                return self._copy(look.tree, release)
+        return self._entry(Request(release, sources))
+
+    async def copy_of(self, tree: Tree, release: Release) -> Entry | None:
+        """The entry that a tree in place was copied into, if the tree has not changed since."""
+        await self._look_at_trees(release)
+        return self._copy(tree, release)
+
+    def describe(self, entry: Entry, *, fresh: bool = False) -> Served:
+        """An entry as it is served, unchecked."""
+        tree = Tree(entry.path, entry.path, entry.record.randomised)
+        variables = environment(tree, entry.release, self._host) if entry.record.kind == HEADERS else {}
+        return Served(entry.release, entry.record.source, tree, fresh, variables, entry, entry.last_used)
+
+    def _entry(self, request: Request) -> Entry | None:
+        """The preferred entry, whose headers may have been dropped."""
+        entry = self._cache.find(request.release)
+        if entry is None or entry.record.source not in request.sources or not self.is_current(entry):
+            return None
+        if entry.on_trial:
+            return None
+        if not self._cache.check(entry):
+            if entry.has_headers and self._keeper.is_being_replaced(entry):
+                return entry  # by one of the same archive, which is complete
+            self._keeper.found_damaged(entry, "some of its files were deleted or changed")
+            return None
+        return entry
+
+    def _in_place(self, release: Release, tree: Tree) -> Served:
+        served = self._served.get(release)
+        if served is None or served.tree != tree:
+            variables = environment(tree, release, self._host)
+            served = self._remember(release, Served(release, "tree", tree, False, variables))
+            if tree.randomised:
+                self._journal.report(
+                    Event.RANDOMISED, served.warnings[0], release=release, path=str(tree.build_tree)
+                )
+        return served
+
+    def _remember(self, name: str, served: Served) -> Served:
+        if len(self._served) >= _MAX_SERVED:
+            self._served.clear()
+        self._served[name] = served
+        return served
+
+    async def _look_at_trees(self, release: Release) -> None:
+        """Let `is_current` know whether the trees have changed that entries of a release were copied from."""
+        tree_source = self._sources.tree
+        if tree_source.last_look(release) is None:
+            with contextlib.suppress(NotFound, Timeout):
+                await self.find_tree(release)
+        records = [entry.record for entry in self._cache.all_of(release)]
+        for origin in {record.origin for record in records if record.source == "tree"}:
+            if tree_source.stamp(origin) == NOT_LOOKED_AT:
+                look = functools.partial(tree_source.look_at, release, origin, limits_of(self._config))
+                # A caller who wants the tree copied is told why it cannot be.
+                with contextlib.suppress(Corrupt, Timeout):
+                    await in_time(self._config, release, "tree", self._work.share(("look", origin), look))
+
+    def _copy(self, tree: Tree, release: Release) -> Entry | None:
+        origin = tree_copy.origin(tree)
+        for entry in self._cache.all_of(release):
+            record = entry.record
+            if (record.source, record.origin) == ("tree", origin) and self.is_current(entry):
+                return entry if self._cache.check(entry) else None
+        return None
