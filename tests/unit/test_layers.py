@@ -1,0 +1,153 @@
+"""The layers of CONTRIBUTING.md: every module imports only from its own layer or from one below, and no two one another."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import REPOSITORY
+
+LAYERS = (
+    "errors",
+    "system",
+    # What every room may know, each only those before it.
+    *("release", "names", "events", "journal", "observer", "progress", "config"),
+    *("formats", "dbus", "sandbox", "host", "sources", "cache", "headers", "vmlinux", "pch", "daemon", "cli"),
+)
+"""From the bottom to the top."""
+
+LATE = {
+    "cli.__main__: cli.client": "--help and mistakes are told in 60 ms instead of 85: no asyncio, no D-Bus",
+    "cli.__main__: cli.commands": "as cli.client, which it imports",
+    "cli.__main__: cli.cc": "6 ms of all other commands",
+    "cli.cc: pch.recipe": "20 ms of all that is not compiled with a precompiled header",
+    "cli.cc: pch.compile": "as pch.recipe",
+    "cli.cc: pch.compilers": "as pch.recipe",
+    "cli.cc: pch.profiles": "as pch.recipe",
+    "daemon.status: daemon.parts": "0.6 MiB of a daemon that is asked for headers only",
+}
+"""What is imported within a function, and what that saves."""
+
+# What is still to be cut. A line that is not needed any more fails the test.
+UPWARD: set[str] = {
+    "formats.payload: sources.source",
+}
+CIRCLES: set[str] = {
+    "cache.cache",
+    "cache.entry",
+    "cache.opening",
+    "cache.pch_files",
+    "cache.recovery",
+    "cache.seal",
+    "cache.sentry",
+    "cache.staging",
+    "sandbox.command",
+    "sandbox.confined_child",
+}
+STILL_LATE: set[str] = {
+    "cache.recovery: cache.manifest",
+    "cli.__main__: names",
+    "cli.cc: cache.pch_files",
+    "cli.cc: errors",
+    "cli.cc: sources.build_tree",
+    "cli.output: names",
+    "daemon.polkit: dbus.codec",
+    "headers.export: cache.stream",
+    "host.installed_kernels: system.inotify",
+    "sandbox.command: sandbox.child",
+    "sandbox.command: sandbox.confined_child",
+    "sandbox.command: sandbox.unit",
+    "sources.package: sources.apt",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One module of the product that another one imports."""
+
+    importer: str
+    imported: str
+    is_in_function: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}: {self.imported}"
+
+
+def _modules() -> dict[str, Path]:
+    """All modules by their names below the package; a package has the name of its directory."""
+    package = REPOSITORY / "kheadersd"
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(module: str) -> set[Import]:
+    """What a module imports of the product, also for type checking and within functions."""
+    path = MODULES[module]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    in_functions = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not any(name.name.split(".")[0] == "kheadersd" for name in node.names), "import relatively"
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module is None or node.module.split(".")[0] != "kheadersd", "import relatively"
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
+            for alias in node.names:
+                names = [".".join(filter(None, parts)) for parts in ([*base, alias.name], base)]
+                name = next(name for name in names if name in MODULES)
+                found.add(Import(module, name, node in in_functions))
+    return {one for one in found if one.imported not in ("", module)}
+
+
+IMPORTS = {module: _imports(module) for module in MODULES}
+
+
+def _layer(module: str) -> str:
+    return module.split(".")[0]
+
+
+def _is_upward(one: Import) -> bool:
+    return LAYERS.index(_layer(one.imported)) > LAYERS.index(_layer(one.importer))
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {_layer(module) for module in MODULES} - {"", "__main__"} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"", "__main__"}))
+def test_it_imports_from_below(module: str) -> None:
+    found = {str(one) for one in IMPORTS[module] if _is_upward(one)}
+    assert found == {one for one in UPWARD if one.split(": ")[0] == module}
+
+
+def test_no_modules_import_one_another() -> None:
+    left = {module: {one.imported for one in found} for module, found in IMPORTS.items()}
+    while free := {module for module, imported in left.items() if not imported & left.keys()}:
+        for module in free:
+            del left[module]
+    # What imports a circle is left too, but not imported by anything in it.
+    while outer := left.keys() - set().union(*left.values()):
+        for module in outer:
+            del left[module]
+    assert sorted(left) == sorted(CIRCLES)
+
+
+def test_what_is_imported_late_is_known_and_saves_something() -> None:
+    late = {str(one) for found in IMPORTS.values() for one in found if one.is_in_function}
+    assert sorted(late) == sorted(LATE.keys() | STILL_LATE)
