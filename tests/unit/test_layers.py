@@ -1,4 +1,4 @@
-"""The layers of CONTRIBUTING.md: a module imports only from its own layer or below, and no two one another."""
+"""The layers of CONTRIBUTING.md: a module imports from its own or from one below, and no two each other."""
 
 from __future__ import annotations
 
