@@ -95,8 +95,8 @@ put_package() {
     done
     launcher /usr/bin/kheadersd kheadersd.daemon.main
     launcher /usr/bin/kheadersctl kheadersd.cli.__main__
-    launcher "$library/fetch" kheadersd.sandbox.unit
-    launcher "$library/compile" kheadersd.sandbox.unit
+    launcher "$library/fetch" kheadersd.sandbox.unit_server
+    launcher "$library/compile" kheadersd.sandbox.unit_server
 }
 
 compile_package() {

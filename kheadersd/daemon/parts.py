@@ -9,8 +9,8 @@ from ..pch.compilers import Compilers
 from ..pch.header_removal import HeaderRemoval
 from ..pch.provider import PchProvider
 from ..pch.store import PchStore
-from ..sandbox.command import compile_run
-from ..sandbox.queue import Bounded
+from ..sandbox.queue import RunQueue
+from ..sandbox.runners import compiler_runner
 from ..vmlinux.provider import TypesProvider
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Workshop:
         journal: Journal,
         progress: Progress,
     ) -> None:
-        run = Bounded(compile_run(), _MOST_COMPILERS)
+        run = RunQueue(compiler_runner(), _MOST_COMPILERS)
         self.types = TypesProvider(host, keeper, run, progress, config.extract_timeout)
         self._provider = provider
         self._compilers = Compilers(config.compiler_directories, run)

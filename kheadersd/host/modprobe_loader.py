@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import ModuleFailed
-from ..sandbox.child import Command, run
+from ..sandbox.child import run
+from ..sandbox.command import Command
 from ..system.files import read_text
 from ..system.tasks import in_thread
 from .kernel_module import ARCHIVE, LOADED, TIME_LIMIT
@@ -124,7 +125,7 @@ class ModprobeLoader:
             done = await run(command)
         except OSError as error:
             raise ModuleFailed(f"kheaders cannot be loaded: {program}: {error.strerror}") from error
-        return done.status, done.complaints.strip()[:_MAX_SHOWN]
+        return done.status, done.stderr.strip()[:_MAX_SHOWN]
 
     def _explain(self, code: int, said: str) -> str:
         if code == 0:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ..cache.entry import HEADERS
 from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace, NotAvailable
 from ..host.architecture import of_machine
-from ..sandbox.child import Command
-from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
+from ..sandbox.command import Command
+from ..sandbox.limits import exceeded_limit
+from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..sources.build_tree import AUTOCONF, Unusable, architecture, configuration
 from ..system.printable import printable
 from ..system.tasks import in_thread
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..cache.entry import Entry
     from ..cache.pch_files import Pch
-    from ..sandbox.child import Finished, Run
+    from ..sandbox.command import Finished, Run
     from .compilers import Compiler
     from .profiles import Profile
     from .recipe import Recipe
@@ -98,13 +99,13 @@ async def compile_pch(
         Timeout: it took too long.
     """
     finished = await _run(run, str(compiler.path), made.build, entry, made.source, seconds, stdout=file)
-    if _NO_ROOM in finished.complaints:
+    if _NO_ROOM in finished.stderr:
         raise NoSpace(
             f"the file system of the cache became full while the headers of {entry.release} were compiled: "
             "make room there, or remove cached headers"
         )
     if finished.status or not os.fstat(file).st_size:
-        if made.library and (reason := await in_thread(_why_too_old, finished.complaints, entry)):
+        if made.library and (reason := await in_thread(_why_too_old, finished.stderr, entry)):
             raise NotAvailable(reason)
         raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
 
@@ -147,12 +148,12 @@ async def find_needed(run: Run, pch: Pch, entry: Entry, seconds: float) -> tuple
     told = await _run(run, record.compiler, dependencies_arguments(record.text), entry, source, seconds)
     if told.status:
         raise _failed(told, f"{record.compiler} does not tell what the headers of {entry.release} include")
-    names = dependencies(told.output, entry.path)
+    names = dependencies(told.stdout, entry.path)
     arguments = again_arguments(record.text, pch.path)
     told = await _run(run, record.compiler, arguments, entry, again(names, entry.path), seconds)
     first = included_first(record.text, entry.path)
     told_by = (AUTOCONF,) if entry.record.kind == HEADERS else ()  # of which architecture they are
-    return (*read_again(told.complaints, entry.path), *first, *told_by, *directories(record.text, entry.path))
+    return (*read_again(told.stderr, entry.path), *first, *told_by, *directories(record.text, entry.path))
 
 
 async def _run(
@@ -165,7 +166,7 @@ async def _run(
     stdout: int | None = None,
 ) -> Finished:
     try:
-        command = Command([program, *arguments], COMPILE_ENVIRONMENT, seconds, stdin=stdin, most=_MOST)
+        command = Command([program, *arguments], COMPILE_ENVIRONMENT, seconds, stdin=stdin, max_output=_MOST)
         return await run(command, stdout=stdout)
     except OSError as error:
         raise KheadersError(
@@ -174,9 +175,9 @@ async def _run(
 
 
 def _failed(finished: Finished, what: str) -> CompileFailed:
-    lines = [printable(line.strip(), _LONGEST_LINE) for line in finished.complaints.splitlines()]
+    lines = [printable(line.strip(), _LONGEST_LINE) for line in finished.stderr.splitlines()]
     lines = [line for line in lines if line]
     # What is wrong comes first, be it behind the names of files that led there.
     errors = [line for line in lines if "error:" in line] or lines
-    reason = limit_met(finished) or "; ".join(errors[:_FIRST_LINES]) or f"it gave {finished.status}"
+    reason = exceeded_limit(finished) or "; ".join(errors[:_FIRST_LINES]) or f"it gave {finished.status}"
     return CompileFailed(f"{what}: {reason}")

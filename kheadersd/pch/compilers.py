@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
-from ..sandbox.child import Command
-from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
+from ..sandbox.command import Command
+from ..sandbox.limits import exceeded_limit
+from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.file_digests import FileDigests
 from ..system.file_identity import Identities, are_unchanged, identities_at
 from ..system.tasks import SharedWork, in_thread
@@ -31,7 +32,7 @@ from .compiler_paths import Places
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..sandbox.child import Finished, Run
+    from ..sandbox.command import Finished, Run
 
 _VERSION = re.compile(r"^.*\bclang version (([0-9]+)\.[0-9]+(?:\.[0-9]+)?).*$", re.MULTILINE)
 _FIRST_STEP = re.compile(r'^ "([^"\n]+)" "-cc1" .*"-resource-dir" "([^"\n]+)"', re.MULTILINE)
@@ -211,10 +212,10 @@ class Compilers:
     async def _ask(self, path: Path) -> _Said:
         """What it would run for a file from its standard input, which it does not read for that."""
         finished = await self._query([str(path), "-###", "-c", "-x", "c", "-"])
-        version = _VERSION.search(finished.complaints)
+        version = _VERSION.search(finished.stderr)
         if version is None:
             raise InvalidArgs(f"{path} is not used: it does not say that it is clang")
-        step = _FIRST_STEP.search(finished.complaints)
+        step = _FIRST_STEP.search(finished.stderr)
         if step is None:
             raise NotAvailable(f"the compiler {path} does not say what it runs, and where its headers are")
         return _Said(
@@ -223,13 +224,13 @@ class Compilers:
             major=int(version[2]),
             program=Path(step[1]),
             resource=Path(step[2]),
-            configuration=tuple(Path(file) for file in _CONFIGURATION.findall(finished.complaints)),
+            configuration=tuple(Path(file) for file in _CONFIGURATION.findall(finished.stderr)),
         )
 
     async def _libraries(self, program: Path, loader: Path) -> set[Path]:
         """What the loader itself says that it would load, and itself; nothing of the program is run."""
         finished = await self._query([str(loader), "--list", str(program)])
-        return {loader, *(checked(Path(file)) for file in _LIBRARY.findall(finished.output))}
+        return {loader, *(checked(Path(file)) for file in _LIBRARY.findall(finished.stdout))}
 
     async def _query(self, words: Sequence[str]) -> Finished:
         """Raises: NotAvailable, Timeout."""
@@ -238,8 +239,8 @@ class Compilers:
         except OSError as error:
             raise NotAvailable(f"cannot run {words[0]}: {error.strerror}") from error
         if finished.status:
-            last = finished.complaints.strip().rpartition("\n")[2][:200]
-            why = limit_met(finished) or last or f"it ended with status {finished.status}"
+            last = finished.stderr.strip().rpartition("\n")[2][:200]
+            why = exceeded_limit(finished) or last or f"it ended with status {finished.status}"
             raise NotAvailable(f"the compiler does not work: {' '.join(words)}: {why}")
         return finished
 

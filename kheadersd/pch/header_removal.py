@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..cache.leases import Leases
     from ..cache.lifecycle import Keeper
     from ..journal import Journal
-    from ..sandbox.child import Run
+    from ..sandbox.command import Run
     from .store import PchStore
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..headers.provider import Provider
     from ..journal import Journal
     from ..progress import Progress
-    from ..sandbox.child import Run
+    from ..sandbox.command import Run
     from ..vmlinux.provider import TypesProvider
     from .compilers import Compiler, Compilers
     from .header_removal import HeaderRemoval

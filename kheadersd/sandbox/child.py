@@ -1,80 +1,32 @@
-"""One run of a command: bounded in time and output, and gone without a trace when it is not wanted.
+"""Runs a command as a child, with a limit of time and of output.
 
-The child has its own process group, a standard input that is a file with what it is given, or empty, and an
-environment of a few variables. On a timeout or when the caller is cancelled, the whole group is killed.
+The child has its own process group, and as its standard input a file or nothing. On a timeout, or when the
+caller is cancelled, the whole group is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import errno
 import os
 import signal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Timeout
 from ..system.tasks import to_the_end, within
+from .command import Finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
-MAX_OUTPUT = 64 << 10
-"""How many bytes of each output are kept unless more is asked for; what is beyond is read and dropped."""
+    from .command import Command
 
 _READ_BYTES = 1 << 14
 # include/uapi/linux/memfd.h, since Linux 6.3. Without it some hosts (vm.memfd_noexec=2) refuse to make one.
 _MFD_NOEXEC_SEAL = 8
-# A child that was killed and does not go away hangs in the kernel; nothing we do ends it.
+# A child that was killed and does not end hangs in the kernel.
 _DRAIN_SECONDS = 1.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Command:
-    """What to run, and how much it may take.
-
-    Attributes:
-        words: the program, looked up in the environment's PATH, and its arguments.
-        environment: all of its environment.
-        seconds: how long it may take.
-        directory: where it runs.
-        stdin: what it can read; it need not.
-        most: how many bytes of each output are kept.
-    """
-
-    words: Sequence[str]
-    environment: Mapping[str, str]
-    seconds: float
-    directory: Path = Path("/")
-    stdin: bytes = b""
-    most: int = MAX_OUTPUT
-
-    @property
-    def program(self) -> str:
-        return self.words[0]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finished:
-    """What a command left: its exit status (negative: the signal that ended it) and its outputs."""
-
-    status: int
-    output: str
-    complaints: str
-
-
-class Run(Protocol):
-    """What runs a command: `run`, or the same somewhere else."""
-
-    async def __call__(
-        self,
-        command: Command,
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stdout: int | None = None,
-    ) -> Finished: ...
 
 
 async def run(
@@ -83,16 +35,7 @@ async def run(
     on_line: Callable[[str], None] | None = None,
     stdout: int | None = None,
 ) -> Finished:
-    """Run a command and wait until it ends, and nobody holds its outputs any more.
-
-    Args:
-        on_line: is given every line of standard output as it comes, instead of its being kept.
-        stdout: a descriptor, which stays the caller's, that it writes to instead of being read.
-
-    Raises:
-        Timeout: it took longer, and was killed.
-        OSError: it could not be started.
-    """
+    """Run a command as a child; see `Run`."""
     with _readable(command.stdin) as stdin:
         child = await start(
             *command.words,
@@ -117,10 +60,10 @@ async def run(
 
 @contextlib.contextmanager
 def _readable(data: bytes) -> Iterator[int]:
-    """A descriptor of a file in memory with these bytes, at its start. Blocking, for a millisecond with 5 MB.
+    """The descriptor of a file in memory with these bytes. Blocking, for a millisecond with 5 MB.
 
-    Not a pipe: the child need not read, and to be cancelled while a pipe is fed is more than asyncio is
-    prepared for (3.11, subprocess.py: its futures are left with errors that nobody takes, or cannot be set).
+    Not a pipe: the child need not read, and asyncio does not handle a cancellation while it feeds a pipe
+    (3.11, subprocess.py: its futures are left with errors that are never retrieved, or cannot be set).
     """
     if not data:
         yield asyncio.subprocess.DEVNULL
@@ -145,10 +88,10 @@ def _memory_file() -> int:
 
 
 async def start(*words: str, **how: Any) -> asyncio.subprocess.Process:
-    """As asyncio.create_subprocess_exec, in a process group of its own, and not to be interrupted.
+    """As asyncio.create_subprocess_exec, in a process group of its own.
 
-    A caller who is cancelled meanwhile leaves no child. asyncio itself would wait for ever then, for pipes
-    that it has not connected yet (3.11, base_subprocess.py), and knows nothing of the child's group.
+    A caller that is cancelled meanwhile leaves no child. asyncio would wait for ever then for pipes that it
+    has not connected yet (3.11, base_subprocess.py), and would leave the other processes of the group.
 
     Raises:
         OSError: it could not be started.
@@ -166,11 +109,10 @@ async def start(*words: str, **how: Any) -> asyncio.subprocess.Process:
 
 
 async def end(child: asyncio.subprocess.Process) -> None:
-    """Kill what still runs of the group of a child that was started here, and wait for it.
+    """Kill the group of a child of `start`, and wait for the child.
 
-    By SIGKILL: whatever that leaves is in directories of ours. The child may have ended while others of its
-    group hold its outputs. The pipes are read to their end, or asyncio would not close them; but one who has
-    left the group can hold them, or write to them, for ever.
+    The child may have ended while others of its group hold its outputs. The pipes are read to their end, or
+    asyncio would not close them; a process that has left the group can hold them, or write to them, for ever.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
@@ -190,13 +132,14 @@ async def _collect(
 ) -> Finished:
     assert child.stderr is not None
     async with asyncio.TaskGroup() as group:
-        complaints = group.create_task(_keep(child.stderr, command.most))
-        output = None
-        if child.stdout is not None:
-            reading = _keep(child.stdout, command.most) if on_line is None else _lines(child.stdout, on_line)
-            output = group.create_task(reading)
+        stderr = group.create_task(_keep(child.stderr, command.max_output))
+        stdout = None
+        if child.stdout is not None and on_line is not None:
+            stdout = group.create_task(_lines(child.stdout, on_line))
+        elif child.stdout is not None:
+            stdout = group.create_task(_keep(child.stdout, command.max_output))
     status = await child.wait()
-    return Finished(status, output.result() if output is not None else "", complaints.result())
+    return Finished(status, stdout.result() if stdout is not None else "", stderr.result())
 
 
 async def _keep(stream: asyncio.StreamReader, most: int) -> str:

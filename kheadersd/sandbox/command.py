@@ -1,73 +1,79 @@
-"""Commands that run apart from the daemon: in units of their own, or as children that can do little.
-
-What the daemon does not trust, or must not be able to do itself, it has done here: a compiler reads whatever
-is in an archive, and a download needs the network.
-"""
+"""A command that the daemon runs, its result, and what runs it."""
 
 from __future__ import annotations
 
-import signal
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .child import Finished, Run
+    from collections.abc import Callable, Mapping, Sequence
 
-MEMORY_BYTES = 2 << 30
-"""The address space that each process of a compiler may take. As in kheaders-compile@.service."""
-
-FILE_BYTES = 256 << 20
-"""How long a file may become that a compiler writes. As in kheaders-compile@.service."""
-
-COMPILE_ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "LC_ALL": "C",
-    "HOME": "/nonexistent",
-    # Neither temporary files nor a crashed compiler's reports are of any use.
-    "TMPDIR": "/nonexistent",
-}
-"""All of a compiler's environment: what else it would look at there (CPATH, ...) is no input of its."""
-
-_COMPILE_SOCKET = Path("/run/kheaders-compile")
-_FETCH_SOCKET = Path("/run/kheaders-fetch")
-
-_NO_MEMORY = ("out of memory", "bad_alloc", "annot allocate memory", "memory exhausted")
+MAX_OUTPUT = 64 << 10
+"""How many bytes of each output are kept by default; the rest is read and dropped."""
 
 
-def compile_run(socket: Path = _COMPILE_SOCKET) -> Run:
-    """What runs a compiler: kheaders-compile.socket, or where it is not offered, a confined child."""
-    from .confined_child import confined
-    from .unit import Unit
+@dataclasses.dataclass(frozen=True, slots=True)
+class Command:
+    """A command and its limits.
 
-    unit = Unit(socket)
-    return unit if unit.is_offered() else confined
-
-
-def fetch_run(socket: Path = _FETCH_SOCKET) -> Run:
-    """What runs a command that needs the network: kheaders-fetch.socket, or else we ourselves."""
-    from .child import run
-    from .unit import Unit
-
-    unit = Unit(socket)
-    return unit if unit.is_offered() else run
-
-
-def limit_met(finished: Finished) -> str:
-    """Which of a compiler's limits may have ended it, as the end of a sentence, or nothing.
-
-    A compiler that gets no more memory says so and aborts, or is killed; the one that writes too much gets
-    SIGXFSZ, or says that the file is too large.
+    Attributes:
+        words: the program, looked up in the environment's PATH, and its arguments.
+        environment: all of its environment.
+        seconds: its time limit.
+        directory: its working directory.
+        stdin: its standard input; it need not read that.
+        max_output: how many bytes of standard output and of standard error are kept, each.
     """
-    if finished.status == 0:
-        return ""
-    # clang outlives the part of it that a signal ends, and returns what a shell would.
-    by = -finished.status if finished.status < 0 else finished.status - 128
-    if by == signal.SIGXFSZ or "File too large" in finished.complaints:
-        return f"it wrote more than {FILE_BYTES >> 20} MiB"
-    if any(words in finished.complaints for words in _NO_MEMORY):
-        return f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"
-    if by == signal.SIGKILL:
-        return f"it was killed, as it is when it needs more than {MEMORY_BYTES >> 20} MiB of memory"
-    if 0 < by < signal.NSIG:
-        return f"it was ended by signal {by} ({signal.strsignal(by)})"
-    return ""
+
+    words: Sequence[str]
+    environment: Mapping[str, str]
+    seconds: float
+    directory: Path = Path("/")
+    stdin: bytes = b""
+    max_output: int = MAX_OUTPUT
+
+    @property
+    def program(self) -> str:
+        return self.words[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """The result of a command.
+
+    Attributes:
+        status: its exit status; of a command that a signal ended, the negative number of the signal.
+        stdout: its standard output, as far as it was kept.
+        stderr: its standard error, as far as it was kept.
+    """
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Run(Protocol):
+    """Runs a command: as a child, as a confined child, in a unit, or later."""
+
+    async def __call__(
+        self,
+        command: Command,
+        *,
+        on_line: Callable[[str], None] | None = None,
+        stdout: int | None = None,
+    ) -> Finished:
+        """Run a command until it has ended and no process holds its outputs any more.
+
+        However this ends, no process of the command's group is left.
+
+        Args:
+            on_line: is given every line of standard output as it comes; none of it is kept then.
+            stdout: a descriptor, the caller's to close, that the command writes to; none of it is kept then.
+
+        Raises:
+            Timeout: the command took longer than it may, and was killed.
+            OSError: it could not be started.
+            KheadersError: it could not be started in a unit.
+        """
+        ...

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Timeout
-from .child import Command, Finished, run
-from .command import FILE_BYTES, MEMORY_BYTES
+from .child import run
+from .command import Command, Finished
+from .limits import FILE_BYTES, MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ _TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROBE_SECONDS = 30.0
 
 
-async def confined(
+async def run_confined(
     command: Command,
     *,
     on_line: Callable[[str], None] | None = None,
@@ -122,4 +123,4 @@ def _by_signal(finished: Finished) -> Finished:
     """As a child of ours would have ended: a shell says 128 + n for a signal n."""
     if not _SHELL_SIGNAL < finished.status < _SHELL_SIGNAL + signal.NSIG:
         return finished
-    return Finished(_SHELL_SIGNAL - finished.status, finished.output, finished.complaints)
+    return Finished(_SHELL_SIGNAL - finished.status, finished.stdout, finished.stderr)

@@ -1,4 +1,4 @@
-"""Not too many commands at a time: each may take as much memory as its sandbox lets it."""
+"""A limit on the commands that run at a time: each may take as much memory as its sandbox lets it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .child import Command, Finished, Run
+    from .command import Command, Finished, Run
 
 
-class Bounded:
-    """A `Run` that runs at most so many commands at a time; the others wait for their turn.
+class RunQueue:
+    """A `Run` that has at most ``max_running`` commands run at a time; the others wait.
 
-    The time that a command may take begins with its turn.
+    The time limit of a command begins when it is started.
     """
 
-    def __init__(self, run: Run, most: int) -> None:
+    def __init__(self, run: Run, max_running: int) -> None:
         self._run = run
-        self._turns = asyncio.Semaphore(most)
+        self._turns = asyncio.Semaphore(max_running)
 
     async def __call__(
         self,
@@ -28,6 +28,6 @@ class Bounded:
         on_line: Callable[[str], None] | None = None,
         stdout: int | None = None,
     ) -> Finished:
-        """As `process.run`."""
+        """As `Run`, after waiting for a turn."""
         async with self._turns:
             return await self._run(command, on_line=on_line, stdout=stdout)

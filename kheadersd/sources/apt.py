@@ -136,7 +136,7 @@ class Apt:
             progress = functools.partial(report, "downloading")
             done = await self._commands.change(lists, command, DOWNLOAD_SECONDS, scratch, progress)
             if done.status != 0:
-                raise download_failure(_names(packages), done.complaints)
+                raise download_failure(_names(packages), done.stderr)
             return await in_thread(_archive, packages, scratch / "packages")
 
     async def _show(self, lists: Path, name: str, version: str = "") -> Package:
@@ -144,7 +144,7 @@ class Apt:
         command = ["apt-cache", "show", "--no-all-versions", "--", wanted]
         async with self._querying:
             done = await self._commands.query(lists, command, QUERY_SECONDS)
-        package = find_package(done.output, name, version)
+        package = find_package(done.stdout, name, version)
         if package is None:
             raise OutdatedError(f"apt knows no package {wanted}")
         return package
@@ -165,8 +165,8 @@ class Apt:
                     scratch,
                     functools.partial(report, "updating"),
                 )
-            complaint = summary(done.complaints)
-            if is_disk_full(done.complaints):
+            complaint = summary(done.stderr)
+            if is_disk_full(done.stderr):
                 raise NoSpace(f"apt's lists do not fit into {self._own_lists}: {complaint}")
             with explained("note that apt's lists are new", self._work):
                 self._update_mark.write_text(complaint, encoding="utf-8")

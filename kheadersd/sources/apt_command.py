@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KheadersError
-from ..sandbox.child import Command, Finished, Run, run
-from ..sandbox.command import fetch_run
+from ..sandbox.child import run
+from ..sandbox.command import Command, Finished, Run
+from ..sandbox.runners import network_runner
 from ..system.files import UnfitFile, read_text
 from .apt_output import fraction_done
 from .source import NotFound, Reason
@@ -195,7 +196,7 @@ class AptCommands:
         run_it: Run = run
         if temporary is not None:  # it writes: what it writes comes from the network
             environment["TMPDIR"] = str(temporary)
-            run_it = fetch_run()
+            run_it = network_runner()
         try:
             words = [command[0], *arguments, *command[1:]]
             return await run_it(Command(words, environment, seconds, directory), on_line=on_line)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
 from ..formats import elf
-from ..sandbox.child import Command
-from ..sandbox.command import COMPILE_ENVIRONMENT
+from ..sandbox.command import Command
+from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.file_identity import Identities, are_unchanged, identities_at
 from ..system.files import opened, read_up_to
 from ..system.root_owned import trusted_path
@@ -20,7 +20,7 @@ from ..system.tasks import in_thread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..sandbox.child import Run
+    from ..sandbox.command import Run
 
 PLACES = (
     "/usr/sbin",
@@ -73,7 +73,7 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
     complaints: list[str] = []
     for path, digest, stamps in await in_thread(_candidates, places, complaints):
         finished = await run(Command([str(path), "version"], COMPILE_ENVIRONMENT, _SECONDS))
-        if finished.status == 0 and (version := _VERSION.search(finished.output)):
+        if finished.status == 0 and (version := _VERSION.search(finished.stdout)):
             return Bpftool(path, version[1], digest, stamps)
         complaints.append(f"{path} does not say its version (status {finished.status})")
     found = "; ".join(complaints) or f"it is not in {', '.join(places)}"

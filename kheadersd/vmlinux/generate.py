@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import CompileFailed
 from ..host.architecture import ARCHITECTURES, of_machine
-from ..sandbox.child import Command
-from ..sandbox.command import COMPILE_ENVIRONMENT, limit_met
+from ..sandbox.command import Command
+from ..sandbox.limits import exceeded_limit
+from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
-    from ..sandbox.child import Run
+    from ..sandbox.command import Run
     from .bpftool import Bpftool
     from .btf_finder import Btf
 
@@ -61,8 +62,8 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
     words = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
     finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data), stdout=out)
     if finished.status != 0:
-        lines = "; ".join(finished.complaints.splitlines()[:_FIRST_LINES])
-        said = limit_met(finished) or lines or f"it ended with status {finished.status}"
+        lines = "; ".join(finished.stderr.splitlines()[:_FIRST_LINES])
+        said = exceeded_limit(finished) or lines or f"it ended with status {finished.status}"
         raise CompileFailed(
             f"bpftool {bpftool.version} cannot make {NAME} of the BTF in {btf.origin}: {said}. "
             "For a newer kernel than itself, a newer bpftool may be needed"

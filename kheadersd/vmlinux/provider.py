@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..progress import Progress
     from ..release import Release
-    from ..sandbox.child import Run
+    from ..sandbox.command import Run
     from .bpftool import Bpftool
     from .btf_finder import Btf
 

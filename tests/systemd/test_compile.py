@@ -20,21 +20,22 @@ pytestmark = pytest.mark.slow
 _CALL = """
 import asyncio, dataclasses, json, os, sys
 sys.path.insert(0, "/usr/lib/kheadersd")
-from kheadersd.sandbox.command import COMPILE_ENVIRONMENT, compile_run, limit_met
-from kheadersd.sandbox.child import Command
-from kheadersd.sandbox.unit import Unit
+from kheadersd.sandbox.limits import exceeded_limit
+from kheadersd.sandbox.runners import COMPILE_ENVIRONMENT, compiler_runner
+from kheadersd.sandbox.command import Command
+from kheadersd.sandbox.unit_client import UnitClient
 from kheadersd.errors import KheadersError
 
 async def main(words, stdin, out, seconds):
-    run = compile_run()
-    assert isinstance(run, Unit), run
+    run = compiler_runner()
+    assert isinstance(run, UnitClient), run
     stdout = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out else None
     try:
         command = Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode())
         done = await run(command, stdout=stdout)
     except KheadersError as error:
         return {"error": error.message}
-    return {**dataclasses.asdict(done), "limit": limit_met(done)}
+    return {**dataclasses.asdict(done), "limit": exceeded_limit(done)}
 
 print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
 """
@@ -83,11 +84,11 @@ def test_a_pch(machine: Container) -> None:
     source = f'#include "{_CACHE}/tree/some.h"\n#include <stddef.h>\n'
     flags = ["--target=bpf", "-O2", "-g"]
     made = call(machine, _COMPILER, *flags, "-x", "c-header", "-", "-o", "-", stdin=source, out=pch)
-    assert made == {"status": 0, "output": "", "complaints": "", "limit": ""}
+    assert made == {"status": 0, "stdout": "", "stderr": "", "limit": ""}
     use = ["-include-pch", pch, "-x", "c", "-", "-S", "-o", "-"]
     used = call(machine, _COMPILER, *flags, *use, stdin="size_t x = sizeof(struct some);\n")
     assert used["status"] == 0, used
-    assert ".quad\t4" in used["output"]
+    assert ".quad\t4" in used["stdout"]
     assert machine.do("systemctl", "--failed", "--no-legend") == ""
 
 
@@ -113,7 +114,7 @@ def test_the_whole_service(machine: Container) -> None:
 
 
 def test_who_it_is(machine: Container) -> None:
-    status = shell(machine, "cat /proc/self/status")["output"]
+    status = shell(machine, "cat /proc/self/status")["stdout"]
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
@@ -148,11 +149,11 @@ def test_nothing_can_be_written(machine: Container) -> None:
 
 
 def test_no_network_and_no_sockets(machine: Container) -> None:
-    assert shell(machine, "tail -n +3 /proc/self/net/dev | cut -d: -f1")["output"].split() == ["lo"]
+    assert shell(machine, "tail -n +3 /proc/self/net/dev | cut -d: -f1")["stdout"].split() == ["lo"]
     script = "import socket, sys; socket.socket(getattr(socket, sys.argv[1]))"
     for family in ("AF_UNIX", "AF_INET", "AF_NETLINK"):
         done = call(machine, "/usr/bin/python3", "-Ic", script, family)
-        assert (done["status"], "PermissionError" in done["complaints"] or "97" in done["complaints"]) == (
+        assert (done["status"], "PermissionError" in done["stderr"] or "97" in done["stderr"]) == (
             1,
             True,
         )
@@ -160,7 +161,7 @@ def test_no_network_and_no_sockets(machine: Container) -> None:
 
 def test_limits(machine: Container) -> None:
     eater = call(machine, "/usr/bin/python3", "-Ic", "bytearray(3 << 30)")
-    assert (eater["status"], "MemoryError" in eater["complaints"]) == (1, True)
+    assert (eater["status"], "MemoryError" in eater["stderr"]) == (1, True)
     writer = shell(machine, "exec cat /dev/zero", out=f"{_CACHE}/large")
     assert writer["limit"] == "it wrote more than 256 MiB"
     assert machine.do("stat", "-c", "%s", f"{_CACHE}/large") == str(256 << 20)
@@ -168,11 +169,11 @@ def test_limits(machine: Container) -> None:
     late = shell(machine, "trap '' TERM; sleep 100 & sleep 100", seconds=1)
     assert late == {"error": "/bin/sh took longer than 1 s and was stopped"}
     printer = shell(machine, "head -c 500000000 /dev/zero; head -c 500000000 /dev/zero >&2; exit 1")
-    assert (printer["status"], len(printer["output"]), len(printer["complaints"])) == (1, 65536, 65536)
+    assert (printer["status"], len(printer["stdout"]), len(printer["stderr"])) == (1, 65536, 65536)
 
 
 def test_nothing_is_left(machine: Container) -> None:
-    assert shell(machine, "setsid sleep 4242 >/dev/null 2>&1 & echo a")["output"] == "a\n"
+    assert shell(machine, "setsid sleep 4242 >/dev/null 2>&1 & echo a")["stdout"] == "a\n"
     machine.wait_for("! grep -l 'sleep.424[2]' /proc/[0-9]*/cmdline")
     machine.wait_for("! systemctl list-units --no-legend 'kheaders-compile@*' | grep -q .")
     assert machine.do("systemctl", "--failed", "--no-legend") == ""

@@ -22,14 +22,14 @@ _MAKE = """
 import asyncio, hashlib, os, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, "/usr/lib/kheadersd")
-from kheadersd.sandbox.command import compile_run
-from kheadersd.sandbox.unit import Unit
+from kheadersd.sandbox.runners import compiler_runner
+from kheadersd.sandbox.unit_client import UnitClient
 from kheadersd.vmlinux import bpftool, vmlinux
 from kheadersd.vmlinux.btf_finder import Btf
 
 async def main():
-    run = compile_run()
-    assert isinstance(run, Unit), run
+    run = compiler_runner()
+    assert isinstance(run, UnitClient), run
     tool = await bpftool.find_bpftool(run)
     with tempfile.TemporaryFile() as out:
         btf = Btf(Path("/srv/btf").read_bytes(), "", "/srv/btf", "", "")

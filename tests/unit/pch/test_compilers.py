@@ -15,8 +15,8 @@ from kheadersd.config import Config
 from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
 from kheadersd.pch import compile as compiling
 from kheadersd.pch.compilers import Compiler, Compilers
-from kheadersd.sandbox.child import Finished
-from kheadersd.sandbox.confined_child import confined
+from kheadersd.sandbox.command import Finished
+from kheadersd.sandbox.confined_child import run_confined
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
 
@@ -73,7 +73,7 @@ def said(root: Path, name: str = "clang", **values: str) -> Path:
 
 
 def compilers(*directories: Path, thorough_seconds: float = 0) -> Compilers:
-    return Compilers(directories, confined, thorough_seconds=thorough_seconds)
+    return Compilers(directories, run_confined, thorough_seconds=thorough_seconds)
 
 
 async def digest(found: Compilers, wanted: str) -> str:
@@ -84,7 +84,7 @@ async def digest(found: Compilers, wanted: str) -> str:
 
 
 async def test_the_distributions() -> None:
-    system = Compilers(Config().compiler_directories, confined)
+    system = Compilers(Config().compiler_directories, run_confined)
     newest = await system.find("")
     assert newest.name == f"clang-{newest.major}"
     assert newest.version.startswith(f"{newest.major}.")
@@ -100,18 +100,18 @@ async def test_the_distributions() -> None:
 
 async def test_several_side_by_side() -> None:
     names = [name for name in ("clang-14", "clang-16", "clang-19") if shutil.which(name)]
-    system = Compilers(Config().compiler_directories, confined)
+    system = Compilers(Config().compiler_directories, run_confined)
     found = await asyncio.gather(*(system.find(name) for name in names))
     assert [one.name for one in found] == names
     assert len({one.digest for one in found}) == len({one.path for one in found}) == len(names)
     assert await system.find("") == found[-1]
     # Another one, and the same answers.
-    again = Compilers(Config().compiler_directories, confined)
+    again = Compilers(Config().compiler_directories, run_confined)
     assert [await again.find(name) for name in names] == found
 
 
 async def test_what_is_known_costs_little() -> None:
-    system = Compilers(Config().compiler_directories, confined)
+    system = Compilers(Config().compiler_directories, run_confined)
     await system.find("")
     best = 1.0
     for _ in range(20):
@@ -134,7 +134,7 @@ async def test_what_is_known_costs_little() -> None:
 )
 async def test_what_is_no_name(wanted: str) -> None:
     with pytest.raises(InvalidArgs):
-        await Compilers(Config().compiler_directories, confined).find(wanted)
+        await Compilers(Config().compiler_directories, run_confined).find(wanted)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_what_is_no_name(wanted: str) -> None:
 )
 async def test_what_is_no_compilers_path(wanted: str, why: str) -> None:
     with pytest.raises(InvalidArgs, match=why):
-        await Compilers(Config().compiler_directories, confined).find(wanted)
+        await Compilers(Config().compiler_directories, run_confined).find(wanted)
 
 
 async def test_what_is_not_there(root: Path) -> None:
@@ -297,7 +297,7 @@ async def found_to_lead(found: Compilers, wanted: str) -> Path | None:
 
 
 async def test_where_the_distributions_lead_costs_little() -> None:
-    system = Compilers(Config().compiler_directories, confined)
+    system = Compilers(Config().compiler_directories, run_confined)
     newest = await system.find("")
     best = 1.0
     for _ in range(50):
@@ -398,7 +398,7 @@ async def test_parts_of_it_that_are_not_there(root: Path, values: dict[str, str]
 async def test_one_that_hangs(root: Path) -> None:
     said(root, more="sleep 100")
     with pytest.raises(Timeout, match=rf"{root}/clang took longer than 0.5 s"):
-        await Compilers([root], confined, ask_seconds=0.5).find("clang")
+        await Compilers([root], run_confined, ask_seconds=0.5).find("clang")
 
 
 async def test_one_that_prints_gigabytes(root: Path) -> None:

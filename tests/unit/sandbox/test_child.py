@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.errors import Timeout
-from kheadersd.sandbox.child import MAX_OUTPUT, Command, Finished, run
+from kheadersd.sandbox.child import run
+from kheadersd.sandbox.command import MAX_OUTPUT, Command, Finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +33,13 @@ async def test_outputs_and_status(tmp_path: Path) -> None:
 
 async def test_output_is_bounded(tmp_path: Path) -> None:
     done = await shell("head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2", tmp_path)
-    assert (done.status, len(done.output), len(done.complaints)) == (0, MAX_OUTPUT, MAX_OUTPUT)
+    assert (done.status, len(done.stdout), len(done.stderr)) == (0, MAX_OUTPUT, MAX_OUTPUT)
 
 
 async def test_more_output_if_wanted() -> None:
     words = ["sh", "-c", "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"]
-    done = await run(Command(words, _ENVIRONMENT, 20, most=200_000))
-    assert (len(done.output), len(done.complaints)) == (200_000, 200_000)
+    done = await run(Command(words, _ENVIRONMENT, 20, max_output=200_000))
+    assert (len(done.stdout), len(done.stderr)) == (200_000, 200_000)
 
 
 async def test_what_it_reads() -> None:
@@ -141,4 +142,4 @@ async def test_a_program_that_is_not_there() -> None:
 async def test_only_the_environment_that_was_given(tmp_path: Path) -> None:
     done = await run(Command(["/usr/bin/env"], {"A": "b"}, 20))
     assert done == Finished(0, "A=b\n", "")
-    assert "input" not in (await shell("read line && echo input", tmp_path)).output
+    assert "input" not in (await shell("read line && echo input", tmp_path)).stdout

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import KheadersError, Timeout
-from kheadersd.sandbox import unit
-from kheadersd.sandbox.child import MAX_OUTPUT, Command, Finished
-from kheadersd.sandbox.unit import Unit
+from kheadersd.sandbox import unit_client
+from kheadersd.sandbox.command import MAX_OUTPUT, Command, Finished
+from kheadersd.sandbox.unit_client import UnitClient
 from tests.support.running import REPOSITORY
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
@@ -36,7 +36,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[Path]:
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
             with connection:
-                command = [sys.executable, "-m", "kheadersd.sandbox.unit"]
+                command = [sys.executable, "-m", "kheadersd.sandbox.unit_server"]
                 children.append(subprocess.Popen(command, stdin=connection.fileno(), cwd=REPOSITORY))  # noqa: ASYNC220
 
     serving = asyncio.create_task(serve())
@@ -56,7 +56,7 @@ def shell(
     on_line: Callable[[str], None] | None = None,
 ) -> asyncio.Task[Finished]:
     return asyncio.create_task(
-        Unit(path)(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
+        UnitClient(path)(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
     )
 
 
@@ -69,32 +69,34 @@ async def test_outputs_and_status(listening: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", ["true", "cat", "echo a >&2", "echo a"])
 async def test_pieces_may_be_empty(listening: Path, stdin: bytes, script: str) -> None:
     """What the command reads, its output and its complaints: each piece is there or not."""
-    done = await Unit(listening)(Command(["sh", "-c", script], _ENVIRONMENT, 20, stdin=stdin))
+    done = await UnitClient(listening)(Command(["sh", "-c", script], _ENVIRONMENT, 20, stdin=stdin))
     output = {"cat": stdin.decode(), "echo a": "a\n"}.get(script, "")
     assert done == Finished(0, output, "a\n" if ">&2" in script else "")
 
 
 async def test_the_largest_outputs(listening: Path, tmp_path: Path) -> None:
     done = await shell(listening, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2", tmp_path)
-    assert (len(done.output), len(done.complaints)) == (MAX_OUTPUT, MAX_OUTPUT)
+    assert (len(done.stdout), len(done.stderr)) == (MAX_OUTPUT, MAX_OUTPUT)
 
 
 async def test_what_it_reads_and_where_it_writes(listening: Path, tmp_path: Path) -> None:
     text = b"\0\xff\n" * 1_000_000
     with (tmp_path / "out").open("wb") as file:
         command = Command(["sh", "-c", "cat; echo done >&2"], _ENVIRONMENT, 20, stdin=text)
-        done = await Unit(listening)(command, stdout=file.fileno())
+        done = await UnitClient(listening)(command, stdout=file.fileno())
     assert done == Finished(0, "", "done\n")
     assert (tmp_path / "out").read_bytes() == text
 
 
 async def test_bytes_that_are_no_text(listening: Path) -> None:
-    done = await Unit(listening)(Command(["cat"], {}, 20, stdin=b"\xff" * 3_000_000, most=2_000_000))
+    done = await UnitClient(listening)(
+        Command(["cat"], {}, 20, stdin=b"\xff" * 3_000_000, max_output=2_000_000)
+    )
     assert done == Finished(0, "\N{REPLACEMENT CHARACTER}" * 2_000_000, "")
 
 
 async def test_what_is_not_read_does_not_matter(listening: Path) -> None:
-    done = await Unit(listening)(Command(["echo", "a"], {}, 20, stdin=b"x" * 3_000_000))
+    done = await UnitClient(listening)(Command(["echo", "a"], {}, 20, stdin=b"x" * 3_000_000))
     assert done == Finished(0, "a\n", "")
 
 
@@ -134,7 +136,7 @@ async def test_a_cancelled_caller_leaves_no_child(listening: Path, tmp_path: Pat
 
 async def test_a_program_that_is_not_there(listening: Path) -> None:
     with pytest.raises(KheadersError, match="cannot run /nonexistent/x: No such file"):
-        await Unit(listening)(Command(["/nonexistent/x"], {}, 5))
+        await UnitClient(listening)(Command(["/nonexistent/x"], {}, 5))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +146,9 @@ async def test_a_program_that_is_not_there(listening: Path) -> None:
         b"hello\n",
         b"[]\n",
         b'{"status": "x"}\n',
-        b'{"status": 0, "output": 5, "complaints": 0}\nabc',
-        b'{"status": 0, "output": 1000000, "complaints": 0}\n' + b"x" * 1000000,
-        b'{"status": 0, "output": -1, "complaints": 0}\n',
+        b'{"status": 0, "stdout": 5, "stderr": 0}\nabc',
+        b'{"status": 0, "stdout": 1000000, "stderr": 0}\n' + b"x" * 1000000,
+        b'{"status": 0, "stdout": -1, "stderr": 0}\n',
         b"{" * 2000000,
     ],
 )
@@ -184,7 +186,7 @@ async def _says_lines_for_ever(reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 async def _answers_and_goes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(b'{"status": 0, "output": 1, "complaints": 0}\n')
+    writer.write(b'{"status": 0, "stdout": 1, "stderr": 0}\n')
     while True:
         writer.write(b"x" * 1000)
         await writer.drain()
@@ -195,8 +197,8 @@ async def other_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[_Serve], Awaitable[Path]]]:
     """What answers in the place of a unit."""
-    monkeypatch.setattr(unit, "_GRACE", 0.2)
-    monkeypatch.setattr(unit, "_HANG_UP", 0.2)
+    monkeypatch.setattr(unit_client, "_GRACE", 0.2)
+    monkeypatch.setattr(unit_client, "_HANG_UP", 0.2)
     tasks: list[asyncio.Task[None]] = []
     writers: list[asyncio.StreamWriter] = []
     servers: list[asyncio.Server] = []
@@ -236,7 +238,7 @@ async def test_the_limit_holds_whatever_the_other_end_does(
     path = await other_end(serve)
     command = Command(["clang"], {}, 0.2, stdin=stdin)
     with pytest.raises(Timeout, match=r"clang took longer than 0\.2 s, and kheaders-fetch\.socket did not"):
-        await asyncio.wait_for(Unit(path)(command, on_line=lambda _: None), 30)
+        await asyncio.wait_for(UnitClient(path)(command, on_line=lambda _: None), 30)
 
 
 @pytest.mark.parametrize("serve", _BAD_ENDS)
@@ -244,7 +246,7 @@ async def test_a_cancellation_goes_on_whatever_the_other_end_does(
     other_end: Callable[[_Serve], Awaitable[Path]], serve: _Serve
 ) -> None:
     path = await other_end(serve)
-    work = asyncio.create_task(Unit(path)(Command(["clang"], {}, 600, stdin=b"x" * 3_000_000)))
+    work = asyncio.create_task(UnitClient(path)(Command(["clang"], {}, 600, stdin=b"x" * 3_000_000)))
     await asyncio.sleep(0.05)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -255,7 +257,7 @@ async def test_an_answer_is_taken_although_more_follows(
     other_end: Callable[[_Serve], Awaitable[Path]],
 ) -> None:
     path = await other_end(_answers_and_goes_on)
-    assert await asyncio.wait_for(Unit(path)(Command(["clang"], {}, 600)), 30) == Finished(0, "x", "")
+    assert await asyncio.wait_for(UnitClient(path)(Command(["clang"], {}, 600)), 30) == Finished(0, "x", "")
 
 
 async def test_lines_leave_the_event_loop_to_others(other_end: Callable[[_Serve], Awaitable[Path]]) -> None:
@@ -277,7 +279,7 @@ async def test_lines_leave_the_event_loop_to_others(other_end: Callable[[_Serve]
 
     looking = asyncio.create_task(look())
     with pytest.raises(Timeout):
-        await Unit(path)(Command(["clang"], {}, 0.2), on_line=count)
+        await UnitClient(path)(Command(["clang"], {}, 0.2), on_line=count)
     looking.cancel()
     await asyncio.wait([looking])
     assert 0 < most <= 200
@@ -289,9 +291,9 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 
 
 async def test_who_it_is_offered_to(listening: Path, tmp_path: Path) -> None:
-    assert Unit(listening).is_offered()
-    assert not Unit(tmp_path / "missing").is_offered()
-    assert not Unit(tmp_path).is_offered()
+    assert UnitClient(listening).is_offered()
+    assert not UnitClient(tmp_path / "missing").is_offered()
+    assert not UnitClient(tmp_path).is_offered()
     if os.geteuid() == 0:
         os.chown(listening, 65534, 65534)
-        assert not Unit(listening).is_offered()
+        assert not UnitClient(listening).is_offered()

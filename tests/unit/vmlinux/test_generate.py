@@ -14,8 +14,8 @@ import pytest
 from kheadersd.errors import CompileFailed, NotAvailable
 from kheadersd.host.host import Host
 from kheadersd.release import Release
-from kheadersd.sandbox.child import Command, Finished
-from kheadersd.sandbox.confined_child import confined
+from kheadersd.sandbox.command import Command, Finished
+from kheadersd.sandbox.confined_child import run_confined
 from kheadersd.vmlinux import btf_finder as btf
 from kheadersd.vmlinux import generate as vmlinux
 from kheadersd.vmlinux.bpftool import PLACES, Bpftool, find_bpftool
@@ -174,7 +174,7 @@ async def test_a_bpftool_is_root_s_and_says_its_version(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def bpftool() -> Bpftool:
-    return await find_bpftool(confined, PLACES)
+    return await find_bpftool(run_confined, PLACES)
 
 
 @real
@@ -185,7 +185,7 @@ async def test_the_real_bpftool(bpftool: Bpftool) -> None:
 
 @real
 async def test_made_up_btf(bpftool: Bpftool, out: int) -> None:
-    size = await vmlinux.make(made_up(make_btf()), bpftool, confined, out)
+    size = await vmlinux.make(made_up(make_btf()), bpftool, run_confined, out)
     assert b"struct task_struct {\n\tint pid;\n};\n" in os.pread(out, size, 0)
 
 
@@ -193,7 +193,7 @@ async def test_made_up_btf(bpftool: Bpftool, out: int) -> None:
 async def test_btf_with_types_that_make_no_sense(bpftool: Bpftool, out: int) -> None:
     bad = make_btf_of(b"\xff" * 240, b"\0task_struct\0")
     with pytest.raises(CompileFailed, match=r"cannot make vmlinux.h of the BTF in /boot/vmlinuz-x: Error: "):
-        await vmlinux.make(made_up(bad), bpftool, confined, out)
+        await vmlinux.make(made_up(bad), bpftool, run_confined, out)
 
 
 @real
@@ -202,7 +202,7 @@ async def test_of_the_running_kernel(bpftool: Bpftool, out: int, tmp_path: Path)
     host = Host()
     found = await btf.find(host, host.release_of(""), tmp_path)
     assert found.origin_stamp == btf.stamp(host, found.origin)
-    size = await vmlinux.make(found, bpftool, confined, out)
+    size = await vmlinux.make(found, bpftool, run_confined, out)
     text = os.pread(out, size, 0)
     assert text == output_of(bpftool.path, "btf", "dump", "file", SHOWN, "format", "c")
     compile_with_every_clang(tmp_path)
@@ -217,7 +217,7 @@ async def test_of_an_installed_kernel(bpftool: Bpftool, out: int, tmp_path: Path
     os.link(shutil.copy(image, tmp_path / "image"), tmp_path / "host/image")
     found = await btf.find(Host(tmp_path / "host"), Release(release), tmp_path)
     assert found.build_id
-    await vmlinux.make(found, bpftool, confined, out)
+    await vmlinux.make(found, bpftool, run_confined, out)
     compile_with_every_clang(tmp_path)
 
 

@@ -19,7 +19,7 @@ from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
 from kheadersd.progress import Progress
 from kheadersd.release import Release
-from kheadersd.sandbox.child import Command, Finished
+from kheadersd.sandbox.command import Command, Finished
 from kheadersd.vmlinux.bpftool import PLACES
 from kheadersd.vmlinux.provider import TypesProvider
 from tests.support.made_up_btf import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kheadersd.sandbox.child import Finished
-from kheadersd.sandbox.command import limit_met
+from kheadersd.sandbox.command import Finished
+from kheadersd.sandbox.limits import exceeded_limit
 
 _KILLED = "it was killed, as it is when it needs more than 2048 MiB of memory"
 _MEMORY = "it needs more than 2048 MiB of memory"
@@ -29,4 +29,4 @@ _LENGTH = "it wrote more than 256 MiB"
     ],
 )
 def test_limits(status: int, complaints: str, limit: str) -> None:
-    assert limit_met(Finished(status, "", complaints)) == limit
+    assert exceeded_limit(Finished(status, "", complaints)) == limit
