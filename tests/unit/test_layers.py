@@ -44,8 +44,6 @@ CIRCLES: set[str] = {
     "cache.seal",
     "cache.sentry",
     "cache.staging",
-    "sandbox.command",
-    "sandbox.confined_child",
 }
 STILL_LATE: set[str] = {
     "cache.recovery: cache.manifest",
@@ -57,9 +55,6 @@ STILL_LATE: set[str] = {
     "daemon.polkit: dbus.codec",
     "headers.export: cache.stream",
     "host.installed_kernels: system.inotify",
-    "sandbox.command: sandbox.child",
-    "sandbox.command: sandbox.confined_child",
-    "sandbox.command: sandbox.unit",
     "sources.package: sources.apt",
 }
 
