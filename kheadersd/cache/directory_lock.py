@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 
 
-class Claim:
-    """Holds a directory by a lock on the directory itself, which needs no file that could be removed."""
+class DirectoryLock:
+    """A lock on the directory itself, which needs no file that could be removed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._mutex = threading.Lock()
         self._descriptor = -1
 
-    def ensure(self) -> None:
-        """Make sure that the directory is there, safe and ours, also after somebody removed it; any thread.
+    def acquire(self) -> None:
+        """Lock the directory; make it where it is not there, or not any more. For any thread.
 
         Raises:
-            DiskError: it cannot be made, somebody else could write to it, or another daemon uses it.
+            DiskError: it cannot be made, others can write to it, or another daemon uses it.
         """
         with self._mutex:
             for _ in range(_ATTEMPTS):
@@ -38,10 +38,10 @@ class Claim:
                     return
                 self._close()
                 self._descriptor = _open_locked(self._directory)
-        raise Vanished(f"the cache directory {self._directory} is removed again and again; by whom?")
+        raise Vanished(f"the cache directory {self._directory} is removed again and again by another program")
 
     def release(self) -> None:
-        """Let another daemon have the directory. May be called twice."""
+        """Unlock the directory, for another daemon. May be called twice."""
         with self._mutex:
             self._close()
 

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs
 from ..release import Release, escape, parse_release, unescape
+from ..system import disk
+from . import manifest, records
+from .integrity import fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .integrity import Integrity
     from .pch_files import Pch
-    from .seal import Seal
 
 Bytes = bytes  # a record has a field of that name
 
 _VERSION = 3
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"(.+)-([0-9a-f]{64})", re.ASCII)
-_MAX_COUNT = 2**32
-_MAX_NUMBER = 2**64
-
-
-class OtherVersion(ValueError):
-    """A record that another version of the daemon wrote."""
+_MAX_FILES = 2**32  # a D-Bus "u"
+_MINUTE = 60_000_000  # microseconds
 
 
 HEADERS, TYPES = "headers", "types"
@@ -53,8 +52,8 @@ class Record:
         extracted_at: microseconds since the epoch.
         randomised: whether the kernel has its structures' members in a random order that headers do not tell.
         headers_kept: False if only what the PCHs that were made from it still need is there.
-        boot_id: the boot in which it was made. `Cache.publish` fills it in.
-        manifest_sha256: of the file "manifest". `Cache.publish` fills it in.
+        boot_id: the boot in which it was made. `Staging.publish` sets it.
+        manifest_sha256: of the file "manifest". `Staging.publish` sets it.
     """
 
     release: Release
@@ -79,63 +78,29 @@ class Record:
         return entry_name(self.release, self.digest)
 
     def encode(self) -> Bytes:
-        values = {"version": _VERSION, **dataclasses.asdict(self)}
-        return json.dumps(values, indent=2).encode() + b"\n"
+        return records.encode(self, _VERSION)
 
     @classmethod
     def decode(cls, data: Bytes) -> Record:
         """Read a record.
 
         Raises:
-            OtherVersion: it is one of another version.
+            records.OtherVersion: it is one of another version.
             ValueError: it is no record; the message says what is wrong.
         """
-        values = decode_record(data, _VERSION)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise ValueError(f"missing or unknown keys: {', '.join(sorted(names ^ set(values)))}")
-        for name in names:
-            _check(name, values[name])
-        return cls(**values)
-
-
-def decode_record(data: bytes, version: int) -> dict[str, Any]:
-    """The values of a record, without its version.
-
-    Raises:
-        OtherVersion: it is one of another version.
-        ValueError: it is no record.
-    """
-    values = json.loads(data.decode())
-    if not isinstance(values, dict):
-        raise ValueError("it is not a JSON object")
-    found = values.pop("version", None)
-    if type(found) is int and found != version:
-        raise OtherVersion(f"its version is {found}, not {version}")
-    if found != version:
-        raise ValueError(f"its version is {found!r}, not {version}")
-    return values
-
-
-def _check(name: str, value: Any) -> None:
-    if name in ("files", "bytes", "extracted_at"):
-        limit = _MAX_COUNT if name == "files" else _MAX_NUMBER
-        good = type(value) is int and 0 <= value < limit
-    elif name in ("headers_kept", "randomised"):
-        good = isinstance(value, bool)
-    elif name == "kind":
-        good = value in (HEADERS, TYPES)
-    elif name in ("digest", "manifest_sha256"):
-        good = isinstance(value, str) and _DIGEST.fullmatch(value) is not None
-    else:
-        good = isinstance(value, str)
-    if good and name == "release":
+        record = records.decode(cls, data, _VERSION)
         try:
-            parse_release(value)
+            parse_release(record.release)
         except InvalidArgs:
-            good = False
-    if not good:
-        raise ValueError(f"{name} cannot be {str(value)[:80]!r}")
+            raise records.bad_value("release", record.release) from None
+        if record.files >= _MAX_FILES:
+            raise records.bad_value("files", record.files)
+        if record.kind not in (HEADERS, TYPES):
+            raise records.bad_value("kind", record.kind)
+        for name in ("digest", "manifest_sha256"):
+            if not _DIGEST.fullmatch(value := getattr(record, name)):
+                raise records.bad_value(name, value)
+        return record
 
 
 def entry_name(release: Release, digest: str) -> str:
@@ -156,55 +121,55 @@ def is_entry_name(name: str) -> bool:
 
 
 class Entry:
-    """A tree in the cache, complete since it appeared.
+    """A tree in the cache, complete since it appeared. Methods that say "blocking" are for threads.
 
     Attributes:
         record: what is known of its extraction.
-        directory: its directory, named `name`; whatever is made from the tree is kept there too.
+        directory: its directory, named `name`; what is made from the tree is kept there too.
         path: the tree itself, which callers get.
         inode: of the directory, so that an entry made anew under the same name is not mistaken for this one.
-        seal: notices disturbances.
+        integrity: notices changes of the tree.
         last_used: microseconds since the epoch, right to a minute.
         pchs: what was precompiled from it, by key.
-        reducing: whether its headers are about to go, so that nobody is given them any more.
-        on_trial: whether it is not known yet that what it has is enough; it is not handed out then.
+        is_dropping_headers: whether its headers are about to be dropped, so that no caller is given them.
+        is_on_trial: whether what it has is not yet known to be enough; it is not handed out then.
         given_at: when a program was last given its headers, seconds on the monotonic clock; -inf if none was.
             Of an entry that is found at start, its last use, since what was given then may still be in use.
-        durable: whether it is known to be on the disk as it should be.
-        damaged: whether something is known to be wrong with it: it is only there for those who lease it.
+        is_durable: whether all of it is known to be on the disk.
+        is_damaged: whether something is known to be wrong with it: it stays for those who lease it.
     """
 
     __slots__ = (
-        "damaged",
         "directory",
-        "durable",
         "given_at",
         "inode",
+        "integrity",
+        "is_damaged",
+        "is_dropping_headers",
+        "is_durable",
+        "is_on_trial",
         "last_used",
         "name",
-        "on_trial",
         "path",
         "pchs",
         "record",
-        "reducing",
-        "seal",
     )
 
     def __init__(
-        self, record: Record, directory: Path, inode: int, seal: Seal, *, last_used: int, durable: bool
+        self, record: Record, directory: Path, inode: int, integrity: Integrity, *, last_used: int
     ) -> None:
         self.record = record
         self.name = record.name
         self.directory = directory
         self.path = directory / "tree"
         self.inode = inode
-        self.seal = seal
+        self.integrity = integrity
         self.last_used = last_used
         self.pchs: dict[str, Pch] = {}
-        self.durable = durable
-        self.damaged = False
-        self.reducing = False
-        self.on_trial = False
+        self.is_durable = False
+        self.is_damaged = False
+        self.is_dropping_headers = False
+        self.is_on_trial = False
         self.given_at = -math.inf
 
     @property
@@ -219,7 +184,80 @@ class Entry:
     @property
     def has_headers(self) -> bool:
         """Whether the tree is whole, and stays so."""
-        return self.record.headers_kept and not self.reducing
+        return self.record.headers_kept and not self.is_dropping_headers
+
+    def is_intact(self) -> bool:
+        """Whether it is still there and, as far as `Integrity` can tell, as it was made; microseconds."""
+        return not self.is_damaged and not self.is_on_trial and self.integrity.is_unchanged()
+
+    def touch(self, now: int | None = None) -> int:
+        """Note that it is used.
+
+        Args:
+            now: microseconds since the epoch.
+
+        Returns:
+            The last use, which moves, in memory and on the disk, at most once a minute.
+        """
+        if now is None:
+            now = time.time_ns() // 1000
+        # A clock that was set back counts as a new minute too.
+        if not 0 <= now - self.last_used < _MINUTE:
+            self.last_used = now
+            set_last_used(self.directory, now)
+        return self.last_used
+
+    def write_record(self, record: Record) -> None:
+        """Replace the record on the disk, in one step, and not in memory; blocking.
+
+        Raises:
+            NoSpace, Vanished, DiskError: the old record is still there, if the entry is.
+        """
+        with disk.explained("rewrite the record of the entry", self.directory):
+            disk.replace_file(self.directory / "entry.json", record.encode())
+        set_last_used(self.directory, self.last_used)
+
+    def sync(self) -> None:
+        """Wait until the entry is on the disk; blocking, some 0.2 s.
+
+        Raises:
+            NoSpace: the disk turned out to be full only now.
+            Vanished: the entry is not there any more.
+            DiskError: the disk failed.
+        """
+        with disk.explained("sync the entry to the disk", self.directory):
+            disk.sync_file_system(self.directory)
+
+    def mark_durable(self) -> bool:
+        """Mark an entry that was synced, on the disk and not in memory; blocking, some 50 ms.
+
+        The caller holds the entry's lock: nothing else may change what is on the disk of it meanwhile.
+
+        Returns:
+            False if files are missing: a program removed some while it was made, and it is damaged.
+
+        Raises:
+            As `sync`.
+        """
+        with disk.explained("sync the entry to the disk", self.directory):
+            count, tree_fingerprint = fingerprint(self.path)
+            disk.check_inode(os.lstat(self.directory), self.inode)
+            if count != self.record.files:
+                return False
+            mark = self.directory / "durable"
+            mark.unlink(missing_ok=True)
+            disk.write_new(mark, self.integrity.encode(tree_fingerprint), sync=True)
+            disk.sync_directory(self.directory)
+            disk.sync_directory(self.directory.parent)
+        return True
+
+    def verify(self) -> list[str]:
+        """Compare every file with what was extracted; blocking, some 0.2 s.
+
+        Returns:
+            What is wrong, a sentence each; empty if the entry is intact.
+        """
+        return manifest.verify(self.directory, self.record.manifest_sha256)
 
     def __repr__(self) -> str:
         return f"<Entry {self.name}>"
@@ -228,7 +266,7 @@ class Entry:
 def set_last_used(directory: Path, microseconds: int) -> None:
     """Note on the disk when an entry was last used.
 
-    Failures do no harm: only the order in which entries leave depends on it.
+    A failure does no harm: only the order in which entries are pruned depends on it.
     """
     with contextlib.suppress(OSError):
         os.utime(directory / "entry.json", ns=(microseconds * 1000, microseconds * 1000))

@@ -13,12 +13,12 @@ from ..errors import InUse, KheadersError, NotCached
 from ..journal import Event
 from ..sources.source import RANDOMISED
 from ..system import malloc as memory
-from ..system.disk import DiskError, used_bytes
+from ..system.disk import DiskError, remove_tree, used_bytes
 from ..system.tasks import Background, SharedWork, in_thread
 from .entry import HEADERS, TYPES
-from .leftover import Leftover, Stay
+from .leftovers import Leftover, Stay
+from .manifest import Unread
 from .pch_files import retire as retire_pch
-from .recovery import is_unread
 from .retention import Retention, leftovers_to_go, victims
 
 if TYPE_CHECKING:
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..journal import Journal
     from ..release import Release
-    from .cache import Cache, Opened, Published
+    from .cache import Cache
     from .entry import Entry
     from .leases import Leases
     from .observer import CacheObserver
     from .pch_files import Pch
+    from .recovery import Recovered
+    from .staging import Published
 
 
 class Keeper:
@@ -63,7 +65,7 @@ class Keeper:
         self._retention = _retention(config)
         self._background.start(self._prune_quietly())
 
-    def opened(self, found: Opened) -> None:
+    def opened(self, found: Recovered) -> None:
         """Tell what was found at start, and finish what the predecessor could not."""
         for name, why in found.cleared:
             self._journal.report(
@@ -73,7 +75,7 @@ class Keeper:
             self._journal.report(
                 Event.CACHE_CLEARED, f"Set {name} aside: {why}", path=str(self.cache.directory / name)
             )
-        for name in found.strangers:
+        for name in found.unknown:
             self._journal.report(
                 Event.CACHE_CLEARED,
                 f"{name} in the cache directory is not ours and was left alone",
@@ -83,8 +85,8 @@ class Keeper:
             self.failed(problem)
         for entry, what in found.damaged:
             self._tell_damage(entry, what)
-        for entry in found.kept:
-            if not entry.durable and not entry.damaged:
+        for entry in found.entries:
+            if not entry.is_durable and not entry.is_damaged:
                 self._background.start(self._make_durable(entry))
         self._background.start(self._prune_quietly())
         self.tell_state()
@@ -139,7 +141,7 @@ class Keeper:
         """
         entry = published.entry
         self.replaced(published)
-        if (before := self.cache.named(entry.name)) is not None and before.damaged:
+        if (before := self.cache.named(entry.name)) is not None and before.is_damaged:
             self._observer.entry_removed(before, "damaged")
         self.cache.insert(entry)
         record = entry.record
@@ -195,13 +197,13 @@ class Keeper:
             # As many bytes as the new one, as a rule; a reduced one is not leased.
             used = published.entry.record.bytes
             now = time.time_ns() // 1000
-            self.cache.leave(Leftover(Stay.LEASED, name, trash, inode, used, now))
+            self.cache.leftovers.add(Leftover(Stay.LEASED, name, trash, inode, used, now))
         else:
             self._background.start(self._discard(trash))
 
     def abandon(self, published: Published) -> None:
         """Remove what was published in the place of an entry that somebody removed meanwhile."""
-        if (trash := self.cache.retire(published.entry)) is not None:
+        if (trash := self.cache.remove(published.entry)) is not None:
             self._background.start(self._discard(trash))
 
     async def _settle_in(self, entry: Entry) -> None:
@@ -211,15 +213,15 @@ class Keeper:
 
     async def _make_durable(self, entry: Entry) -> None:
         try:
-            await in_thread(self.cache.sync, entry)
+            await in_thread(entry.sync)
             async with self.lock(entry.name):
-                whole = await in_thread(self.cache.mark_durable, entry)
+                whole = await in_thread(entry.mark_durable)
         except KheadersError as error:
             if entry in self.cache:
                 self.failed(error.message)
             return
         if whole:
-            entry.durable = True
+            entry.is_durable = True
         elif entry in self.cache:
             self.found_damaged(entry, "some of its files vanished while it was made")
 
@@ -227,11 +229,11 @@ class Keeper:
 
     def found_damaged(self, entry: Entry, what: str) -> None:
         """An entry is not as it was made: hand it out no more, and make it again when it is needed."""
-        if entry.damaged or self.is_being_replaced(entry):
+        if entry.is_damaged or self.is_being_replaced(entry):
             return
         self._tell_damage(entry, what)
         # What is left of it stays until the new one takes its place: programs may be using it.
-        entry.damaged = True
+        entry.is_damaged = True
         if not entry.directory.exists():
             self._take_away(entry, "damaged")
 
@@ -307,7 +309,7 @@ class Keeper:
             leased=self._leases.held_entries(),
             policy=self._retention,
             now=time.time_ns() // 1000,
-            besides=sum(leftover.bytes for leftover in self.cache.leftovers()),
+            besides=self.cache.leftovers.bytes,
         )
         more, unremoved = await self._remove_all(chosen)
         freed += more + await self._prune_pchs()
@@ -319,7 +321,7 @@ class Keeper:
     async def _prune_leftovers(self, problems: list[str]) -> int:
         """Let leftovers go that the retention policy does not let stay; the bytes that this frees."""
         chosen = leftovers_to_go(
-            self.cache.leftovers(),
+            self.cache.leftovers,
             policy=self._retention,
             now=time.time_ns() // 1000,
             entry_bytes=sum(entry.bytes for entry in self.cache.entries()),
@@ -338,7 +340,7 @@ class Keeper:
             What could not be removed, a sentence each.
         """
         try:
-            trash = self.cache.drop(leftover)
+            trash = self.cache.leftovers.remove(leftover)
         except DiskError as error:
             return [error.message]
         problems = await self._remove_files(trash) if trash is not None else []
@@ -358,9 +360,9 @@ class Keeper:
         Returns:
             What could not be removed, a sentence each.
         """
-        problems = await in_thread(self.cache.discard, trash)
+        problems = await in_thread(remove_tree, trash)
         if problems and (left := await in_thread(_left_of, trash)) is not None:
-            self.cache.leave(left)
+            self.cache.leftovers.add(left)
         return problems
 
     async def _prune_pchs(self) -> int:
@@ -436,7 +438,7 @@ class Keeper:
         Raises:
             DiskError: it cannot be renamed; it is still there.
         """
-        trash = self.cache.retire(entry)
+        trash = self.cache.remove(entry)
         self._journal.report(
             Event.ENTRY_REMOVED,
             f"Removed the {entry.record.kind} of {entry.release} from {entry.path}: {reason}",
@@ -452,10 +454,10 @@ class Keeper:
 
     def leases_changed(self) -> None:
         """Remove what only waited for a lease to end. Called whenever there are more or fewer."""
-        for leftover in self.cache.leftovers():
+        for leftover in self.cache.leftovers:
             if leftover.stay is Stay.LEASED and not self._leases.is_leased(leftover.name, leftover.inode):
                 self._background.start(self._drop_quietly(leftover))
-        if any(entry.damaged for entry in self.cache.entries()):
+        if any(entry.is_damaged for entry in self.cache.entries()):
             self._background.start(self._prune_quietly())
 
     async def _drop_quietly(self, leftover: Leftover) -> None:
@@ -500,10 +502,10 @@ class Keeper:
             # Only now: it may have been made anew until the lock was free.
             if (entry := self.cache.named(name)) is None:
                 return None
-            problems = await in_thread(self.cache.verify, entry)
+            problems = await in_thread(entry.verify)
             if entry not in self.cache:
                 return None
-            if damages := [problem for problem in problems if not is_unread(problem)]:
+            if damages := [problem for problem in problems if not isinstance(problem, Unread)]:
                 self.found_damaged(entry, damages[0])
             for pch in list(entry.pchs.values()):
                 problem = await in_thread(pch.problem)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, FILE, SYMLINK, shown
+from ..system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +44,7 @@ class Unread(str):
     __slots__ = ()
 
 
-class Entry(NamedTuple):
+class Item(NamedTuple):
     """One name of a tree.
 
     Attributes:
@@ -57,8 +58,8 @@ class Entry(NamedTuple):
     content: str = ""
 
 
-def pack(entry: Entry) -> bytes:
-    """An entry in 65 to 80 bytes of memory, where an `Entry` of a file takes some 220."""
+def pack(entry: Item) -> bytes:
+    """An item in 65 to 80 bytes of memory, where an `Item` of a file takes some 220."""
     if entry.kind == FILE:
         return pack_file(entry.size, bytes.fromhex(entry.content))
     return b"d" if entry.kind == DIRECTORY else b"l" + entry.content.encode()
@@ -69,14 +70,14 @@ def pack_file(size: int, digest: bytes) -> bytes:
     return b"f" + size.to_bytes(8, "big") + digest
 
 
-def unpack(packed: bytes) -> Entry:
+def unpack(packed: bytes) -> Item:
     """What `pack` was given."""
     if packed[:1] == b"f":
-        return Entry(FILE, int.from_bytes(packed[1:9], "big"), packed[9:].hex())
-    return Entry(SYMLINK, 0, packed[1:].decode()) if packed[:1] == b"l" else Entry(DIRECTORY)
+        return Item(FILE, int.from_bytes(packed[1:9], "big"), packed[9:].hex())
+    return Item(SYMLINK, 0, packed[1:].decode()) if packed[:1] == b"l" else Item(DIRECTORY)
 
 
-class PackedEntries(Mapping[str, Entry]):
+class PackedEntries(Mapping[str, Item]):
     """Entries by name, for trees that may have 100,000 of them: each takes some 200 bytes and its name.
 
     Args:
@@ -86,7 +87,7 @@ class PackedEntries(Mapping[str, Entry]):
     def __init__(self, packed: dict[str, bytes]) -> None:
         self._packed = packed
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> Item:
         return unpack(self._packed[name])
 
     def __contains__(self, name: object) -> bool:
@@ -107,7 +108,7 @@ class Manifest:
         entries: by relative name, every directory before what is in it. No name has a tab or a line break.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, Item]
 
     def encode(self) -> bytes:
         """Lines of text; the last one has the number of entries and the sha256 of the lines before it."""
@@ -140,16 +141,50 @@ class Manifest:
                 raise ValueError
             while lines.tell() < end:
                 letter, size, content, name = lines.readline()[:-1].decode().split("\t")
-                packed[name] = pack(Entry(_BY_LETTER[letter], int(size), content))
+                packed[name] = pack(Item(_BY_LETTER[letter], int(size), content))
             if data[end:] != _last_line(len(packed), hashlib.sha256(memoryview(data)[:end]).hexdigest()):
                 raise ValueError
         except (ValueError, KeyError, OverflowError):
-            raise Corrupt("the manifest of the entry is damaged or of another version") from None
+            raise Corrupt("manifest: is damaged or of another version") from None
         return cls(PackedEntries(packed))
 
 
 def _last_line(count: int, digest: str) -> bytes:
     return f"end\t{count}\t{digest}\n".encode()
+
+
+def read(directory: Path | int, sha256: str) -> Manifest:
+    """The manifest of an entry, given the entry's directory or a descriptor of it.
+
+    Raises:
+        Corrupt: it is not what was written.
+        OSError: it cannot be read now.
+    """
+    import hashlib
+
+    name, fd = ("manifest", directory) if isinstance(directory, int) else (directory / "manifest", None)
+    try:
+        encoded = files.read_file(name, MAX_ENCODED, directory=fd, follow=False)
+    except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
+        raise Corrupt(f"manifest: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(encoded).hexdigest() != sha256:
+        raise Corrupt("manifest: is not what was written, so that the files cannot be compared with it")
+    return Manifest.decode(encoded)
+
+
+def verify(directory: Path, sha256: str) -> list[str]:
+    """Compare every file of an entry with its manifest; blocking, some 0.2 s.
+
+    Returns:
+        As `compare`.
+    """
+    try:
+        manifest = read(directory, sha256)
+    except Corrupt as error:
+        return [error.message]
+    except OSError as error:
+        return [Unread(f"manifest: cannot be read: {error.strerror}")]
+    return compare(directory / "tree", manifest)
 
 
 def compare(tree: Path, manifest: Manifest) -> list[str]:
@@ -205,9 +240,7 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
         os.close(top)
 
 
-def _problems_in(
-    fd: int, prefix: str, expected: Iterable[str], entries: Mapping[str, Entry]
-) -> Iterator[str]:
+def _problems_in(fd: int, prefix: str, expected: Iterable[str], entries: Mapping[str, Item]) -> Iterator[str]:
     """The problems of one directory, without what is in its subdirectories."""
     if prefix:
         yield from _wrong_mode(os.fstat(fd), DIRECTORY, prefix[:-1])
@@ -244,7 +277,7 @@ def _mode_problem(status: os.stat_result, kind: str) -> str:
     return "" if mode == _MODES[kind] else f"mode {mode:04o} instead of {_MODES[kind]:04o}"
 
 
-def _file_problem(directory: int, name: str, entry: Entry) -> str:
+def _file_problem(directory: int, name: str, entry: Item) -> str:
     import hashlib
 
     before = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -269,7 +302,7 @@ def _file_problem(directory: int, name: str, entry: Entry) -> str:
     return _mode_problem(status, FILE)
 
 
-def _link_problem(directory: int, name: str, entry: Entry) -> str:
+def _link_problem(directory: int, name: str, entry: Item) -> str:
     status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
         return _kind_problem(status, SYMLINK)

@@ -24,12 +24,12 @@ async def update_origin(keeper: Keeper, entry: Entry, record: Record) -> bool:
     """
     if record != entry.record:
         try:
-            await in_thread(keeper.cache.rewrite, entry, record)
+            await in_thread(entry.write_record, record)
         except Vanished:
             return False
         except (NoSpace, DiskError) as error:
             keeper.failed(error.message)
-        if entry not in keeper.cache or not keeper.cache.check(entry):
+        if entry not in keeper.cache or not entry.is_intact():
             return False
         entry.record = record
     keeper.cache.prefer(entry)

@@ -14,22 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..system import disk, files
 from ..system.file_identity import FileIdentity, identity_of
-from .entry import OtherVersion, decode_record
+from . import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from .entry import Entry
 
 NAME = "headers.pch"
 PREFIX = "prefix.h"
@@ -91,34 +88,20 @@ class PchRecord:
     needed: tuple[str, ...] | None = None
 
     def encode(self) -> Bytes:
-        return json.dumps({"version": _VERSION, **dataclasses.asdict(self)}, indent=1).encode() + b"\n"
+        return records.encode(self, _VERSION)
 
     @classmethod
     def decode(cls, data: Bytes) -> PchRecord:
         """Read a record.
 
         Raises:
-            OtherVersion: it is one of another version.
+            records.OtherVersion: it is one of another version.
             ValueError: it is no record.
         """
-        values = decode_record(data, _VERSION)
-        fields = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-        if set(values) != set(fields):
-            raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(fields) ^ set(values)))}")
-        record = cls(**{name: _checked(name, fields[name], value) for name, value in values.items()})
+        record = records.decode(cls, data, _VERSION)
         if not _KEY.fullmatch(record.key) or not _KEY.fullmatch(record.sha256):
             raise ValueError("key and sha256 have to be 64 hex digits")
         return record
-
-
-def _checked(name: str, kind: str, value: Any) -> Any:
-    if kind.startswith("tuple") and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if kind == "int" and type(value) is int and value >= 0:
-        return value
-    if (kind == "str" and isinstance(value, str)) or (kind.endswith("None") and value is None):
-        return value
-    raise ValueError(f"{name} cannot be {str(value)[:80]!r}")
 
 
 class Pch:
@@ -187,12 +170,8 @@ class Pch:
         Raises:
             NoSpace, Vanished, DiskError: the old one is still there.
         """
-        directory = self.path.parent
-        new = directory / "record.json.new"
-        with disk.explained("rewrite the record of the precompiled header", directory):
-            new.unlink(missing_ok=True)
-            disk.write_new(new, record.encode(), sync=True)
-            os.rename(new, directory / "record.json")
+        with disk.explained("rewrite the record of the precompiled header", self.path.parent):
+            disk.replace_file(self.path.with_name("record.json"), record.encode())
         self.record = record
 
 
@@ -235,12 +214,13 @@ class PchStaging:
         with disk.explained("measure the precompiled header", self.path):
             return _sha256(self.path / NAME), os.fstat(self.file).st_size
 
-    def publish(self, entry: Entry, record: PchRecord, prefix: Bytes = b"") -> Pch:
+    def publish(self, entry: Path, record: PchRecord, prefix: Bytes = b"") -> Pch:
         """Give it its name below the entry, in one step, after it has reached the disk.
 
         Whatever had the name before is removed.
 
         Args:
+            entry: the directory of the entry.
             prefix: the content of the prefix header; without any there is no such file.
 
         Raises:
@@ -255,7 +235,7 @@ class PchStaging:
             include.mkdir()
             os.chmod(include, 0o755)
             os.symlink(_LIBBPF, include / "bpf")  # whether they are installed now or later
-            parent = entry.directory / "pch"
+            parent = entry / "pch"
             parent.mkdir(exist_ok=True)
             os.chmod(parent, 0o755)
             os.chmod(self.path, 0o755)
@@ -313,7 +293,7 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
                 record = PchRecord.decode(files.read_up_to(descriptor, _MAX_RECORD))
             if record.key != name or os.lstat(directory / NAME).st_size != record.bytes:
                 raise ValueError("it is not what was written")
-        except OtherVersion:
+        except records.OtherVersion:
             continue
         except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError):
             if discard_damaged:

@@ -1,26 +1,168 @@
-"""Reading an entry back from the disk, and deciding whether it can be trusted."""
+"""What the directory of the cache has at start: sorted into entries, leftovers, and what is removed."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..system import files
-from . import pch_files as pch
-from .entry import Entry, OtherVersion, Record
-from .seal import Seal
+from ..system import disk, files
+from . import manifest, pch_files
+from .entry import Entry, Record, is_entry_name
+from .integrity import Integrity
+from .leftovers import Leftover, Stay
+from .records import OtherVersion
+from .staging import ASIDE, STAGING, TRASH, new_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 _MAX_RECORD = 64 * 1024
 _MAX_MARK = 4 << 20
+_INTERRUPTED = "left over from an interrupted run"
 
 
-def load(directory: Path, *, is_leased: bool = False) -> tuple[Entry, str]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recovered:
+    """What was found at start.
+
+    Attributes:
+        entries: those that were loaded. Those that are not `Entry.is_durable` are to be made so.
+        damaged: those of them that are damaged and stay because they are leased, and what is wrong.
+        leftovers: what takes space besides.
+        cleared: names of what was removed, and why.
+        aside: names of entries of another version of the daemon, which were renamed, and of which.
+        unknown: names in the directory that are not the daemon's, left alone.
+        problems: what could not be removed, or not be read now and was left alone, a sentence each.
+    """
+
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    damaged: list[tuple[Entry, str]] = dataclasses.field(default_factory=list)
+    leftovers: list[Leftover] = dataclasses.field(default_factory=list)
+    cleared: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    aside: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+def recover(directory: Path, foreign: Collection[str], is_leased: Callable[[str, int], bool]) -> Recovered:
+    """Clear what a crash left, and load the entries; blocking.
+
+    What is damaged is removed, unless it is leased. What cannot be read at this moment stays, unknown.
+
+    Args:
+        foreign: names that belong to other parts of the daemon.
+        is_leased: whether a directory is leased, given the name of the entry and its inode.
+
+    Raises:
+        DiskError: the directory cannot be read.
+    """
+    with disk.explained("read the cache", directory):
+        # Hidden names first: an entry that was set aside can get its name back.
+        names = sorted(os.listdir(directory))
+    recovery = _Recovery(is_leased)
+    for name in names:
+        if name not in foreign:
+            recovery.take(directory / name)
+    return recovery.found
+
+
+class _Recovery:
+    def __init__(self, is_leased: Callable[[str, int], bool]) -> None:
+        self.found = Recovered()
+        self._is_leased = is_leased
+
+    def take(self, path: Path) -> None:
+        """Take up one name in the directory of the cache."""
+        try:
+            if path.name.startswith(STAGING):
+                self._clear(path, _INTERRUPTED)
+            elif path.name.startswith(TRASH):
+                self._take_trash(path)
+            elif path.name.startswith(ASIDE):
+                self._take_aside(path)
+            elif is_entry_name(path.name):
+                self._load(path)
+            else:
+                self.found.unknown.append(path.name)
+        except OSError as error:
+            self.found.problems.append(
+                f"{path} stays, and is not used until the next start: it cannot be read now: "
+                f"{error.strerror or error}"
+            )
+
+    def _load(self, path: Path) -> None:
+        inode = os.lstat(path).st_ino
+        leased = self._is_leased(path.name, inode)
+        try:
+            entry, damage = load(path, is_leased=leased)
+        except OtherVersion as error:
+            if not leased:
+                aside = new_name(path.parent, ASIDE)
+                os.rename(path, aside)
+                self.found.aside.append((path.name, f"of its record, {error}"))
+                path = aside
+            self._leave(Stay.OTHER_VERSION, path)
+        except Corrupt as error:
+            if leased:
+                self.found.problems.append(
+                    f"{path} is damaged, and stays until its leases end: {error.message}"
+                )
+                self._leave(Stay.LEASED, path)
+            else:
+                self._clear(path, error.message)
+        else:
+            self.found.entries.append(entry)
+            if damage:
+                self.found.damaged.append((entry, damage))
+
+    def _take_trash(self, path: Path) -> None:
+        """Go on to remove what was being removed, but for what is still leased."""
+        try:
+            record, _ = _read_record(path)
+            leased = self._is_leased(record.name, os.lstat(path).st_ino)
+        except (Corrupt, OtherVersion):
+            leased = False
+        if leased:
+            self._leave(Stay.LEASED, path, record.name)
+        else:
+            self._clear(path, _INTERRUPTED)
+
+    def _take_aside(self, path: Path) -> None:
+        """Give an entry that is of this version, as this one runs again, its name back if that is free."""
+        try:
+            record, _ = _read_record(path)
+        except OtherVersion:
+            self._leave(Stay.OTHER_VERSION, path)
+            return
+        except Corrupt as error:
+            self._clear(path, error.message)
+            return
+        target = path.parent / record.name
+        if target.exists():
+            self._clear(path, "it was made anew")
+            return
+        os.rename(path, target)
+        self._load(target)
+
+    def _leave(self, stay: Stay, path: Path, name: str = "") -> None:
+        try:
+            last_used = os.lstat(path / "entry.json").st_mtime_ns // 1000
+        except OSError:
+            last_used = 0
+        inode, size = os.lstat(path).st_ino, disk.used_bytes(path)
+        self.found.leftovers.append(Leftover(stay, name or path.name, path, inode, size, last_used))
+
+    def _clear(self, path: Path, why: str) -> None:
+        self.found.cleared.append((path.name, why))
+        self.found.problems.extend(disk.remove_tree(path))
+
+
+def load(directory: Path, *, is_leased: bool) -> tuple[Entry, str]:
     """Load an entry at start; blocking, some 30 ms, or 0.2 s if its files have to be compared.
 
     An entry with its durable mark, and no change since, is taken as it is. Every other one is compared with
@@ -40,82 +182,54 @@ def load(directory: Path, *, is_leased: bool = False) -> tuple[Entry, str]:
     status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode):
         raise Corrupt("it is not a directory")
-    record, last_used = read_record(directory)
+    record, last_used = _read_record(directory)
     if record.name != directory.name:
         raise Corrupt(f"its record is that of {record.name}")
     damage = ""
     try:
-        seal, durable = _examine(directory, record)
+        integrity, is_durable = _examine(directory, record)
     except Corrupt as error:
         if not is_leased:
             raise
-        seal, durable, damage = Seal(directory / "tree", {}), False, error.message
-    entry = Entry(record, directory, status.st_ino, seal, last_used=last_used, durable=durable)
-    entry.damaged = bool(damage)
+        integrity, is_durable, damage = Integrity(directory / "tree", {}), False, error.message
+    entry = Entry(record, directory, status.st_ino, integrity, last_used=last_used)
+    entry.is_durable = is_durable
+    entry.is_damaged = bool(damage)
     entry.given_at = time.monotonic() - (time.time_ns() // 1000 - last_used) / 1e6
-    entry.pchs = pch.load(directory, discard_damaged=not is_leased)
+    entry.pchs = pch_files.load(directory, discard_damaged=not is_leased)
     return entry, damage
 
 
-def _examine(directory: Path, record: Record) -> tuple[Seal, bool]:
-    """The seal of an entry's tree, and whether all of it is known to be on the disk.
+def _examine(directory: Path, record: Record) -> tuple[Integrity, bool]:
+    """The integrity of an entry's tree, and whether all of it is known to be on the disk.
 
     Raises:
         Corrupt: it is not what was made.
         OSError: it cannot be read now.
     """
-    tree = directory / "tree"
     try:
-        seal = Seal.take(tree)
+        integrity = Integrity.of(directory / "tree")
     except (FileNotFoundError, NotADirectoryError):
         raise Corrupt("its tree is missing") from None
-    mark = _read_mark(directory)
+    try:
+        mark = files.read_file(directory / "durable", _MAX_MARK, follow=False)
+    except (FileNotFoundError, files.UnfitFile):
+        mark = b""
     if not record.headers_kept and not mark:
         # It is marked once a program was compiled with what is left.
-        raise Corrupt("the daemon ended while its headers were being taken away")
-    if seal.matches(mark):
-        return seal, True
-    problems = compare(directory, record)
-    damages = [problem for problem in problems if not is_unread(problem)]
+        raise Corrupt("the daemon ended while its headers were being dropped")
+    if integrity.matches(mark):
+        return integrity, True
+    problems = manifest.verify(directory, record.manifest_sha256)
+    damages = [problem for problem in problems if not isinstance(problem, manifest.Unread)]
     if damages:
         raise Corrupt("; ".join(damages[:3]))
     if problems:
         raise OSError(0, problems[0])
-    return seal, False
+    return integrity, False
 
 
-def compare(directory: Path, record: Record) -> list[str]:
-    """Compare every file of an entry with its manifest; blocking, some 0.2 s.
-
-    Returns:
-        What is wrong, a sentence each; those of which `is_unread` holds say nothing about the entry.
-    """
-    import hashlib
-
-    from . import manifest
-
-    try:
-        encoded = files.read_file(directory / "manifest", manifest.MAX_ENCODED, follow=False)
-    except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
-        return [f"manifest: cannot be read: {error.strerror}"]
-    except OSError as error:
-        return [manifest.Unread(f"manifest: cannot be read: {error.strerror}")]
-    if hashlib.sha256(encoded).hexdigest() != record.manifest_sha256:
-        return ["manifest: is not what was written, so that the files cannot be compared with it"]
-    try:
-        return manifest.compare(directory / "tree", manifest.Manifest.decode(encoded))
-    except Corrupt as error:
-        return [f"manifest: {error.message}"]
-
-
-def is_unread(problem: str) -> bool:
-    """Whether a problem is only that something could not be read at that moment."""
-    from .manifest import Unread
-
-    return isinstance(problem, Unread)
-
-
-def read_record(directory: Path) -> tuple[Record, int]:
+def _read_record(directory: Path) -> tuple[Record, int]:
     """The record of an entry, and when it was last used, in microseconds since the epoch.
 
     Raises:
@@ -131,18 +245,3 @@ def read_record(directory: Path) -> tuple[Record, int]:
     except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError) as error:
         raise Corrupt(f"entry.json cannot be used: {error}") from None
     return record, min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
-
-
-def last_used(directory: Path) -> int:
-    """When an entry was last used whose record cannot be read; microseconds since the epoch."""
-    try:
-        return os.lstat(directory / "entry.json").st_mtime_ns // 1000
-    except OSError:
-        return 0
-
-
-def _read_mark(directory: Path) -> bytes:
-    try:
-        return files.read_file(directory / "durable", _MAX_MARK, follow=False)
-    except (FileNotFoundError, files.UnfitFile):
-        return b""

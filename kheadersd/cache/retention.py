@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from .leftover import Leftover, Stay
+from .leftovers import Leftover, Stay
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -54,7 +54,7 @@ def victims(
         besides: bytes that the cache takes for what is no entry.
     """
     remaining = sorted(entries, key=lambda entry: (entry.last_used, entry.record.extracted_at, entry.name))
-    damaged = [entry for entry in remaining if entry.damaged and entry.name not in leased]
+    damaged = [entry for entry in remaining if entry.is_damaged and entry.name not in leased]
     chosen = [(entry, "damaged") for entry in damaged]
     remaining = [entry for entry in remaining if entry not in damaged]
     newest = {entry.name: entry for entry in _newest(remaining)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, SYMLINK, Member, shown
-from .manifest import DIRECTORY_MODE, FILE_MODE, Entry, PackedEntries, pack, pack_file
+from .manifest import DIRECTORY_MODE, FILE_MODE, Item, PackedEntries, pack, pack_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _A_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
-_DIRECTORY = pack(Entry(DIRECTORY))
+_DIRECTORY = pack(Item(DIRECTORY))
 
 
 class TreeWriter:
@@ -143,7 +143,7 @@ class TreeWriter:
                 name, f"its target {shown(target)} has more than {self._limits.max_name} bytes"
             )
         self._count(name, target)
-        self._packed[name] = pack(Entry(SYMLINK, 0, target))
+        self._packed[name] = pack(Item(SYMLINK, 0, target))
         self._links.append(name)
 
     def make_links(self, check: Callable[[], None]) -> None:
@@ -264,7 +264,7 @@ class Follower:
     ".." is the parent of where a link has led, not of the link.
     """
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, entries: Mapping[str, Item]) -> None:
         self._entries = entries
         # Where a link leads, and how many links there are on the way.
         self._known: dict[str, tuple[str, int]] = {}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, FILE
-from ..system import disk, files
-from .manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
+from ..system import disk
+from . import manifest
+from .manifest import DIRECTORY_MODE, FILE_MODE, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _BLOCK = 4096  # what a small file or a directory takes on a common file system
 
 
-def reduce(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
+def drop_headers(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
     """Publish an entry anew, with some files of its tree and the directories that they are in. Blocking.
 
     What was precompiled from it stays, at the same place.
@@ -35,10 +36,11 @@ def reduce(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
         NoSpace, Vanished, DiskError: it could not be written.
     """
     with disk.explained("read the manifest of the entry", entry.directory):
-        encoded = files.read_file(entry.directory / "manifest", MAX_ENCODED, follow=False)
-    manifest = Manifest.decode(encoded)
-    kept = _kept(manifest, needed)
-    with cache.stage(entry.release, entry.record.digest) as staging, disk.explained("reduce", entry.path):
+        kept = _kept(manifest.read(entry.directory, entry.record.manifest_sha256), needed)
+    with (
+        cache.stage(entry.release, entry.record.digest) as staging,
+        disk.explained("drop headers", entry.path),
+    ):
         for name, item in kept.entries.items():
             target = staging.tree / name
             if item.kind == DIRECTORY:
@@ -55,10 +57,10 @@ def reduce(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published:
             files=sum(item.kind == FILE for item in kept.entries.values()),
             bytes=sum(_space(item.size) for item in kept.entries.values()),
         )
-        return cache.publish(staging, record, kept)
+        return staging.publish(record, kept)
 
 
-def _kept(manifest: Manifest, needed: Iterable[str]) -> Manifest:
+def _kept(whole: Manifest, needed: Iterable[str]) -> Manifest:
     """The part of a manifest that has these names, and the directories above them.
 
     Raises:
@@ -66,12 +68,12 @@ def _kept(manifest: Manifest, needed: Iterable[str]) -> Manifest:
     """
     names: set[str] = set()
     for name in needed:
-        if name not in manifest.entries:
+        if name not in whole.entries:
             raise Corrupt(f"{name} is needed by what was precompiled, and is not among the headers")
         while name and name not in names:
             names.add(name)
             name = name.rpartition("/")[0]  # noqa: PLW2901
-    return Manifest({name: item for name, item in manifest.entries.items() if name in names})
+    return Manifest({name: item for name, item in whole.entries.items() if name in names})
 
 
 def _space(size: int) -> int:

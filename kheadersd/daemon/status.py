@@ -119,7 +119,7 @@ class State:
         Raises:
             KheadersError: the cache directory cannot be used.
         """
-        await in_thread(self.cache.claim)
+        await in_thread(self.cache.lock)
         # Before anything is judged: what programs work with is not removed.
         for problem in self.leases.adopt():
             self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
@@ -213,7 +213,7 @@ class State:
                         "files": entry.record.files,
                         "extracted_at": entry.record.extracted_at,
                         "last_used": entry.last_used,
-                        "durable": entry.durable,
+                        "durable": entry.is_durable,
                         "leases": self.leases.held(entry.name),
                         "kind": entry.record.kind,
                         "headers_kept": entry.has_headers,
@@ -227,7 +227,7 @@ class State:
                         "bytes": leftover.bytes,
                         "stays": leftover.stay.value,
                     }
-                    for leftover in self.cache.leftovers()
+                    for leftover in self.cache.leftovers
                 ],
             },
             "leases": [

@@ -100,7 +100,7 @@ class ExistingHeaders:
         entry = self._entry(request)
         if entry is None or not entry.has_headers:
             return None
-        last_used = self._cache.touch(entry)
+        last_used = entry.touch()
         served = self._served.get(entry.name)
         if served is None or served.entry is not entry or served.last_used != last_used:
             served = self._remember(entry.name, self.describe(entry))
@@ -109,7 +109,7 @@ class ExistingHeaders:
     def is_cached(self, release: Release) -> bool:
         """Whether the preferred entry is good, with its headers or without."""
         entry = self._cache.find(release)
-        return entry is not None and self.is_current(entry) and self._cache.check(entry)
+        return entry is not None and self.is_current(entry) and entry.is_intact()
 
     def is_current(self, entry: Entry) -> bool:
         """Whether the entry is what its source would give now: of this host, this kernel build, this file."""
@@ -157,9 +157,9 @@ class ExistingHeaders:
         entry = self._cache.find(request.release)
         if entry is None or entry.record.source not in request.sources or not self.is_current(entry):
             return None
-        if entry.on_trial:
+        if entry.is_on_trial:
             return None
-        if not self._cache.check(entry):
+        if not entry.is_intact():
             if entry.has_headers and self._keeper.is_being_replaced(entry):
                 return entry  # by one of the same archive, which is complete
             self._keeper.found_damaged(entry, "some of its files were deleted or changed")
@@ -202,5 +202,5 @@ class ExistingHeaders:
         for entry in self._cache.all_of(release):
             record = entry.record
             if (record.source, record.origin) == ("tree", origin) and self.is_current(entry):
-                return entry if self._cache.check(entry) else None
+                return entry if entry.is_intact() else None
         return None

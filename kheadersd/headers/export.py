@@ -104,7 +104,7 @@ def _late() -> Timeout:
 
 
 def _write(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
-    from ..cache.stream import write_archive  # here, as most daemons are never asked for an export
+    from ..cache.tar_writer import write_archive  # here, as most daemons are never asked for an export
 
     # The thread's own, to the end: one that hangs must not find another file by this number.
     try:

@@ -19,9 +19,10 @@ from ..system.disk import Vanished
 from ..system.tasks import Cancelled, SharedWork, in_idle_thread, in_thread
 
 if TYPE_CHECKING:
-    from ..cache.cache import Cache, Published
+    from ..cache.cache import Cache
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
+    from ..cache.staging import Published
     from ..host.host import Host
     from ..progress import Report
     from ..release import Release
@@ -113,7 +114,7 @@ class Extraction:
     async def _confirm(self, request: Request, source: str, archive: Archive) -> Entry | None:
         """The entry that was made from the very same archive, if it is as it should be."""
         entry = self._cache.named(entry_name(request.release, archive.digest))
-        if entry is None or not self._cache.check(entry):
+        if entry is None or not entry.is_intact():
             return None
         # Headers that somebody let go meanwhile come back only if somebody asks for them.
         if not entry.has_headers and not request.ahead:
@@ -128,7 +129,7 @@ class Extraction:
         )
         if not await update_origin(self._keeper, entry, record):
             return None
-        self._cache.touch(entry)
+        entry.touch()
         return entry
 
 
@@ -173,7 +174,7 @@ def make_entry(
             extracted_at=time.time_ns() // 1000,
             randomised=randomised,
         )
-        return cache.publish(staging, record, extracted.manifest)
+        return staging.publish(record, extracted.manifest)
 
 
 def _refusal(unusable: Unusable, staged: str, source: str, archive: Archive) -> KheadersError:

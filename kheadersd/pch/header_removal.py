@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from ..cache.without_headers import reduce
+from ..cache.without_headers import drop_headers
 from ..errors import CompileFailed, KheadersError
 from ..journal import Event
 from ..system.disk import Vanished, is_mounted
@@ -17,10 +17,11 @@ from .compile import compile_canary, find_needed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ..cache.cache import Cache, Published
+    from ..cache.cache import Cache
     from ..cache.entry import Entry
     from ..cache.leases import Leases
     from ..cache.lifecycle import Keeper
+    from ..cache.staging import Published
     from ..journal import Journal
     from ..sandbox.command import Run
     from .store import PchStore
@@ -125,7 +126,7 @@ class HeaderRemoval:
                 try:
                     names = await find_needed(self._run, pch, entry, seconds)
                 except CompileFailed:
-                    if not entry.seal.intact():
+                    if not entry.integrity.is_unchanged():
                         raise _vanished(entry) from None
                     raise
                 await in_thread(pch.rewrite, dataclasses.replace(pch.record, needed=names))
@@ -139,11 +140,11 @@ class HeaderRemoval:
         if entry not in self._cache:
             return self._cache.named(entry.name) or entry, ""
         # From here on nobody is given the headers; whoever asks for them waits, and has them made again.
-        entry.reducing = True
+        entry.is_dropping_headers = True
         try:
             return await self._replace(entry, sorted(needed), seconds), ""
         finally:
-            entry.reducing = False
+            entry.is_dropping_headers = False
 
     def _kept(self, entry: Entry, why: str) -> tuple[Entry, str]:
         self._journal.report(
@@ -158,16 +159,16 @@ class HeaderRemoval:
     async def _replace(self, entry: Entry, needed: list[str], seconds: float) -> Entry:
         made: list[Published] = []
         try:
-            await in_thread(reduce, self._cache, entry, needed, keep=made.append)
+            await in_thread(drop_headers, self._cache, entry, needed, keep=made.append)
             (published,) = made
             _check_still_known(self._cache, entry)
-            published.entry.on_trial = True
+            published.entry.is_on_trial = True
             self._cache.insert(published.entry)
             for pch in list(published.entry.pchs.values()):
                 await compile_canary(self._run, pch, published.entry, seconds)
             _check_still_known(self._cache, published.entry)
         except BaseException as error:
-            disturbed = not all(published.entry.seal.intact() for published in made)
+            disturbed = not all(published.entry.integrity.is_unchanged() for published in made)
             for published in made:
                 await self._put_back(entry, published)
             if not isinstance(error, CompileFailed):
@@ -178,7 +179,7 @@ class HeaderRemoval:
                 f"without its headers, what was precompiled for {entry.release} is of no use, so they were "
                 f"kept: {error.message}"
             ) from None
-        published.entry.on_trial = False
+        published.entry.is_on_trial = False
         self._keeper.reduced(published)
         return published.entry
 
@@ -186,7 +187,7 @@ class HeaderRemoval:
         """Let the entry be as it was, unless somebody removed it meanwhile."""
         try:
             if published.entry in self._cache or entry in self._cache:
-                await in_thread(self._cache.take_back, published)
+                await in_thread(published.revert)
                 self._cache.insert(entry)
             else:
                 self._keeper.abandon(published)

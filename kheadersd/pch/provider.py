@@ -114,7 +114,7 @@ class PchProvider:
             return None
         answer.pch.touch()
         used = answer.entry.last_used
-        if self._cache.touch(answer.entry) != used:
+        if answer.entry.touch() != used:
             answer = self._answers[request] = dataclasses.replace(answer)  # with other details
         return answer
 
@@ -128,7 +128,7 @@ class PchProvider:
             and pch.intact()
             and entry.has_headers == request.keep_headers
             and self._is_current(entry)
-            and self._cache.check(entry)
+            and entry.is_intact()
             and self._is_the_same(answer.compiler, answer.wanted)
             and (not answer.library or is_known(answer.library))
         )
@@ -341,7 +341,7 @@ class PchProvider:
             now = await self._compilers.find(str(compiler.path))
         except (NotAvailable, InvalidArgs):
             return False
-        return now.digest == compiler.digest and self._cache.check(entry)
+        return now.digest == compiler.digest and entry.is_intact()
 
     @property
     def _seconds(self) -> float:
@@ -372,7 +372,7 @@ def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Comp
         bytes=size,
         made_at=time.time_ns() // 1000,
     )
-    return staging.publish(entry, record, made.prefix)
+    return staging.publish(entry.directory, record, made.prefix)
 
 
 def _served(

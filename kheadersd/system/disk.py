@@ -92,6 +92,18 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False)
         os.close(descriptor)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a file another content in one step, on the disk too.
+
+    Raises:
+        OSError: the old content is still there.
+    """
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    write_new(new, data, sync=True)
+    os.rename(new, path)
+
+
 def check_inode(status: os.stat_result, inode: int) -> None:
     """
     Raises:

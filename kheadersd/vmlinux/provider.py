@@ -9,8 +9,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cache.entry import TYPES, Record, entry_name
-from ..cache.manifest import FILE_MODE, Manifest
-from ..cache.manifest import Entry as Item
+from ..cache.manifest import FILE_MODE, Item, Manifest
 from ..cache.origin import update_origin
 from ..errors import KheadersError, NotAvailable, Timeout
 from ..formats.tar import FILE
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from pathlib import Path
 
-    from ..cache.cache import Cache, Published
     from ..cache.entry import Entry
     from ..cache.lifecycle import Keeper
-    from ..cache.staging import Staging
+    from ..cache.staging import Published, Staging
     from ..headers.consent import Caller
     from ..host.host import Host
     from ..progress import Progress
@@ -100,9 +98,9 @@ class TypesProvider:
             # Distributions delete a kernel's image while it still runs; what was made from it stays good.
             if btf.stamp(self._host, record.origin) not in ("", record.origin_stamp):
                 continue
-            if self._cache.check(entry):
+            if entry.is_intact():
                 return entry
-            if entry.on_trial:
+            if entry.is_on_trial:
                 continue
             self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
         return None
@@ -140,7 +138,7 @@ class TypesProvider:
         return ""
 
     def _served(self, entry: Entry, *, fresh: bool) -> ServedTypes:
-        self._cache.touch(entry)
+        entry.touch()
         return ServedTypes(entry, vmlinux.compile_arguments(entry.path, os.uname().machine), fresh)
 
     async def _make(self, release: Release, uid: int) -> tuple[Entry, bool]:
@@ -185,7 +183,7 @@ class TypesProvider:
         Where that was found now is noted, or `ready` would not know it the next time either.
         """
         entry = self._cache.named(name)
-        if entry is None or not entry.has_headers or not self._cache.check(entry):
+        if entry is None or not entry.has_headers or not entry.is_intact():
             return None
         if entry.record.root != str(self._host.root):
             return None
@@ -225,7 +223,7 @@ class TypesProvider:
             def keep(published: Published) -> None:
                 self._keeper.added(published, time.monotonic() - started, uid)
 
-            published = await in_thread(_publish, self._cache, staging, record, keep=keep)
+            published = await in_thread(_publish, staging, record, keep=keep)
             return published.entry
         finally:
             for file in files:
@@ -245,10 +243,10 @@ def _create(staging: Staging) -> int:
         return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
 
 
-def _publish(cache: Cache, staging: Staging, record: Record) -> Published:
+def _publish(staging: Staging, record: Record) -> Published:
     path = staging.tree / vmlinux.NAME
     with explained(f"finish {vmlinux.NAME}", staging.tree):
         os.chmod(path, FILE_MODE)
         with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return cache.publish(staging, record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))
+    return staging.publish(record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))

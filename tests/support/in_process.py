@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.cache.entry import Entry
-from kheadersd.cache.without_headers import reduce
+from kheadersd.cache.without_headers import drop_headers
 from kheadersd.config import Config
 from kheadersd.daemon.status import State
 from kheadersd.headers.consent import Action
@@ -74,7 +74,7 @@ LIMITS = Limits()
 
 
 def take_headers_away(state: State, entry: Entry) -> Entry:
-    published = reduce(state.cache, entry, ["include/linux/more.h"])
+    published = drop_headers(state.cache, entry, ["include/linux/more.h"])
     state.cache.insert(published.entry)
     state.keeper.reduced(published)
     return published.entry

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from kheadersd.cache.cache import Cache, Published
-    from kheadersd.cache.staging import Staging
+    from kheadersd.cache.cache import Cache
+    from kheadersd.cache.entry import Entry
+    from kheadersd.cache.staging import Published, Staging
 
 RELEASE = Release("6.1.0-13-amd64")
 SECOND = 1_000_000
@@ -60,9 +61,15 @@ def make(
     source = archive(release, extra)
     with cache.stage(release, source.digest) as staging:
         extracted = extract_to(staging, source)
-        published = cache.publish(staging, record_of(release, source, extracted, at), extracted.manifest)
+        published = staging.publish(record_of(release, source, extracted, at), extracted.manifest)
     cache.insert(published.entry)
     return published
+
+
+def make_durable(entry: Entry) -> bool:
+    """What the daemon does in the background once an entry is published."""
+    entry.sync()
+    return entry.mark_durable()
 
 
 def names(directory: Path) -> list[str]:

@@ -35,25 +35,15 @@ LATE = {
 UPWARD: set[str] = {
     "formats.payload: sources.source",
 }
-CIRCLES: set[str] = {
-    "cache.cache",
-    "cache.entry",
-    "cache.opening",
-    "cache.pch_files",
-    "cache.recovery",
-    "cache.seal",
-    "cache.sentry",
-    "cache.staging",
-}
+CIRCLES: set[str] = set()
 STILL_LATE: set[str] = {
-    "cache.recovery: cache.manifest",
     "cli.__main__: names",
     "cli.cc: cache.pch_files",
     "cli.cc: errors",
     "cli.cc: sources.build_tree",
     "cli.output: names",
     "daemon.polkit: dbus.codec",
-    "headers.export: cache.stream",
+    "headers.export: cache.tar_writer",
     "host.installed_kernels: system.inotify",
     "sources.package: sources.apt",
 }

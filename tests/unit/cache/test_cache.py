@@ -19,8 +19,18 @@ from kheadersd.cache.cache import Cache
 from kheadersd.cache.manifest import FILE_MODE
 from kheadersd.errors import NoSpace
 from kheadersd.release import Release
-from kheadersd.system.disk import DiskError, Vanished
-from tests.support.made_up_cache import NOON, RELEASE, SECOND, archive, extract_to, make, names, record_of
+from kheadersd.system.disk import DiskError, Vanished, remove_tree
+from tests.support.made_up_cache import (
+    NOON,
+    RELEASE,
+    SECOND,
+    archive,
+    extract_to,
+    make,
+    make_durable,
+    names,
+    record_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +47,13 @@ FOUR_ESSENTIALS = (
 )
 
 
-def reopen(directory: Path) -> tuple[tuple[Entry, ...], dict[str, str]]:
+def reopen(directory: Path) -> tuple[list[Entry], dict[str, str]]:
     """What the next daemon finds."""
     cache = Cache(directory)
     try:
         found = cache.open()
-        assert found.problems == ()
-        return found.kept, dict(found.cleared)
+        assert found.problems == []
+        return found.entries, dict(found.cleared)
     finally:
         cache.close()
 
@@ -60,7 +70,7 @@ def finish(
     first()
     extracted = extract_to(staging, source)
     between()
-    cache.publish(staging, record_of(RELEASE, source, extracted), extracted.manifest)
+    staging.publish(record_of(RELEASE, source, extracted), extracted.manifest)
 
 
 def as_if_of_another_boot(entry: Entry) -> None:
@@ -83,8 +93,8 @@ def test_an_entry_appears_complete(cache: Cache) -> None:
     assert cache.total_bytes() == entry.record.bytes > 0
     assert entry.path == cache.directory / f"{RELEASE}-{entry.record.digest}" / "tree"
     assert (entry.path / "include/generated/utsrelease.h").read_text() == f'#define UTS_RELEASE "{RELEASE}"\n'
-    assert cache.check(entry)
-    assert cache.verify(entry) == []
+    assert entry.is_intact()
+    assert entry.verify() == []
     assert names(cache.directory) == [entry.name]
 
 
@@ -141,9 +151,9 @@ def test_made_anew_under_the_same_name(cache: Cache) -> None:
     # A holder of a lease may still work in the old directory.
     assert os.stat("include/linux/kconfig.h", dir_fd=inside)
     os.close(inside)
-    assert not cache.check(old)
-    assert cache.check(published.entry)
-    assert cache.discard(published.replaced) == []
+    assert not old.is_intact()
+    assert published.entry.is_intact()
+    assert remove_tree(published.replaced) == []
     assert names(cache.directory) == [old.name]
 
 
@@ -157,9 +167,9 @@ def test_something_else_has_the_name(cache: Cache, what: str) -> None:
     else:
         target.mkdir()
     published = make(cache)
-    assert cache.check(published.entry)
+    assert published.entry.is_intact()
     if published.replaced is not None:
-        assert cache.discard(published.replaced) == []
+        assert remove_tree(published.replaced) == []
     assert names(cache.directory) == [published.entry.name]
     assert Path("/etc/passwd").exists()
 
@@ -180,7 +190,7 @@ def test_the_name_is_there_at_every_moment_of_a_replacement(cache: Cache) -> Non
     for turn in range(20):
         replaced = make(cache, at=NOON + turn).replaced
         assert replaced is not None
-        cache.discard(replaced)
+        remove_tree(replaced)
     done.set()
     watcher.join()
     assert missed == 0
@@ -190,53 +200,52 @@ def test_retired_at_once_and_removed_later(cache: Cache) -> None:
     entry = make(cache).entry
     (entry.directory / "pch").mkdir()
     (entry.directory / "pch/big").write_bytes(b"x" * 100_000)
-    trash = cache.retire(entry)
+    trash = cache.remove(entry)
     assert trash is not None
     assert not entry.path.exists()
     assert cache.find(RELEASE) is None
     assert entry not in cache
-    assert cache.discard(trash) == []
+    assert remove_tree(trash) == []
     assert names(cache.directory) == []
 
 
 def test_retiring_what_was_replaced_does_not_touch_the_new(cache: Cache) -> None:
     old = make(cache).entry
     new = make(cache)
-    assert cache.retire(old) is None
+    assert cache.remove(old) is None
     assert new.entry in cache
-    assert cache.check(new.entry)
+    assert new.entry.is_intact()
     assert new.replaced is not None
-    cache.discard(new.replaced)
+    remove_tree(new.replaced)
 
 
 def test_retiring_what_has_gone(cache: Cache) -> None:
     entry = make(cache).entry
     shutil.rmtree(entry.directory)
-    assert cache.retire(entry) is None
+    assert cache.remove(entry) is None
     assert cache.entries() == ()
 
 
 def test_discard_while_somebody_else_removes_the_same(cache: Cache) -> None:
     many = {f"include/many{n % 40}/h{n}.h": b"x" for n in range(1500)}
     entry = make(cache, extra=many).entry
-    trash = cache.retire(entry)
+    trash = cache.remove(entry)
     assert trash is not None
     other = threading.Thread(target=shutil.rmtree, args=(trash,), kwargs={"ignore_errors": True})
     other.start()
-    assert cache.discard(trash) == []
+    assert remove_tree(trash) == []
     other.join()
     assert not trash.exists()
 
 
 def test_discard_of_what_is_not_there(cache: Cache) -> None:
-    assert cache.discard(cache.directory / ".trash-x") == []
+    assert remove_tree(cache.directory / ".trash-x") == []
 
 
 def test_discard_reports_what_cannot_be_removed(small_disk: Path) -> None:
     """A mount point cannot be removed."""
-    cache = Cache(small_disk.parent, foreign=(small_disk.name,))
     (small_disk / "gone.h").write_text("x")
-    (problem,) = cache.discard(small_disk)
+    (problem,) = remove_tree(small_disk)
     assert str(small_disk) in problem
     assert "busy" in problem
     assert names(small_disk) == []
@@ -248,18 +257,18 @@ def test_discard_reports_what_cannot_be_removed(small_disk: Path) -> None:
 def test_last_use_moves_once_a_minute(cache: Cache) -> None:
     entry = make(cache).entry
     assert entry.last_used == NOON
-    assert cache.touch(entry, NOON + 59 * SECOND) == NOON
-    assert cache.touch(entry, NOON + 60 * SECOND) == NOON + 60 * SECOND
+    assert entry.touch(NOON + 59 * SECOND) == NOON
+    assert entry.touch(NOON + 60 * SECOND) == NOON + 60 * SECOND
     assert (entry.directory / "entry.json").stat().st_mtime_ns == (NOON + 60 * SECOND) * 1000
-    assert cache.touch(entry, NOON) == NOON  # the clock was set back
-    assert cache.touch(entry) > NOON
-    assert cache.check(entry)
+    assert entry.touch(NOON) == NOON  # the clock was set back
+    assert entry.touch() > NOON
+    assert entry.is_intact()
 
 
 def test_last_use_survives_a_restart(directory: Path) -> None:
     cache = Cache(directory)
     cache.open()
-    cache.touch(make(cache).entry, NOON + 3600 * SECOND)
+    make(cache).entry.touch(NOON + 3600 * SECOND)
     cache.close()
     ((entry,), _) = reopen(directory)
     assert entry.last_used == NOON + 3600 * SECOND
@@ -268,19 +277,19 @@ def test_last_use_survives_a_restart(directory: Path) -> None:
 def test_last_use_of_an_entry_that_has_gone(cache: Cache) -> None:
     entry = make(cache).entry
     shutil.rmtree(cache.directory)
-    assert cache.touch(entry, NOON + 3600 * SECOND) == NOON + 3600 * SECOND
+    assert entry.touch(NOON + 3600 * SECOND) == NOON + 3600 * SECOND
 
 
 def test_the_record_is_rewritten(cache: Cache, directory: Path) -> None:
     entry = make(cache).entry
-    assert cache.make_durable(entry)
+    assert make_durable(entry)
     record = dataclasses.replace(entry.record, source="module-file", origin="/lib/modules/kheaders.ko")
-    cache.rewrite(entry, record)
-    assert cache.check(entry)
+    entry.write_record(record)
+    assert entry.is_intact()
     cache.close()
     ((again,), _) = reopen(directory)
     assert again.record == record
-    assert again.durable
+    assert again.is_durable
     assert again.last_used == NOON
 
 
@@ -310,23 +319,23 @@ def test_deletions_are_noticed(cache: Cache, gone: str) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-    assert not cache.check(entry)
-    assert cache.verify(entry)
+    assert not entry.is_intact()
+    assert entry.verify()
 
 
 def test_an_emptied_tree_is_noticed(cache: Cache) -> None:
     entry = make(cache).entry
     for child in entry.path.iterdir():
         shutil.rmtree(child)
-    assert not cache.check(entry)
+    assert not entry.is_intact()
 
 
 @pytest.mark.parametrize("name", FOUR_ESSENTIALS)
 def test_emptied_files_are_noticed(cache: Cache, name: str) -> None:
     entry = make(cache).entry
     os.truncate(entry.path / name, 0)
-    assert not cache.check(entry)
-    assert cache.verify(entry)
+    assert not entry.is_intact()
+    assert entry.verify()
 
 
 DEEP = "arch/x86/include/asm/ptrace.h"  # none of those that are looked at each time
@@ -354,10 +363,10 @@ CHANGES = [lambda path: os.truncate(path, 3), by_descriptor, by_mapping, in_plac
 @pytest.mark.parametrize("change", CHANGES)
 def test_any_change_of_content_is_noticed(cache: Cache, change: Callable[[Path], None]) -> None:
     entry = make(cache).entry
-    assert cache.check(entry)
+    assert entry.is_intact()
     change(entry.path / DEEP)
-    assert not cache.check(entry)
-    assert cache.verify(entry)
+    assert not entry.is_intact()
+    assert entry.verify()
 
 
 @pytest.mark.parametrize("marked", [True, False])
@@ -367,30 +376,30 @@ def test_content_changed_while_no_daemon_watched(
 ) -> None:
     entry = make(cache).entry
     if marked:
-        assert cache.make_durable(entry)
+        assert make_durable(entry)
     cache.close()
     change(entry.path / DEEP)
     kept, cleared = reopen(directory)
-    assert kept == ()
+    assert kept == []
     assert "ptrace.h" in cleared[entry.name]
 
 
 def test_hidden_headers_are_noticed_and_other_attributes_do_not_matter(cache: Cache, directory: Path) -> None:
     entry = make(cache).entry
-    assert cache.make_durable(entry)
+    assert make_durable(entry)
     header = entry.path / DEEP
     os.utime(header, (0, 0))
     header.chmod(FILE_MODE)
-    assert cache.check(entry)
+    assert entry.is_intact()
     cache.close()
     ((again,), cleared) = reopen(directory)
     assert (again.name, cleared) == (entry.name, {})
     cache.open()
     (entry,) = cache.entries()
-    assert cache.check(entry)
+    assert entry.is_intact()
     header.chmod(0)
-    assert not cache.check(entry)
-    assert cache.verify(entry)
+    assert not entry.is_intact()
+    assert entry.verify()
 
 
 def test_deletion_by_age_is_noticed(cache: Cache) -> None:
@@ -401,7 +410,7 @@ def test_deletion_by_age_is_noticed(cache: Cache) -> None:
     (linux / "types.h").unlink()
     os.utime(linux, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert linux.stat().st_mtime_ns == before.st_mtime_ns
-    assert not cache.check(entry)
+    assert not entry.is_intact()
 
 
 def test_a_tree_that_was_put_back_is_another(cache: Cache) -> None:
@@ -410,16 +419,16 @@ def test_a_tree_that_was_put_back_is_another(cache: Cache) -> None:
     shutil.copytree(entry.directory, copy, symlinks=True)
     shutil.rmtree(entry.directory)
     copy.rename(entry.directory)
-    assert not cache.check(entry)
+    assert not entry.is_intact()
 
 
 def test_deeper_damage_is_noticed_when_nobody_asked_for_a_while(cache: Cache) -> None:
     entry = make(cache, extra={"include/net/sock.h": b"x"}).entry
-    assert cache.check(entry)
+    assert entry.is_intact()
     (entry.path / "include/net/sock.h").unlink()
     time.sleep(0.12)
-    assert not cache.check(entry)
-    assert not cache.check(entry), "once noticed, it stays noticed"
+    assert not entry.is_intact()
+    assert not entry.is_intact(), "once noticed, it stays noticed"
 
 
 def test_reading_disturbs_nothing(cache: Cache) -> None:
@@ -427,9 +436,9 @@ def test_reading_disturbs_nothing(cache: Cache) -> None:
     for path in entry.path.rglob("*"):
         if path.is_file():
             path.read_bytes()
-    assert cache.make_durable(entry)
+    assert make_durable(entry)
     (entry.directory / "pch").mkdir()
-    assert cache.check(entry)
+    assert entry.is_intact()
 
 
 def test_changed_content_is_noticed(cache: Cache) -> None:
@@ -437,8 +446,8 @@ def test_changed_content_is_noticed(cache: Cache) -> None:
     path = entry.path / "include/net/sock.h"
     path.chmod(0o644)
     path.write_bytes(b"evil")
-    assert not cache.check(entry)
-    problems = cache.verify(entry)
+    assert not entry.is_intact()
+    problems = entry.verify()
     assert len(problems) == 1
     assert "include/net/sock.h" in problems[0]
 
@@ -454,7 +463,7 @@ def test_a_damaged_manifest_is_no_proof(cache: Cache, damage: str) -> None:
     elif damage == "another":
         other = make(cache, Release("5.10.0")).entry
         manifest.write_bytes((other.directory / "manifest").read_bytes())
-    (problem,) = cache.verify(entry)
+    (problem,) = entry.verify()
     assert problem.startswith("manifest: ")
 
 
@@ -464,11 +473,11 @@ def test_a_damaged_manifest_is_no_proof(cache: Cache, damage: str) -> None:
 def test_the_whole_cache_is_removed(cache: Cache) -> None:
     entry = make(cache).entry
     shutil.rmtree(cache.directory)
-    assert not cache.check(entry)
-    assert cache.verify(entry)
-    assert cache.retire(entry) is None
+    assert not entry.is_intact()
+    assert entry.verify()
+    assert cache.remove(entry) is None
     again = make(cache).entry
-    assert cache.check(again)
+    assert again.is_intact()
     assert stat.S_IMODE(cache.directory.stat().st_mode) == 0o755
     with pytest.raises(DiskError, match="another kheadersd"):
         Cache(cache.directory).open()
@@ -481,7 +490,7 @@ def test_removed_while_staged(cache: Cache) -> None:
         cache.stage(RELEASE, source.digest) as staging,
     ):
         finish(cache, staging, source, first=lambda: shutil.rmtree(cache.directory))
-    assert cache.check(make(cache).entry)
+    assert make(cache).entry.is_intact()
 
 
 def test_removed_between_extraction_and_publishing(cache: Cache) -> None:
@@ -494,7 +503,7 @@ def test_removed_between_extraction_and_publishing(cache: Cache) -> None:
 def test_partly_removed_before_it_was_durable(cache: Cache) -> None:
     entry = make(cache, extra={"include/net/deep/er/sock.h": b"x"}).entry
     (entry.path / "include/net/deep/er/sock.h").unlink()
-    assert cache.make_durable(entry) is False
+    assert make_durable(entry) is False
     assert not (entry.directory / "durable").exists()
 
 
@@ -502,7 +511,7 @@ def test_gone_before_it_was_durable(cache: Cache) -> None:
     entry = make(cache).entry
     shutil.rmtree(cache.directory)
     with pytest.raises(Vanished, match="sync the entry"):
-        cache.make_durable(entry)
+        make_durable(entry)
 
 
 # A full disk
@@ -541,12 +550,12 @@ def test_no_space_to_publish(small_disk: Path) -> None:
     ):
         finish(cache, staging, source, between=lambda: fill(small_disk))
     assert names(small_disk) == [old.name, "filler"]
-    assert cache.check(old)
+    assert old.is_intact()
     fill(small_disk)
     with pytest.raises(NoSpace, match="sync the entry"):
-        cache.make_durable(old)
+        make_durable(old)
     (small_disk / "filler").unlink()
-    assert cache.make_durable(old)
+    assert make_durable(old)
     cache.close()
 
 
@@ -555,13 +564,13 @@ def test_no_space_to_publish(small_disk: Path) -> None:
 
 def test_a_durable_entry_is_taken_as_it_is(cache: Cache, directory: Path) -> None:
     entry = make(cache).entry
-    assert cache.make_durable(entry)
+    assert make_durable(entry)
     as_if_of_another_boot(entry)
     (entry.directory / "manifest").unlink()  # it would be missed if it were looked at
     cache.close()
     ((again,), cleared) = reopen(directory)
     assert cleared == {}
-    assert again.durable
+    assert again.is_durable
     assert again.path == entry.path
 
 
@@ -570,7 +579,7 @@ def test_without_the_mark_in_the_same_boot(cache: Cache, directory: Path) -> Non
     cache.close()
     ((again,), cleared) = reopen(directory)
     assert cleared == {}
-    assert not again.durable
+    assert not again.is_durable
     assert again.record == entry.record
 
 
@@ -583,7 +592,7 @@ def test_without_the_mark_after_another_boot(cache: Cache, directory: Path) -> N
     cache.close()
     ((again,), cleared) = reopen(directory)
     assert again.name == intact.name
-    assert not again.durable
+    assert not again.is_durable
     assert list(cleared) == [damaged.name]
     assert "ptrace.h" in cleared[damaged.name]
     assert names(directory) == [intact.name]
@@ -592,14 +601,14 @@ def test_without_the_mark_after_another_boot(cache: Cache, directory: Path) -> N
 def test_disturbed_while_no_daemon_watched(cache: Cache, directory: Path) -> None:
     touched, damaged = make(cache).entry, make(cache, Release("5.10.0")).entry
     for entry in (touched, damaged):
-        assert cache.make_durable(entry)
+        assert make_durable(entry)
     cache.close()
     (touched.path / "include/linux/new.h").write_text("x")
     (touched.path / "include/linux/new.h").unlink()
     (damaged.path / "include/linux/types.h").unlink()
     ((again,), cleared) = reopen(directory)
     assert again.name == touched.name
-    assert not again.durable, "its seal is no longer that of the mark, which has to be made again"
+    assert not again.is_durable, "its seal is no longer that of the mark, which has to be made again"
     assert "types.h" in cleared[damaged.name]
 
 
@@ -608,7 +617,7 @@ def test_files_missing_in_the_same_boot(cache: Cache, directory: Path) -> None:
     (entry.path / "arch/x86/include/asm/ptrace.h").unlink()
     cache.close()
     kept, cleared = reopen(directory)
-    assert kept == ()
+    assert kept == []
     assert "ptrace.h" in cleared[entry.name]
 
 
@@ -628,7 +637,7 @@ def test_records_that_are_nonsense(cache: Cache, directory: Path, content: str, 
     (entry.directory / "entry.json").write_text(content)
     cache.close()
     kept, cleared = reopen(directory)
-    assert kept == ()
+    assert kept == []
     assert reason in cleared[entry.name]
     assert names(directory) == []
 
@@ -664,7 +673,7 @@ def test_an_entry_under_another_name(cache: Cache, directory: Path) -> None:
     (directory / ("5.11-" + "a" * 64)).write_text("not a directory")
     cache.close()
     kept, cleared = reopen(directory)
-    assert kept == ()
+    assert kept == []
     assert f"its record is that of {entry.name}" in cleared[name]
     assert "not a directory" in cleared["5.11-" + "a" * 64]
 
@@ -678,7 +687,7 @@ def test_what_a_crash_left_is_cleared(directory: Path) -> None:
     (directory / ("6.1-" + "a" * 64)).mkdir()
     directory.chmod(0o755)
     kept, cleared = reopen(directory)
-    assert kept == ()
+    assert kept == []
     assert sorted(cleared) == [".staging-1", ".trash-1", "6.1-" + "a" * 64]
     assert names(directory) == []
     assert Path("/etc/passwd").exists()
@@ -690,8 +699,8 @@ def test_strangers_are_left_alone(directory: Path) -> None:
     cache = Cache(directory)
     found = cache.open()
     cache.close()
-    assert found.strangers == ("6.1-abc", "bad name-" + "a" * 64, "notes")
-    assert found.cleared == ()
+    assert found.unknown == ["6.1-abc", "bad name-" + "a" * 64, "notes"]
+    assert found.cleared == []
     assert len(names(directory)) == 6
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheadersd.cache.manifest import Entry
+from kheadersd.cache.manifest import Item
 from kheadersd.cache.tree_writer import Astray, Follower
 from kheadersd.formats import decompress
 from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
@@ -143,14 +143,14 @@ def test_every_step_can_be_the_last(tmp_path: Path) -> None:
         assert made <= most, "it went on"
 
 
-class Counted(Mapping[str, Entry]):
+class Counted(Mapping[str, Item]):
     """Entries of a tree, and how often one was looked up."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
+    def __init__(self, entries: dict[str, Item]) -> None:
         self._entries = entries
         self.count = 0
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> Item:
         self.count += 1
         return self._entries[name]
 
@@ -165,10 +165,10 @@ def test_each_link_is_followed_once() -> None:
     # Every 39th link leads up and down many times, the others to the one before.
     steps = "a/../" * 100 + "a/b"
     chains = {
-        f"l{number}": Entry(SYMLINK, 0, f"l{number - 1}" if number % 39 else steps)
+        f"l{number}": Item(SYMLINK, 0, f"l{number - 1}" if number % 39 else steps)
         for number in range(39 * 20)
     }
-    entries = Counted({"a": Entry(DIRECTORY), "a/b": Entry(FILE), **chains})
+    entries = Counted({"a": Item(DIRECTORY), "a/b": Item(FILE), **chains})
     follower = Follower(entries)
     for name in chains:
         assert follower.follow(name)[0] == "a/b"
@@ -188,8 +188,8 @@ def test_links_lead_where_the_kernel_says(
     tmp_path_factory: pytest.TempPathFactory, links: dict[str, str]
 ) -> None:
     links = {name: target for name, target in links.items() if target and target[0] != "/"}
-    entries = {"d": Entry(DIRECTORY), "d/e": Entry(DIRECTORY), "d/x": Entry(FILE)}
-    entries |= {name: Entry(SYMLINK, 0, target) for name, target in links.items()}
+    entries = {"d": Item(DIRECTORY), "d/e": Item(DIRECTORY), "d/x": Item(FILE)}
+    entries |= {name: Item(SYMLINK, 0, target) for name, target in links.items()}
     top = tmp_path_factory.mktemp("links") / "tree"
     (top / "d/e").mkdir(parents=True)
     (top / "d/x").touch()

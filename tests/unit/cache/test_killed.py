@@ -18,9 +18,10 @@ from tests.support.running import REPOSITORY
 RESTLESS = """
 import itertools, sys
 from pathlib import Path
-from tests.support.made_up_cache import RELEASE, make
+from tests.support.made_up_cache import RELEASE, make, make_durable
 from kheadersd.cache.cache import Cache
 from kheadersd.release import Release
+from kheadersd.system.disk import remove_tree
 
 cache = Cache(Path(sys.argv[1]))
 cache.open()
@@ -30,12 +31,12 @@ for turn in itertools.count():
     release = RELEASE if turn % 2 else Release("5.10.0")
     published = make(cache, release, {**files, "include/turn.h": b"%d" % (turn % 3)})
     if turn % 3:
-        cache.make_durable(published.entry)
+        make_durable(published.entry)
     if published.replaced:
-        cache.discard(published.replaced)
+        remove_tree(published.replaced)
     if turn % 5 == 0:
-        trash = cache.retire(published.entry)
-        cache.discard(trash)
+        trash = cache.remove(published.entry)
+        remove_tree(trash)
 """
 
 # Gets as far as a staging directory with headers in it.
@@ -82,7 +83,7 @@ def test_killed_while_staged(directory: Path) -> None:
     cache = Cache(directory)
     found = cache.open()
     cache.close()
-    assert found.kept == ()
+    assert found.entries == []
     assert [why for _, why in found.cleared] == ["left over from an interrupted run"]
     assert names(directory) == []
 
@@ -96,14 +97,14 @@ def test_killed_at_any_moment(directory: Path) -> None:
         kill(child)
         cache = Cache(directory)
         found = cache.open()
-        assert found.problems == ()
-        assert found.strangers == ()
+        assert found.problems == []
+        assert found.unknown == []
         # What was visible under its name is whole: nothing but left-overs had to be cleared.
         assert {why for _, why in found.cleared} <= {"left over from an interrupted run"}
-        assert names(directory) == sorted(entry.name for entry in found.kept)
-        for entry in found.kept:
-            assert cache.check(entry)
-            assert cache.verify(entry) == []
-        kept += len(found.kept)
+        assert names(directory) == sorted(entry.name for entry in found.entries)
+        for entry in found.entries:
+            assert entry.is_intact()
+            assert entry.verify() == []
+        kept += len(found.entries)
         cache.close()
     assert kept

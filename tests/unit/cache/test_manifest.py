@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheadersd.cache.manifest import MAX_PROBLEMS, Entry, Manifest, compare
+from kheadersd.cache.manifest import MAX_PROBLEMS, Item, Manifest, compare
 from kheadersd.errors import Corrupt
 from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
 from tests.support.archives import make_kheaders, tree_tar
@@ -36,20 +36,20 @@ def test_what_is_encoded_is_decoded(manifest: Manifest) -> None:
 
 
 ENTRIES = st.one_of(
-    st.just(Entry(DIRECTORY)),
-    st.builds(Entry, st.just(FILE), st.integers(0, 1 << 40), st.just("ab" * 32)),
-    st.builds(Entry, st.just(SYMLINK), st.just(0), st.text(min_size=1).filter(str.isprintable)),
+    st.just(Item(DIRECTORY)),
+    st.builds(Item, st.just(FILE), st.integers(0, 1 << 40), st.just("ab" * 32)),
+    st.builds(Item, st.just(SYMLINK), st.just(0), st.text(min_size=1).filter(str.isprintable)),
 )
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(str.isprintable), ENTRIES))
-def test_every_name_and_target_that_can_be_extracted(entries: dict[str, Entry]) -> None:
+def test_every_name_and_target_that_can_be_extracted(entries: dict[str, Item]) -> None:
     assert Manifest.decode(Manifest(entries).encode()).entries == entries
 
 
 @given(st.data())
 def test_a_damaged_manifest_is_corrupt(data: st.DataObject) -> None:
-    good = Manifest({"include": Entry(DIRECTORY), "include/a.h": Entry(FILE, 1, "ab" * 32)}).encode()
+    good = Manifest({"include": Item(DIRECTORY), "include/a.h": Item(FILE, 1, "ab" * 32)}).encode()
     damaged = bytearray(good)
     at = data.draw(st.integers(0, len(good) - 1))
     damaged[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))

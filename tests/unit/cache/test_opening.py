@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.cache.cache import Cache, Opened
+from kheadersd.cache.cache import Cache
 from kheadersd.cache.entry import Entry
 from kheadersd.cache.leases import Leases
-from kheadersd.cache.leftover import Stay
+from kheadersd.cache.leftovers import Stay
+from kheadersd.cache.recovery import Recovered
 from kheadersd.release import Release
-from tests.support.made_up_cache import NOON, make, names
+from tests.support.made_up_cache import NOON, make, make_durable, names
 
 OTHER = Release("5.10.0")
 NOBODY = 65534
@@ -25,7 +26,7 @@ NOBODY = 65534
 
 def reopened(
     directory: Path, is_leased: Callable[[str, int], bool] = lambda *_: False
-) -> tuple[Cache, Opened]:
+) -> tuple[Cache, Recovered]:
     cache = Cache(directory)
     found = cache.open(is_leased)
     cache.close()
@@ -42,7 +43,7 @@ def of_version(entry: Entry, version: int) -> None:
 @pytest.fixture
 def entry(cache: Cache) -> Entry:
     entry = make(cache).entry
-    assert cache.make_durable(entry)
+    assert make_durable(entry)
     cache.close()
     return entry
 
@@ -93,10 +94,10 @@ def test_what_is_damaged_and_leased_stays_where_it_is(
     damage(entry)
     before = sorted(entry.directory.rglob("*"))
     cache, found = reopened(directory, lambda *what: what == (entry.name, entry.inode))
-    assert found.cleared == ()
+    assert found.cleared == []
     assert sorted(entry.directory.rglob("*")) == before
     assert cache.total_bytes() > 0
-    assert not any(map(cache.check, cache.entries()))
+    assert not any(entry.is_intact() for entry in cache.entries())
     assert [entry for entry, _ in found.damaged] == list(cache.entries())
     # The leases of others, and those of one that had its name before, do not count.
     _, found = reopened(directory, lambda *what: what in ((OTHER, entry.inode), (entry.name, 1)))
@@ -107,10 +108,10 @@ def test_another_version_is_set_aside_and_comes_back(entry: Entry, directory: Pa
     of_version(entry, 99)
     for _ in range(2):
         cache, found = reopened(directory)
-        assert (cache.entries(), found.cleared, found.problems) == ((), (), ())
+        assert (cache.entries(), found.cleared, found.problems) == ((), [], [])
         (aside,) = names(directory)
         assert aside.startswith(".aside-")
-        (leftover,) = cache.leftovers()
+        (leftover,) = cache.leftovers
         assert (leftover.stay, leftover.last_used) == (Stay.OTHER_VERSION, NOON)
         assert cache.total_bytes() == leftover.bytes > 0
     # As if that version ran again.
@@ -118,14 +119,14 @@ def test_another_version_is_set_aside_and_comes_back(entry: Entry, directory: Pa
     path.write_text(path.read_text().replace('"version": 99', '"version": 3'))
     cache, found = reopened(directory)
     (again,) = cache.entries()
-    assert (again.name, again.durable, again.record) == (entry.name, True, entry.record)
-    assert cache.leftovers() == ()
+    assert (again.name, again.is_durable, again.record) == (entry.name, True, entry.record)
+    assert list(cache.leftovers) == []
 
 
 def test_another_version_that_is_leased_keeps_its_name(entry: Entry, directory: Path) -> None:
     of_version(entry, 1)
     cache, found = reopened(directory, lambda *_: True)
-    assert (cache.entries(), found.cleared, names(directory)) == ((), (), [entry.name])
+    assert (cache.entries(), found.cleared, names(directory)) == ((), [], [entry.name])
     assert cache.total_bytes() > 0
 
 
@@ -140,7 +141,7 @@ def test_one_that_was_made_anew_replaces_what_was_set_aside(entry: Entry, direct
     path = directory / aside / "entry.json"
     path.write_text(path.read_text().replace('"version": 99', '"version": 3'))
     _, found = reopened(directory)
-    assert found.cleared == ((aside, "it was made anew"),)
+    assert found.cleared == [(aside, "it was made anew")]
     assert names(directory) == [entry.name]
 
 
@@ -186,7 +187,7 @@ def test_what_cannot_be_read_now_stays(entry: Entry, directory: Path, name: str)
     with as_nobody(directory):
         hidden.chmod(0)
         cache, found = reopened(directory)
-    assert (cache.entries(), found.cleared) == ((), ())
+    assert (cache.entries(), found.cleared) == ((), [])
     assert "cannot be read now" in found.problems[0]
     assert sorted(entry.directory.rglob("*")) == before
     hidden.chmod(mode)
@@ -199,7 +200,7 @@ def test_verify_does_not_take_what_cannot_be_read_for_damage(entry: Entry, direc
         cache.open()
         (entry,) = cache.entries()
         (entry.path / "include/linux/types.h").chmod(0o000)
-        problems = cache.verify(entry)
+        problems = entry.verify()
     assert len(problems) == 1
     assert "types.h': cannot be read: Permission denied" in problems[0]
     cache.close()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from kheadersd.cache.entry import Entry, Record
-from kheadersd.cache.leftover import Leftover, Stay
+from kheadersd.cache.integrity import Integrity
+from kheadersd.cache.leftovers import Leftover, Stay
 from kheadersd.cache.retention import Retention, leftovers_to_go, victims
-from kheadersd.cache.seal import Seal
 from kheadersd.release import Release
 
 DAY = 86_400 * 1_000_000
@@ -18,7 +18,7 @@ def entry(release: str, days: int, *, digest: str = "a", size: int = 10) -> Entr
     """An entry that was made and last used so many days ago."""
     at = NOW - days * DAY
     record = Record(Release(release), digest * 64, "/", "sysfs", "", "", "", 1, size, at)
-    return Entry(record, Path("/nowhere"), 1, Seal(Path("/nowhere"), {}), last_used=at, durable=True)
+    return Entry(record, Path("/nowhere"), 1, Integrity(Path("/nowhere"), {}), last_used=at)
 
 
 OLD, MIDDLE, NEW = entry("1.0", 30), entry("2.0", 20), entry("3.0", 10)

@@ -13,6 +13,7 @@ import pytest
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
 from kheadersd.daemon.status import State
+from kheadersd.errors import Corrupt
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
 from kheadersd.journal import Event
@@ -66,7 +67,7 @@ async def test_what_was_removed_does_not_come_back_without_headers(
 
 async def test_a_reduction_that_cannot_be_done_says_why(state: State, entry: Entry) -> None:
     (entry.directory / "manifest").unlink()
-    with pytest.raises(Vanished, match="cannot read the manifest"):
+    with pytest.raises(Corrupt, match="manifest: cannot be read"):
         await state.workshop.header_removal.reduce(entry, 10, at_once=True)
 
 
@@ -94,7 +95,7 @@ async def test_the_mark_of_one_is_not_given_to_another(state: State, entry: Entr
     await state.keeper.close()
     (reduced.directory / "durable").unlink()
     with pytest.raises(Vanished):
-        state.cache.make_durable(entry)
+        entry.mark_durable()
     assert not (reduced.directory / "durable").exists()
 
 

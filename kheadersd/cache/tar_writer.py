@@ -13,15 +13,15 @@ from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, FILE, shown
 from ..system import disk, files
 from ..system.tasks import Cancelled
-from .manifest import DIRECTORY_MODE, FILE_MODE, MAX_ENCODED, Manifest
+from . import manifest
+from .manifest import DIRECTORY_MODE, FILE_MODE
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator, Iterator
-    from types import TracebackType
 
     from .entry import Entry
-    from .manifest import Entry as Item
+    from .manifest import Item
 
 _PIECE = 1 << 16
 _RECORD = 20 * tarfile.BLOCKSIZE  # what tar(1) writes at a time, and some readers expect
@@ -30,7 +30,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_archive(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
-    """Write the archive; blocking, for as long as its reader takes. Ends early if the reader leaves.
+    """Write the archive; blocking, for as long as its reader takes. Ends early if the reader closes its end.
 
     Raises:
         Corrupt: the entry is not what was extracted.
@@ -55,7 +55,7 @@ def _pieces(entry: Entry) -> Generator[bytes, None, None]:
     """The archive, whose last piece comes once all of the entry was read and compared."""
     waiting = bytearray()
     total = 0
-    with _Content.of(entry) as content:
+    with _Content(entry) as content:
         for name, item in content.manifest.entries.items():
             waiting += _header(name, item, entry.record.extracted_at)
             if item.kind == FILE:
@@ -92,13 +92,7 @@ class _Content:
         manifest: what the tree has, as it was extracted.
     """
 
-    def __init__(self, entry: Entry, directory: int) -> None:
-        self._entry = entry
-        self.manifest = _manifest(entry, directory)
-        self._tree = os.open("tree", _OPEN_DIRECTORY, dir_fd=directory)
-
-    @classmethod
-    def of(cls, entry: Entry) -> Self:
+    def __init__(self, entry: Entry) -> None:
         """Open an entry.
 
         Raises:
@@ -106,20 +100,20 @@ class _Content:
             Vanished: it is not there any more, or another has its name.
             DiskError: it cannot be read.
         """
+        self._path = entry.path
         with disk.explained("read the entry", entry.directory):
             directory = os.open(entry.directory, _OPEN_DIRECTORY)
             try:
                 disk.check_inode(os.fstat(directory), entry.inode)
-                return cls(entry, directory)
+                self.manifest = manifest.read(directory, entry.record.manifest_sha256)
+                self._tree = os.open("tree", _OPEN_DIRECTORY, dir_fd=directory)
             finally:
                 os.close(directory)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._tree)
 
     def file(self, name: str, item: Item) -> Iterator[bytes]:
@@ -142,19 +136,9 @@ class _Content:
         except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
             raise self._corrupt(name, "is missing, or no file any more") from error
         except OSError as error:
-            raise disk.DiskError(f"cannot read {self._entry.path / name}: {error.strerror}") from error
+            raise disk.DiskError(f"cannot read {self._path / name}: {error.strerror}") from error
         if left or digest.hexdigest() != item.content:
             raise self._corrupt(name, "has another content")
 
     def _corrupt(self, name: str, what: str) -> Corrupt:
-        return Corrupt(f"{shown(name)} in {self._entry.path} {what}: it is not what was extracted")
-
-
-def _manifest(entry: Entry, directory: int) -> Manifest:
-    try:
-        encoded = files.read_file("manifest", MAX_ENCODED, directory=directory, follow=False)
-    except (FileNotFoundError, files.UnfitFile) as error:
-        raise Corrupt(f"the manifest of {entry.directory} cannot be used: {error.strerror}") from error
-    if hashlib.sha256(encoded).hexdigest() != entry.record.manifest_sha256:
-        raise Corrupt(f"the manifest of {entry.directory} is not what was written")
-    return Manifest.decode(encoded)
+        return Corrupt(f"{shown(name)} in {self._path} {what}: it is not what was extracted")
