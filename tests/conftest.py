@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.support.in_process",
     "tests.support.real",
     "tests.support.running",
+    "tests.support.skips",
 ]
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment

@@ -1,4 +1,4 @@
-"""The suite itself: it is the same in each process, wherever and whenever that is started."""
+"""The suite itself: each process collects the same, and nothing is left out untold."""
 
 from __future__ import annotations
 
@@ -37,3 +37,18 @@ def test_each_process_collects_the_same_tests(tmp_path: Path) -> None:
     there = _collected(tmp_path, PYTHONHASHSEED="2", TZ="Pacific/Chatham", LC_ALL="POSIX")
     assert len(here) > 2000
     assert here == there
+
+
+@pytest.mark.parametrize(("reason", "status"), [("this kernel has no BTF", 0), ("groff is not installed", 1)])
+def test_a_skip_that_is_not_expected_fails(tmp_path: Path, reason: str, status: int) -> None:
+    (tmp_path / "test_it.py").write_text(
+        f"import pytest\n@pytest.mark.skip({reason!r})\ndef test_it(): ...\n"
+    )
+    command = [
+        sys.executable,
+        *["-m", "pytest", "-p", "tests.support.skips", "--expected-skips"],
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout
+    assert ("not in tests.support.skips: groff" in done.stdout) is bool(status)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.archives import make_kheaders
+from tests.support.needs import needs_root
 from tests.support.running import Bus, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 from tests.support.tar_shapes import a_huge_window_and_archive, files_with_a_large_window, long_names
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the bus's policy lets only root own the name"),
+    needs_root("the bus's policy lets only root own the name"),
 ]
 
 # MiB, of all of the daemon.

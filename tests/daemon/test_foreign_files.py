@@ -20,10 +20,11 @@ import pytest
 
 from tests.support.archives import make_kheaders
 from tests.support.hosts import put_tree
+from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+pytestmark = needs_root("only root makes devices")
 
 MEBIBYTE = 1 << 20
 WORKERS = 4

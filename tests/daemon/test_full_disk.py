@@ -15,12 +15,13 @@ import pytest
 from tests.support.archives import make_kheaders
 from tests.support.clients import big_kheaders, wait_until
 from tests.support.hosts import make_module
+from tests.support.needs import needs_root
 from tests.support.running import Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root"),
+    needs_root("mounting a small file system needs root"),
 ]
 
 NO_SPACE = "org.kheaders.Provide.Error.NoSpace"

@@ -36,13 +36,14 @@ from tests.support.callers import (
     headers_of,
     unharmed,
 )
+from tests.support.needs import needs_root
 from tests.support.raw import HERE, INTERFACE, PATH, RawClient
 from tests.support.running import Bus, Daemon
 from tests.support.served_host import RELEASE, ServedHost
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be tried out by root"),
+    needs_root("other users can only be tried out by root"),
 ]
 
 INVALID = error("InvalidArgs")

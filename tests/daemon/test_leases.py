@@ -17,6 +17,7 @@ from kheadersd.dbus.codec import Variant
 from kheadersd.dbus.errors import BusError
 from tests.support.archives import kheaders_files, make_kheaders
 from tests.support.clients import Client, Ctl, client_on, eventually, halted, listener_on, usable, wait_until
+from tests.support.needs import needs_root
 from tests.support.running import Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
@@ -179,7 +180,7 @@ async def test_prune_leaves_what_is_leased(
     assert daemon.entries() == daemon.leftovers() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@needs_root("becoming another user needs root")
 async def test_limits(bus: Bus, host: ServedHost, make_daemon: MakeDaemon, tmp_path: Path) -> None:
     config = tmp_path / "kheadersd.conf"
     config.write_text("[Limits]\nMaxLeasesPerUser=2\nMaxLeases=6\n")

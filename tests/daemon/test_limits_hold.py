@@ -20,6 +20,7 @@ from tests.support.apt_lists import apt_knows
 from tests.support.archives import compress, kheaders_files, tree_tar
 from tests.support.callers import ask_for_headers, client
 from tests.support.clients import wait_until
+from tests.support.needs import needs_root
 from tests.support.polkit import MutePolkit
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.running import INTERFACE, NAME, OBJECT, Bus, Daemon, Refused
@@ -27,7 +28,7 @@ from tests.support.served_host import RELEASE, ServedHost
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and file systems are made by root"),
+    needs_root("namespaces and file systems are made by root"),
 ]
 
 _LIMIT = 1

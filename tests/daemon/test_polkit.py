@@ -30,6 +30,7 @@ from tests.support.callers import (
     headers_of,
     unharmed,
 )
+from tests.support.needs import needs_root
 from tests.support.other_user import as_user
 from tests.support.polkit import NAME, POLKITD, MutePolkit, Polkit, rule
 from tests.support.raw import BUS, HERE, INTERFACE, RawClient, Reply
@@ -38,7 +39,7 @@ from tests.support.served_host import RELEASE, ServedHost
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be tried out by root"),
+    needs_root("other users can only be tried out by root"),
     pytest.mark.skipif(not POLKITD.exists(), reason="polkitd is not installed"),
 ]
 

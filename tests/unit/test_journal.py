@@ -19,11 +19,11 @@ import pytest
 from kheadersd import journal as journal_module
 from kheadersd.errors import Corrupt, InvalidArgs, NotCached, Timeout
 from kheadersd.journal import LEVELS, TARGETS, Event, Handler, Journal
+from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY
 
 CATALOG = REPOSITORY / "units" / "kheadersd.catalog"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-ROOT = os.geteuid() == 0
 
 PRELUDE = """
 import json, os, socket, struct, sys, time, logging
@@ -72,10 +72,10 @@ def apart(script: str) -> tuple[Any, str]:
     return json.loads(done.stdout or "null"), done.stderr
 
 
-needs_root = pytest.mark.skipif(not ROOT, reason="a mount namespace needs root")
+as_root = needs_root("a mount namespace is made")
 
 
-@needs_root
+@as_root
 def test_an_event_has_its_fields() -> None:
     entry, stderr = apart("""
         server = listen()
@@ -99,7 +99,7 @@ def test_an_event_has_its_fields() -> None:
     assert stderr == ""
 
 
-@needs_root
+@as_root
 def test_values_cannot_make_fields_or_lines() -> None:
     entry, _ = apart("""
         server = listen()
@@ -115,7 +115,7 @@ def test_values_cannot_make_fields_or_lines() -> None:
     assert entry["PRIORITY"] == "6"
 
 
-@needs_root
+@as_root
 def test_a_stopped_journald_does_not_stop_us_and_losses_are_told() -> None:
     (seconds, early, first), stderr = apart("""
         server = listen()
@@ -137,7 +137,7 @@ def test_a_stopped_journald_does_not_stop_us_and_losses_are_told() -> None:
     assert stderr == ""
 
 
-@needs_root
+@as_root
 def test_journald_going_and_coming_back() -> None:
     entry, stderr = apart("""
         server = listen()
@@ -155,7 +155,7 @@ def test_journald_going_and_coming_back() -> None:
     assert stderr == "kheadersd: info: two\nkheadersd: info: three\n"
 
 
-@needs_root
+@as_root
 def test_logging_ends_up_in_the_same_place() -> None:
     (warning, failure, broken), _ = apart("""
         server = listen()
@@ -182,7 +182,7 @@ def test_logging_ends_up_in_the_same_place() -> None:
     assert "could not be formatted" in broken["MESSAGE"]
 
 
-@needs_root
+@as_root
 def test_failures_and_refusals() -> None:
     (failed, level), stderr = apart("""
         server = listen()
@@ -385,7 +385,7 @@ def test_code_and_catalog_agree() -> None:
         assert named == {"KHEADERS_" + field.upper() for field in event.fields}, event
 
 
-@needs_root
+@as_root
 def test_journalctl_takes_the_catalog() -> None:
     done = in_namespace(
         """
@@ -402,7 +402,7 @@ def test_journalctl_takes_the_catalog() -> None:
     assert {line.split()[0] for line in done.stdout.splitlines()} == {event.message_id for event in Event}
 
 
-@needs_root
+@as_root
 @pytest.mark.slow
 def test_a_real_journald(tmp_path: Path) -> None:
     """systemd-journald, started by hand on directories of its own, stores the fields and explains them.

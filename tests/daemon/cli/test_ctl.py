@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ctl_rig import Ctl, Service, canned_service, private_bus
+from tests.support.needs import needs_root
 from tests.support.other_user import as_user, python_path
 from tests.support.running import REPOSITORY
 
@@ -418,7 +419,7 @@ def test_monitor_for_people(ctl: Ctl, service: Service) -> None:
         assert child.wait(10) == 141
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@needs_root("only root can become somebody else")
 def test_somebody_else_on_a_terminal_without_polkit(ctl: Ctl) -> None:
     """What asks for passwords has nobody to talk to: not the user's business while nothing needs it."""
     ctl.command = [*as_user("nobody"), *ctl.command]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     not is_installed(), reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM"
 )
 needs_known = pytest.mark.skipif(
-    not can_be_tried(), reason="it is not known how the installed libbcc compiles"
+    not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM"
 )
 
 # What a program of one's own does, as newcomers are told.

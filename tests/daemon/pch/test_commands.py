@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needs_root
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.running import REPOSITORY, Bus, Daemon, MakeDaemon
 from tests.support.served_host import ServedHost
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
+    needs_root("only root's compilers are used"),
     pytest.mark.skipif(not any(map(is_there, COMPILERS)), reason="no clang of a known version is installed"),
 ]
 

@@ -14,6 +14,7 @@ from kheadersd.pch.bcc_recipe import lacking_names
 from kheadersd.pch.libbcc import LIBRARIES
 from tests.support.archives import kheaders_files, make_kheaders
 from tests.support.bcc import can_be_tried
+from tests.support.needs import needs_root
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.running import REPOSITORY, Bus, Daemon, Refused
 from tests.support.served_host import ServedHost
@@ -21,7 +22,7 @@ from tests.support.small_headers import FILES, RELEASE, header
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
+    needs_root("only root's compilers are used"),
     pytest.mark.skipif(not any(map(is_there, COMPILERS)), reason="no clang of a known version is installed"),
 ]
 
@@ -170,7 +171,7 @@ _NEWER = {
 }
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs libbpfcc, and the clang of its LLVM")
+@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
 def test_a_libbcc_that_is_too_old(bus: Bus, host: ServedHost, daemon: Daemon, tmp_path: Path) -> None:
     show(host, _PLAIN, _NEWER)
     version = LIBRARIES.installed().version
@@ -182,7 +183,7 @@ def test_a_libbcc_that_is_too_old(bus: Bus, host: ServedHost, daemon: Daemon, tm
     assert not isinstance(get_pch(bus), Refused)
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs libbpfcc, and the clang of its LLVM")
+@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
 def test_what_libbcc_lacks(tmp_path: Path) -> None:
     path = tmp_path / "include/uapi/linux/bpf.h"
     path.parent.mkdir(parents=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 
@@ -12,6 +11,7 @@ import pytest
 from kheadersd.dbus import Variant, encode
 from tests.support.callers import client
 from tests.support.clients import wait_until
+from tests.support.needs import needs_root
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.raw import HERE
 from tests.support.running import Bus, Daemon
@@ -19,7 +19,7 @@ from tests.support.small_headers import RELEASE
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
+    needs_root("only root's compilers are used"),
     pytest.mark.skipif(not any(map(is_there, COMPILERS)), reason="no clang of a known version is installed"),
 ]
 

@@ -22,6 +22,7 @@ from tests.support.callers import client
 from tests.support.clients import Ctl, client_on, eventually, wait_until
 from tests.support.hosts import make_module
 from tests.support.kheaders import RealHeaders
+from tests.support.needs import needs_root
 from tests.support.polkit import POLKITD, MutePolkit, Polkit, rule
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.raw import HERE
@@ -31,7 +32,7 @@ from tests.support.small_headers import FILES, RELEASE
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root's compilers are used"),
+    needs_root("only root's compilers are used"),
     pytest.mark.skipif(not any(map(is_there, COMPILERS)), reason="no clang of a known version is installed"),
 ]
 

@@ -29,6 +29,7 @@ from kheadersd.sources.source import Limits, NotFound, Reason
 from kheadersd.sources.sources import Sources
 from kheadersd.sources.usable import check_usable
 from tests.support.apt_repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
+from tests.support.needs import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -378,7 +379,7 @@ async def test_too_large_and_too_many(repository: Repository, apt_host: AptHost,
 @pytest.fixture
 def full_disk(directory: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
+        pytest.skip("needs root: only root can mount a small file system")
     path = directory / "full"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=0755", "kheadersd-test", str(path)]
@@ -546,7 +547,7 @@ def as_nobody(work: Coroutine[object, object, None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="all tests run unprivileged already")
+@needs_root("all tests run unprivileged already")
 def test_an_unprivileged_daemon(repository: Repository, apt_host: AptHost, work: Path) -> None:
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()

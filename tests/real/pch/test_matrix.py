@@ -277,7 +277,7 @@ def _link(source: str, target: str) -> None:
 _BCC = [profile for profile in _PROFILES.values() if profile.consumer == BCC]
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs libbpfcc of a known version, and the clang of its LLVM")
+@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
 def test_profiles_for_bcc(kernel: Unpacked) -> None:
     compiler = making.found(compiler_name())
     newer = _SUITES.index(kernel.kernel.suite) > _SUITES.index(debian.suite())

@@ -46,7 +46,7 @@ def cache(directory: Path) -> Iterator[Cache]:
 def small_disk(directory: Path) -> Iterator[Path]:
     """A file system of 512 KiB with 100 inodes."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small file system takes root")
+        pytest.skip("needs root: a small file system is mounted")
     directory.mkdir()
     mount = [
         "mount",

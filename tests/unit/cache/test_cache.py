@@ -31,6 +31,7 @@ from tests.support.made_up_cache import (
     names,
     record_of,
 )
+from tests.support.needs import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -739,7 +740,7 @@ def test_directories_that_are_not_safe(directory: Path) -> None:
             Cache(directory).open()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="giving a directory away takes root")
+@needs_root("giving a directory away takes root")
 def test_somebody_elses_directory(directory: Path) -> None:
     directory.mkdir()
     os.chown(directory, 65534, 65534)

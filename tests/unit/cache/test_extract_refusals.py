@@ -37,6 +37,7 @@ from tests.support.archives import (
     tree_tar,
 )
 from tests.support.extracting import archive, contents, extract_to, layer, nothing_left
+from tests.support.needs import needs_root
 from tests.support.threads import at_work
 
 if TYPE_CHECKING:
@@ -458,11 +459,11 @@ def small_disk(directory: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", directory], check=True)
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+as_root = needs_root("mounts a small file system")
 MUCH = tree_tar({f"include/{number}.h": random.Random(number).randbytes(9000) for number in range(200)})
 
 
-@needs_root
+@as_root
 def test_no_space_is_known_in_advance(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk:
         with pytest.raises(NoSpace, match=rf"need {len(MUCH)} bytes.*has \d+ free"):
@@ -470,7 +471,7 @@ def test_no_space_is_known_in_advance(tmp_path: Path) -> None:
         assert os.listdir(disk) == []
 
 
-@needs_root
+@as_root
 def test_no_space_half_way(tmp_path: Path) -> None:
     with (
         small_disk(tmp_path / "disk", "size=1m") as disk,
@@ -479,7 +480,7 @@ def test_no_space_half_way(tmp_path: Path) -> None:
         extract_to(disk, MUCH)  # not compressed: the size is not known
 
 
-@needs_root
+@as_root
 def test_no_inodes(tmp_path: Path) -> None:
     with (
         small_disk(tmp_path / "disk", "size=8m,nr_inodes=20") as disk,
@@ -492,7 +493,7 @@ def test_no_inodes(tmp_path: Path) -> None:
             extract_to(disk / "tree", lzma.compress(MUCH, preset=0))
 
 
-@needs_root
+@as_root
 def test_a_file_larger_than_allowed_is_no_space(tmp_path: Path) -> None:
     import resource
     import signal

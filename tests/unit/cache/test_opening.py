@@ -19,6 +19,7 @@ from kheadersd.cache.leftovers import Stay
 from kheadersd.cache.recovery import Recovered
 from kheadersd.release import Release
 from tests.support.made_up_cache import NOON, make, make_durable, names
+from tests.support.needs import needs_root
 
 OTHER = Release("5.10.0")
 NOBODY = 65534
@@ -175,7 +176,7 @@ def as_nobody(directory: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user takes root")
+@needs_root("to become another user takes root")
 @pytest.mark.parametrize("name", ["entry.json", "durable", "manifest", "tree/include/linux", ""])
 def test_what_cannot_be_read_now_stays(entry: Entry, directory: Path, name: str) -> None:
     if name in ("manifest", "tree/include/linux"):
@@ -193,7 +194,7 @@ def test_what_cannot_be_read_now_stays(entry: Entry, directory: Path, name: str)
     hidden.chmod(mode)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user takes root")
+@needs_root("to become another user takes root")
 def test_verify_does_not_take_what_cannot_be_read_for_damage(entry: Entry, directory: Path) -> None:
     cache = Cache(directory)
     with as_nobody(directory):
@@ -206,7 +207,7 @@ def test_verify_does_not_take_what_cannot_be_read_for_damage(entry: Entry, direc
     cache.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user takes root")
+@needs_root("to become another user takes root")
 async def test_a_lease_that_cannot_be_read_now_is_not_lost(directory: Path) -> None:
     leases = Leases(directory)
     holder = leases.grant("some", "6.1", ":1.1", 0, 1, "", 7)

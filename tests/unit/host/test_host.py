@@ -10,6 +10,7 @@ import pytest
 
 from kheadersd.errors import InvalidArgs, NotAvailable
 from kheadersd.host.host import Host
+from tests.support.needs import needs_root
 
 
 def _osrelease(root: Path) -> Path:
@@ -51,7 +52,7 @@ def _sparse(path: Path) -> None:
     os.truncate(path, 1 << 30)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+@needs_root("only root makes devices")
 @pytest.mark.parametrize(
     "put",
     [

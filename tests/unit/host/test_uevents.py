@@ -19,7 +19,7 @@ _TOO_MANY = 30_000  # for the largest buffer that a user without privileges has 
 _OTHER = Path("/sys/class/mem/zero/uevent")
 
 pytestmark = pytest.mark.skipif(
-    not os.access(_EVENT, os.W_OK), reason="needs root, and devices that are real"
+    not os.access(_EVENT, os.W_OK), reason="needs devices that are real, and root"
 )
 
 

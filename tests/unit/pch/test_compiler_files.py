@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 from kheadersd.errors import KheadersError
 from kheadersd.pch.compiler_files import programs_of
 from tests.support.directories import made_for_root
+from tests.support.needs import needs_root
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's files are looked at")
+pytestmark = needs_root("only root's files are looked at")
 
 
 @pytest.fixture(scope="module")

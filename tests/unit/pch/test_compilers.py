@@ -17,8 +17,9 @@ from kheadersd.pch import compile as compiling
 from kheadersd.pch.compilers import Compiler, Compilers
 from kheadersd.sandbox.command import Finished
 from kheadersd.sandbox.confined_child import run_confined
+from tests.support.needs import needs_root
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has compilers that are root's")
+pytestmark = needs_root("only root has compilers that are root's")
 
 _SAYS = """\
 #!/bin/sh

@@ -18,9 +18,10 @@ from kheadersd.sandbox.confined_child import run_confined
 from kheadersd.sandbox.limits import FILE_BYTES, MEMORY_BYTES, exceeded_limit
 from kheadersd.sandbox.runners import COMPILE_ENVIRONMENT, compiler_runner, network_runner
 from tests.support.clients import eventually
+from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY
 
-is_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's children become somebody else")
+as_root = needs_root("only root's children become somebody else")
 
 
 async def shell(
@@ -54,7 +55,7 @@ async def test_only_the_environment_that_was_given() -> None:
     assert ours == {f"{name}={value}" for name, value in COMPILE_ENVIRONMENT.items()}
 
 
-@is_root
+@as_root
 async def test_roots_children_are_nobody() -> None:
     fields = status((await shell("cat /proc/self/status")).stdout)
     assert fields["Uid"].split() == fields["Gid"].split() == ["65534"] * 4
@@ -63,7 +64,7 @@ async def test_roots_children_are_nobody() -> None:
     assert fields["NoNewPrivs"] == "1"
 
 
-@is_root
+@as_root
 async def test_they_cannot_write(tmp_path: Path) -> None:
     done = await shell(f"echo a >{tmp_path}/a; echo a >/etc/a; kill -9 {os.getpid()}")
     assert done.status != 0
@@ -156,7 +157,7 @@ async def test_nothing_is_left_when_we_are_killed() -> None:
     await eventually(lambda: mark not in " ".join(_command_lines()))
 
 
-@is_root
+@as_root
 async def test_many_children_end_with_the_time() -> None:
     mark = f"{time.time_ns()}"
     with pytest.raises(Timeout):

@@ -42,7 +42,7 @@ def test_what_is_not_regular_is_refused_at_once(tmp_path: Path, make: object) ->
 
 def test_a_device_is_not_even_opened(tmp_path: Path) -> None:
     if os.geteuid():
-        pytest.skip("only root makes devices")
+        pytest.skip("needs root: only root makes devices")
     device = tmp_path / "watchdog"
     os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(5, 0))  # without a terminal, opening it is ENXIO
     with pytest.raises(NotRegular, match="a device") as caught:

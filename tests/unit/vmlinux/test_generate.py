@@ -20,12 +20,13 @@ from kheadersd.vmlinux import btf_finder as btf
 from kheadersd.vmlinux import generate as vmlinux
 from kheadersd.vmlinux.bpftool import PLACES, Bpftool, find_bpftool
 from tests.support.made_up_btf import END, GUARD, PUSH, TASK, make_btf, make_btf_of
+from tests.support.needs import needs_root
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.real_image import real_image
 
 HERE = Path(__file__).parent
 SHOWN = Path("/sys/kernel/btf/vmlinux")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's files are taken")
+as_root = needs_root("only root's files are taken")
 real = pytest.mark.slow
 
 
@@ -132,7 +133,7 @@ def test_tagged_anonymous_members_are_members(clang: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@needs_root
+@as_root
 async def test_a_bpftool_is_root_s_and_says_its_version(tmp_path: Path) -> None:
     # What pytest makes is below a directory that others can write to.
     place = Path("/var/lib") / f"kheadersd-test-{os.getpid()}"
