@@ -1,5 +1,17 @@
-"""``python3 -m kheadersd``."""
+"""``python3 -m kheadersd``: the daemon, or one line that says which library this Python lacks."""
 
-from .daemon.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the daemon."""
+    try:
+        # Not at the top: this imports the D-Bus library.
+        from .daemon.main import main as run
+    except ImportError as error:
+        sys.exit(f"kheadersd: {sys.executable} cannot run kheadersd: {error}")
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,7 @@ put_package() {
     for file in $(cd "$here" && find kheadersd -name __pycache__ -prune -o -type f -print | LC_ALL=C sort); do
         put 644 "$here/$file" "$library/$file"
     done
-    launcher /usr/bin/kheadersd kheadersd.daemon.main
+    launcher /usr/bin/kheadersd kheadersd.__main__
     launcher /usr/bin/kheadersctl kheadersd.cli.__main__
     launcher "$library/fetch" kheadersd.sandbox.unit_server
     launcher "$library/compile" kheadersd.sandbox.unit_server

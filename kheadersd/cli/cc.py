@@ -1,54 +1,64 @@
-"""``kheadersctl cc``: compiles a program for BPF with the best that there is for a kernel."""
+"""``kheadersctl cc``: compiles a BPF program with a precompiled header, plain headers or a vmlinux.h."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import os
 import re
 import shlex
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..sandbox.child import end, start
+from ..cache.pch_files import PREFIX
+from ..errors import KheadersError
+from ..pch import profiles
+from ..pch.compile import precompilable
+from ..pch.compilers import Compiler
+from ..pch.recipe import LIBBPF, clang_recipe
+from ..sandbox.child import run
+from ..sandbox.command import Command
+from ..sources.build_tree import Unusable
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from . import output as text
-from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError, plain
-from .commands import following_progress, get_pch
+from .client import DONE, FAILED, MAX_SECONDS, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError
+from .commands import options, request
+from .output import complain
+from .output_file import put
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from ..sandbox.command import Finished
 
 _HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
 _VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)
-# What changes neither how headers are read nor what they mean; all else, clang need not notice.
+# Flags that change neither how headers are read nor what they mean. Clang does not notice all others.
 _HARMLESS = re.compile(r"-(?:W(?![alp],).*|g[0-9a-z.-]*|fdiagnostics-.*|fcolor-.*|ferror-limit=.*|v)")
-# Or a clang that crashes leaves the program's text in /tmp, and says another exit status.
+# Otherwise a clang that crashes leaves the program's text in /tmp, and has another exit status.
 _NO_REPORTS = ("-fno-crash-diagnostics",)
-# In the words of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
+# The messages of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
 _ABOUT_PCH = re.compile(r"\bPCH\b|precompiled|\bAST file\b|malformed block record|\bpch\b")
+_STDOUT = 1
+_MAX_OUTPUT = 16 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to compile a program.
+class _Invocation:
+    """How a compiler is called for a program.
 
     Attributes:
-        name: for messages.
-        compiler: what is run.
-        arguments: complete, but for the file.
-        backend: of a second step, from IR to BPF; empty if there is none.
-        headers_kept: whether the headers are there besides what is precompiled.
-        warnings: what the daemon says of the headers, in sentences.
-        headers: those of the profile.
+        name: what the program is compiled with, for messages.
+        compiler: the compiler's name or path.
+        arguments: all arguments but the caller's flags and the file.
+        backend: the arguments of a second step, from IR to BPF; empty if there is none.
+        headers_kept: whether the plain headers are there besides the precompiled one.
+        warnings: the daemon's, in sentences.
+        headers: the profile's list of headers.
     """
 
     name: str
@@ -59,299 +69,216 @@ class _Way:
     warnings: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
 
+    def without_pch(self) -> _Invocation:
+        """The same with plain headers."""
+        at = self.arguments.index("-include-pch")
+        arguments = self.arguments[:at] + self.arguments[at + 2 :]
+        return dataclasses.replace(self, name="plain headers", arguments=arguments)
+
 
 async def cc(client: Client, arguments: argparse.Namespace) -> int:
-    """Compile one file for BPF with the best that is there: precompiled, else headers, else types."""
+    """Compile one file for BPF; the exit code."""
     source = Path(arguments.file)
-    content = await in_thread(_read, source)
-    output = Path(arguments.output or source.with_suffix(".o").name)
+    try:
+        content = await in_thread(source.read_bytes)
+    except OSError as error:
+        raise CommandError(FAILED, f"cannot read {printable(str(source))}: {error.strerror}") from None
     profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
     with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
-        job = _Job(client, arguments, profile, source, output, Path(directory))
-        return await job.run()
+        finished = await _Compilation(client, arguments, profile, Path(directory)).run()
+    sys.stderr.write(finished.stderr)
+    return FAILED if finished.status else DONE
 
 
-class _Job:
-    """One program to be compiled, and a directory for what that takes."""
+class _Compilation:
+    """The compilation of one program, with a directory for temporary files."""
 
-    def __init__(
-        self,
-        client: Client,
-        arguments: argparse.Namespace,
-        profile: str,
-        source: Path,
-        output: Path,
-        directory: Path,
-    ) -> None:
+    def __init__(self, client: Client, arguments: argparse.Namespace, profile: str, directory: Path) -> None:
         self._client = client
         self._arguments = arguments
         self._profile = profile
-        self._source = source
-        self._output = output
         self._directory = directory
-        self._warned: set[str] = set()
+        self._output = Path(arguments.output or Path(arguments.file).with_suffix(".o").name)
+        self._warnings: set[str] = set()
 
-    async def run(self) -> int:
+    async def run(self) -> Finished:
+        """Compile with the best headers that there are."""
         try:
-            way = await _precompiled(self._client, self._arguments, self._profile)
+            invocation = await self._with_pch()
         except CommandError as error:
             if error.code in (USAGE, NOT_AUTHORISED):
                 raise
             _tell(f"no precompiled header: {error.message}")
-            return await self._without_pch(None, error)
+            return await self._compile_plain(await self._without_pch(error))
         if changing := [flag for flag in self._arguments.flags if not _HARMLESS.fullmatch(flag)]:
             what = shlex.join(changing)
-            _tell(f"with {what} a precompiled header need not fit: compiling with plain headers")
-            return await self._without_pch(way, None)
-        complaints, code = await self._try(way)
-        if code and _is_about_pch(complaints, code):
-            first = next((line for line in complaints.splitlines() if "error" in line), f"it gave {code}")
-            _tell(f"the precompiled header was not accepted ({first.strip()}): compiling with plain headers")
-            return await self._without_pch(way, None)
-        sys.stderr.write(complaints)
-        return FAILED if code else DONE
-
-    async def _without_pch(self, way: _Way | None, why: CommandError | None) -> int:
-        """Compile with the headers that a way has besides, or such as can be had."""
-        if way is not None and way.headers_kept:
-            plain_way = _plain_of(way)
+            _tell(f"with {what} a precompiled header may not fit: compiling with plain headers")
         else:
-            plain_way = await _plain(self._client, self._arguments, self._profile, why, self._directory)
-        complaints, code = await self._try(plain_way)
-        if _has_crashed(code) and plain_way.headers:
-            _tell("the compiler crashed on plain headers: compiling with a precompiled header of its own")
-            complaints, code = await self._with_own_pch(plain_way)
-        sys.stderr.write(complaints)
-        return FAILED if code else DONE
+            finished = await self._compile(invocation)
+            if not _is_about_pch(finished):
+                return finished
+            errors = (line for line in finished.stderr.splitlines() if "error" in line)
+            first = next(errors, f"it gave {finished.status}").strip()
+            _tell(f"the precompiled header was not accepted ({first}): compiling with plain headers")
+        if invocation.headers_kept:
+            return await self._compile_plain(invocation.without_pch())
+        return await self._compile_plain(await self._without_pch(None))
 
-    async def _with_own_pch(self, way: _Way) -> tuple[str, int]:
-        """Compile with a precompiled header that has the same flags as the program.
+    async def _with_pch(self) -> _Invocation:
+        release, given = self._arguments.release, options(self._arguments, "compiler")
+        _, flags, details = await request(self._client, "GetPch", "ssa{sv}", release, self._profile, given)
+        self._check_consumer(details["consumer"])
+        return _Invocation(
+            "a precompiled header",
+            details["compiler"],
+            tuple(flags),
+            tuple(details.get("backend_arguments", ())),
+            bool(details["headers_kept"]),
+            tuple(details.get("warnings", ())),
+            tuple(details["headers"]),
+        )
+
+    def _check_consumer(self, consumer: str) -> None:
+        if consumer == profiles.BCC:
+            why = f"the profile {self._profile} is for bcc, which compiles its programs itself"
+            raise CommandError(USAGE, why)
+
+    async def _without_pch(self, why_no_pch: CommandError | None) -> _Invocation:
+        """Plain headers, or if there are none, types."""
+        release = self._arguments.release
+        if self._profile != _TYPES_PROFILE:
+            try:
+                path, details = await request(self._client, "GetHeaders", "sa{sv}", release, {})
+            except CommandError as error:
+                if error.code != NOT_AVAILABLE:
+                    raise
+                _tell(f"no headers: {error.message}")
+            else:
+                return await self._with_headers(Path(path), details)
+        compiler = self._find_compiler(why_no_pch)
+        _, details = await request(self._client, "GetTypes", "sa{sv}", release, {})
+        return _Invocation("vmlinux.h", compiler, tuple(details["arguments"]))
+
+    async def _with_headers(self, tree: Path, details: Mapping[str, Any]) -> _Invocation:
+        """Plain headers in a tree.
+
+        Raises:
+            CommandError: no program can be compiled with them.
+        """
+        if details["source_tree"] != details["build_tree"]:
+            raise CommandError(
+                FAILED,
+                f"the headers in {details['source_tree']} and {details['build_tree']} are in two trees, and "
+                "there is no precompiled header of them",
+            )
+        known, _ = profiles.load(profiles.DIRECTORIES)
+        if self._profile not in known:
+            raise CommandError(USAGE, f"there is no profile {printable(self._profile)}")
+        self._check_consumer(known[self._profile].consumer)
+        compiler = self._find_compiler(None)
+        told = await _clang(compiler, "-print-resource-dir")
+        resource = Path(told.stdout.strip())
+        (self._directory / "include").mkdir()
+        (self._directory / "include/bpf").symlink_to(LIBBPF)
+        try:
+            arch = await in_thread(precompilable, tree, details["release"])
+            clang = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
+            made = clang_recipe(known[self._profile], clang, tree, "", arch, beside=self._directory)
+        except (KheadersError, Unusable) as error:
+            raise CommandError(NOT_AVAILABLE, error.message) from None
+        (self._directory / PREFIX).write_bytes(made.prefix)
+        return _Invocation(
+            "plain headers",
+            compiler,
+            made.text,
+            made.backend,
+            warnings=tuple(details.get("warnings", ())),
+            headers=known[self._profile].headers,
+        )
+
+    def _find_compiler(self, why_no_pch: CommandError | None) -> str:
+        wanted = self._arguments.compiler
+        names = [wanted] if wanted else [*(f"clang-{major}" for major in range(40, 10, -1)), "clang"]
+        if found := next(filter(None, map(shutil.which, names)), None):
+            return found
+        raise why_no_pch or CommandError(
+            NOT_AVAILABLE,
+            f"{wanted or 'clang'} is not installed",
+            "Install the distribution's package clang.",
+        )
+
+    async def _compile_plain(self, invocation: _Invocation) -> Finished:
+        """Compile with plain headers; if clang crashes on them, with a precompiled header of its own.
 
         Clang 19 crashes at the end of a program for BPF whose headers declare a function by a typedef and use
         it, as <net/inet_hashtables.h> of newer kernels does. It does not when the headers are precompiled.
         """
+        finished = await self._compile(invocation)
+        if not _has_crashed(finished.status) or not invocation.headers:
+            return finished
+        _tell("the compiler crashed on plain headers: compiling with a precompiled header of its own")
         header, pch = self._directory / "headers.h", self._directory / "headers.pch"
-        header.write_text("".join(f"#include <{name}>\n" for name in way.headers))
-        command = [way.compiler, *_NO_REPORTS, *way.arguments, *self._arguments.flags, "-c", "-x", "c-header"]
-        complaints, code = await _run([*command, str(header), "-o", str(pch)])
-        if code:
-            return complaints, code
-        arguments = ("-include-pch", str(pch), *way.arguments)
-        return await self._try(
-            dataclasses.replace(way, name="a precompiled header of its own", arguments=arguments)
-        )
+        header.write_text("".join(f"#include <{name}>\n" for name in invocation.headers))
+        finished = await self._step(invocation, "-c", "-x", "c-header", str(header), "-o", str(pch))
+        if finished.status:
+            return finished
+        arguments = ("-include-pch", str(pch), *invocation.arguments)
+        name = "a precompiled header of its own"
+        return await self._compile(dataclasses.replace(invocation, name=name, arguments=arguments))
 
-    async def _try(self, way: _Way) -> tuple[str, int]:
-        """Compile; the output appears whole or not at all."""
-        for warning in way.warnings:
-            if warning not in self._warned:
-                self._warned.add(warning)
+    async def _compile(self, invocation: _Invocation) -> Finished:
+        """Compile the program; if that succeeds, write the output."""
+        for warning in invocation.warnings:
+            if warning not in self._warnings:
+                self._warnings.add(warning)
                 _tell(f"warning: {warning}")
         new = self._directory / "new.o"
-        first = self._directory / "first.bc" if way.backend else new
-        # Not what clang could take for an option.
-        source = os.path.join(".", self._source) if str(self._source).startswith("-") else str(self._source)
-        steps = [
-            [
-                way.compiler,
-                *_NO_REPORTS,
-                *way.arguments,
-                *self._arguments.flags,
-                "-c",
-                source,
-                "-o",
-                str(first),
-            ]
-        ]
-        if way.backend:
-            steps.append([way.compiler, *way.backend, str(first), "-o", str(new)])
-        complaints = ""
-        for step in steps:
-            if self._arguments.verbose:
-                sys.stderr.write(shlex.join(step) + "\n")
-            said, code = await _run(step)
-            complaints += said
-            if code:
-                return complaints, code
+        first = self._directory / "first.bc" if invocation.backend else new
+        source = self._arguments.file
+        source = os.path.join(".", source) if source.startswith("-") else source  # not an option of clang
+        finished = await self._step(invocation, "-c", source, "-o", str(first))
+        if invocation.backend and not finished.status:
+            second = await self._run(invocation.compiler, *invocation.backend, str(first), "-o", str(new))
+            finished = dataclasses.replace(second, stderr=finished.stderr + second.stderr)
+        if finished.status:
+            return finished
         try:
-            await in_thread(_put, new, self._output)
+            await in_thread(put, new, self._output)
         except OSError as error:
             where = printable(str(self._output))
             raise CommandError(FAILED, f"cannot write {where}: {error.strerror}") from None
         if self._arguments.verbose:
-            sys.stderr.write(f"compiled with {way.name}\n")
-        return complaints, 0
+            sys.stderr.write(f"compiled with {invocation.name}\n")
+        return finished
+
+    async def _step(self, invocation: _Invocation, *words: str) -> Finished:
+        flags = (*_NO_REPORTS, *invocation.arguments, *self._arguments.flags)
+        return await self._run(invocation.compiler, *flags, *words)
+
+    async def _run(self, *words: str) -> Finished:
+        if self._arguments.verbose:
+            sys.stderr.write(shlex.join(words) + "\n")
+        return await _clang(*words, stdout=_STDOUT)
 
 
-def _read(source: Path) -> bytes:
+async def _clang(*words: str, stdout: int | None = None) -> Finished:
+    """Run a compiler in this directory and environment."""
+    directory = Path.cwd()
+    command = Command(words, os.environ, MAX_SECONDS, directory, max_output=_MAX_OUTPUT)
     try:
-        return source.read_bytes()
-    except OSError as error:
-        raise CommandError(FAILED, f"cannot read {printable(str(source))}: {error.strerror}") from None
-
-
-async def _precompiled(client: Client, arguments: argparse.Namespace, profile: str) -> _Way:
-    _, flags, details = await get_pch(client, arguments, profile)
-    _check_consumer(profile, details["consumer"])
-    backend = tuple(details.get("backend_arguments", ()))
-    kept = bool(details["headers_kept"])
-    warnings = tuple(details.get("warnings", ()))
-    compiler, headers = details["compiler"], tuple(details["headers"])
-    return _Way("a precompiled header", compiler, tuple(flags), backend, kept, warnings, headers)
-
-
-def _check_consumer(profile: str, consumer: str) -> None:
-    if consumer == "bcc":
-        raise CommandError(USAGE, f"the profile {profile} is for bcc, which compiles its programs itself")
-
-
-def _plain_of(way: _Way) -> _Way:
-    at = way.arguments.index("-include-pch")
-    return dataclasses.replace(
-        way, name="plain headers", arguments=way.arguments[:at] + way.arguments[at + 2 :]
-    )
-
-
-async def _plain(
-    client: Client, arguments: argparse.Namespace, profile: str, why: CommandError | None, directory: Path
-) -> _Way:
-    """Headers as they are, or where there are none, types."""
-    if profile != _TYPES_PROFILE:
-        work = client.call("GetHeaders", "sa{sv}", [arguments.release, {}])
-        try:
-            path, details = plain((await following_progress(client, work)).values)
-        except CommandError as error:
-            if error.code != NOT_AVAILABLE:
-                raise
-            _tell(f"no headers: {error.message}")
-        else:
-            return await _with_headers(arguments, profile, directory, Path(path), details)
-    compiler = _local_compiler(arguments.compiler, why)
-    work = client.call("GetTypes", "sa{sv}", [arguments.release, {}])
-    _, details = plain((await following_progress(client, work)).values)
-    return _Way("vmlinux.h", compiler, tuple(details["arguments"]))
-
-
-async def _with_headers(
-    arguments: argparse.Namespace, profile: str, directory: Path, tree: Path, details: Mapping[str, Any]
-) -> _Way:
-    """Headers as they are, in a tree.
-
-    Raises:
-        CommandError: no program can be compiled with them; NOT_AVAILABLE where no other way would do.
-    """
-    from ..cache.pch_files import PREFIX
-    from ..errors import KheadersError
-    from ..pch import profiles
-    from ..pch.compile import precompilable
-    from ..pch.compilers import Compiler
-    from ..pch.recipe import LIBBPF, clang_recipe
-    from ..sources.build_tree import Unusable
-
-    try:
-        arch = await in_thread(precompilable, Path(details["build_tree"]), details["release"])
-    except (KheadersError, Unusable) as error:
-        raise CommandError(NOT_AVAILABLE, error.message) from None
-    if details["source_tree"] != details["build_tree"]:
-        raise CommandError(
-            FAILED,
-            f"the headers in {details['source_tree']} and {details['build_tree']} are in two trees, and "
-            "nothing could be precompiled from them",
-        )
-    known, _ = profiles.load(profiles.DIRECTORIES)
-    if profile not in known:
-        raise CommandError(USAGE, f"there is no profile {printable(profile)}")
-    _check_consumer(profile, known[profile].consumer)
-    compiler = _local_compiler(arguments.compiler, None)
-    resource = Path((await _output(compiler, "-print-resource-dir")).strip())
-    itself = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
-    (directory / "include").mkdir()
-    (directory / "include/bpf").symlink_to(LIBBPF)
-    try:
-        made = clang_recipe(known[profile], itself, tree, "", arch, beside=directory)
+        return await run(command, stdout=stdout)
     except KheadersError as error:
-        raise CommandError(NOT_AVAILABLE, error.message) from None
-    (directory / PREFIX).write_bytes(made.prefix)
-    warnings = tuple(details.get("warnings", ()))
-    headers = known[profile].headers
-    return _Way("plain headers", compiler, made.text, made.backend, warnings=warnings, headers=headers)
-
-
-def _local_compiler(wanted: str, why: CommandError | None) -> str:
-    names = [wanted] if wanted else [*(f"clang-{major}" for major in range(40, 10, -1)), "clang"]
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    raise why or CommandError(
-        NOT_AVAILABLE, f"there is no {wanted or 'clang'} here", "Install the distribution's package clang."
-    )
-
-
-async def _output(*command: str) -> str:
-    child = await start(*command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
-    output, _ = await _communicate(child)
-    return output.decode(errors="replace")
-
-
-async def _communicate(child: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    try:
-        return await child.communicate()
-    except BaseException:
-        await end(child)
-        raise
-
-
-def _put(new: Path, output: Path) -> None:
-    """Have the new file at its place, which may be on another file system, or a device.
-
-    Others may have prepared links in a directory that they can write to. One at the place is replaced, but
-    for those in /dev, such as /dev/stdout; and the new file's name there is not known beforehand.
-    """
-    if _is_device(output):
-        with new.open("rb") as content, output.open("wb") as out:
-            shutil.copyfileobj(content, out)
-        return
-    descriptor, beside = tempfile.mkstemp(prefix=".", dir=output.parent)
-    try:
-        with new.open("rb") as content, open(descriptor, "wb") as out:
-            shutil.copyfileobj(content, out)
-            os.fchmod(descriptor, 0o666 & ~_umask())
-        os.replace(beside, output)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(beside)
-        raise
-
-
-def _is_device(output: Path) -> bool:
-    """Whether there is something that is written to, instead of being replaced."""
-    try:
-        status = output.stat() if output.parent == Path("/dev") else output.lstat()
-    except OSError:
-        return False
-    return not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode))
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-async def _run(command: Sequence[str]) -> tuple[str, int]:
-    try:
-        child = await start(*command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
+        raise CommandError(FAILED, error.message) from None
     except OSError as error:
-        raise CommandError(FAILED, f"cannot run {printable(command[0])}: {error.strerror}") from None
-    _, complaints = await _communicate(child)
-    assert child.returncode is not None
-    return complaints.decode(errors="replace"), child.returncode
+        raise CommandError(FAILED, f"cannot run {printable(words[0])}: {error.strerror}") from None
 
 
-def _is_about_pch(complaints: str, code: int) -> bool:
-    """Whether it is the precompiled header that clang complains about, or crashed on."""
-    errors = [line for line in complaints.splitlines() if "error:" in line]
-    return _has_crashed(code) or any(_ABOUT_PCH.search(line) for line in errors)
+def _is_about_pch(finished: Finished) -> bool:
+    """Whether clang complains about the precompiled header, or crashed on it."""
+    errors = [line for line in finished.stderr.splitlines() if "error:" in line]
+    return _has_crashed(finished.status) or (
+        finished.status != 0 and any(_ABOUT_PCH.search(line) for line in errors)
+    )
 
 
 def _has_crashed(code: int) -> bool:
@@ -359,4 +286,4 @@ def _has_crashed(code: int) -> bool:
 
 
 def _tell(message: str) -> None:
-    print(text.lines(f"kheadersctl: {message}"), file=sys.stderr)
+    complain(f"kheadersctl: {message}")

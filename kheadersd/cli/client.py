@@ -1,76 +1,72 @@
-"""kheadersctl's side of the bus: the connection, the service's methods, its errors in words for people."""
+"""A client of the service: its methods, signals and properties, and what its errors mean for a user."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.codec import Variant
 from ..dbus.connection import Connection
 from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
-from ..errors import FREEDESKTOP_ERRORS, PROVIDE_ERRORS, KheadersError
+from ..errors import FREEDESKTOP_ERRORS, KheadersError
 from ..names import PROPERTIES, SERVICE, SERVICE_PATH
 
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from ..dbus.connection import Signal
     from ..dbus.objects import Answer
 
 DONE, FAILED, USAGE, NOT_AVAILABLE, NOT_AUTHORISED, NO_DAEMON = range(6)
 
-# Downloads and extractions have their own, configurable limits in the daemon; this one is only for a daemon
-# that has none.
-PATIENCE = 3600.0
+# Only for a daemon that hangs: extraction, download and compilation have shorter limits in the daemon.
+MAX_SECONDS = 3600.0
 
 _MAX_MESSAGE = 16 << 20
-_PROMPTER = "/usr/bin/pkttyagent"
-_PROMPTER_PATIENCE = 2.0
-
-_CODES = {
-    PROVIDE_ERRORS + "NotAvailable": NOT_AVAILABLE,
-    PROVIDE_ERRORS + "NotCached": NOT_AVAILABLE,
-    PROVIDE_ERRORS + "UnknownProfile": USAGE,
-    FREEDESKTOP_ERRORS + "InvalidArgs": USAGE,
-    FREEDESKTOP_ERRORS + "AccessDenied": NOT_AUTHORISED,
-    FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": NOT_AUTHORISED,
-}
 _GETTING = ("GetHeaders", "Acquire")
-# What to do next: for an error, the methods (none: whichever) after whose failure it helps, and the advice.
-_HINTS: dict[str, tuple[tuple[str, ...], str]] = {
-    PROVIDE_ERRORS + "NotAvailable": (
-        _GETTING,
+# For each error: the exit code, a hint, and the methods for which the hint holds (none: all).
+_MEANINGS: dict[str, tuple[int, str, tuple[str, ...]]] = {
+    errors.NotAvailable.bus_name: (
+        NOT_AVAILABLE,
         "Install the kernel's headers package; root may also have it downloaded.",
-    ),
-    PROVIDE_ERRORS + "NotCached": (("Verify", "Remove"), "'kheadersctl list' shows what is in the cache."),
-    PROVIDE_ERRORS + "Corrupt": (
         _GETTING,
+    ),
+    errors.NotCached.bus_name: (
+        NOT_AVAILABLE,
+        "'kheadersctl list' shows what is in the cache.",
+        ("Verify", "Remove"),
+    ),
+    errors.Corrupt.bus_name: (
+        FAILED,
         "Reinstall the kernel package, or try another source with --source.",
+        _GETTING,
     ),
-    PROVIDE_ERRORS + "NoSpace": ((), "Make room, for example with 'kheadersctl prune'."),
-    PROVIDE_ERRORS + "InUse": (
-        ("Remove",),
+    errors.NoSpace.bus_name: (FAILED, "Make room, for example with 'kheadersctl prune'.", ()),
+    errors.InUse.bus_name: (
+        FAILED,
         "'kheadersctl status' shows who uses it; --force removes it all the same.",
+        ("Remove",),
     ),
-    # Of unloading, the message says why it was refused; the kernel need not have been asked.
-    PROVIDE_ERRORS + "ModuleFailed": (_GETTING, "'journalctl -k' has the kernel's own words."),
-    FREEDESKTOP_ERRORS + "AccessDenied": ((), "Try again as root."),
-    FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired": (
+    # When unloading fails, the message gives the reason, and the kernel may not have been asked.
+    errors.ModuleFailed.bus_name: (FAILED, "'journalctl -k' has the kernel's message.", _GETTING),
+    errors.UnknownProfile.bus_name: (USAGE, "", ()),
+    errors.InvalidArgs.bus_name: (USAGE, "", ()),
+    errors.AccessDenied.bus_name: (NOT_AUTHORISED, "Try again as root.", ()),
+    errors.InteractiveAuthorizationRequired.bus_name: (
+        NOT_AUTHORISED,
+        "Try again on a terminal, where polkit can ask for a password, or as root.",
         (),
-        "Try again on a terminal, where you can be asked for a password, or as root.",
     ),
 }
-# What the bus itself says when nobody has the name, or its owner went away during the call.
-_NOBODY = ("ServiceUnknown", "NameHasNoOwner", "NoServer", "Disconnected", "NoReply", "TimedOut")
+# The bus's own errors when no program has the name, or the daemon ended during the call.
+_NO_OWNER = ("ServiceUnknown", "NameHasNoOwner", "NoServer", "Disconnected", "NoReply", "TimedOut")
 
 
 class CommandError(Exception):
-    """Why the command failed, for a person: what happened, what to do next, and the exit code."""
+    """Why the command failed: the exit code, the message, and a hint on what to do next."""
 
     def __init__(self, code: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -79,64 +75,70 @@ class CommandError(Exception):
         self.hint = hint
 
 
-def explain(error: BusError, member: str, session: bool) -> CommandError:
+def explain(error: BusError, member: str, how_to_start: str) -> CommandError:
     """What an error reply to a call of the method ``member`` means."""
     short = error.name.removeprefix(FREEDESKTOP_ERRORS)
-    if short in _NOBODY or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
-        how = "'kheadersd --session'" if session else "'systemctl start kheadersd', or 'kheadersd' as root,"
-        return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", f"{how} starts it.")
-    members, hint = _HINTS.get(error.name, ((), ""))
+    if short in _NO_OWNER or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
+        return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", how_to_start)
+    code, hint, members = _MEANINGS.get(error.name, (FAILED, "", ()))
     if members and member not in members:
         hint = ""
-    return CommandError(_CODES.get(error.name, FAILED), error.message or error.name, hint)
+    return CommandError(code, error.message or error.name, hint)
 
 
 class Client:
-    """A connection to the bus on which the service is."""
+    """A connection to the bus of the service."""
 
-    def __init__(self, connection: Connection, session: bool, interactive: bool) -> None:
+    def __init__(self, connection: Connection, how_to_start: str) -> None:
         self._connection = connection
-        self._session = session
-        self._interactive = interactive
-        self._service = ""  # its unique name: anybody can send us signals
+        self._how_to_start = how_to_start
+        self._interactive = sys.stdin is not None and sys.stdin.isatty()
+        self._service = ""  # the service's unique name: other clients can send signals, too
 
     @classmethod
-    async def connect(cls, session: bool) -> Client:
+    async def connect(cls, *, session: bool) -> Client:
         """Connect to the session or the system bus.
 
         Raises:
-            CommandError: there is no bus, or it does not let us in.
+            CommandError: there is no bus, or the bus refuses the connection.
         """
         kind = "session" if session else "system"
+        how_to_start = "'systemctl start kheadersd', or 'kheadersd' as root, starts it."
         try:
             address = session_bus_address() if session else system_bus_address()
             connection = await Connection.open(address, max_message=_MAX_MESSAGE)
         except (ValueError, KheadersError) as error:
-            raise CommandError(
-                NO_DAEMON,
-                f"no {kind} bus: {error}",
-                "Start dbus, or set "
-                + ("DBUS_SESSION_BUS_ADDRESS." if session else "DBUS_SYSTEM_BUS_ADDRESS."),
-            ) from None
-        return cls(connection, session, interactive=sys.stdin is not None and sys.stdin.isatty())
+            hint = f"Start dbus, or set DBUS_{kind.upper()}_BUS_ADDRESS."
+            raise CommandError(NO_DAEMON, f"no {kind} bus: {error}", hint) from None
+        return cls(connection, "'kheadersd --session' starts it." if session else how_to_start)
 
     async def close(self) -> None:
+        """Leave the bus."""
         await self._connection.close()
 
     async def call(
-        self,
-        member: str,
-        signature: str = "",
-        values: Sequence[Any] = (),
-        *,
-        interface: str = SERVICE,
-        accept_fds: bool = False,
-    ) -> Answer:
-        """Call a method of the service.
+        self, member: str, signature: str = "", *values: Any, interface: str = SERVICE
+    ) -> list[Any]:
+        """Call a method of the service; the values that it returns, without variants.
 
         Raises:
-            CommandError: it failed, with the exit code that says how.
+            CommandError: the call failed.
         """
+        return list(plain((await self._call(interface, member, signature, *values)).values))
+
+    async def call_for_descriptor(self, member: str, signature: str, *values: Any) -> tuple[int, list[Any]]:
+        """Call a method that returns one file descriptor; the descriptor, and the values as `call`.
+
+        Raises:
+            CommandError: the call failed.
+        """
+        answer = await self._call(SERVICE, member, signature, *values, accept_fds=True)
+        (descriptor,) = answer.fds
+        return descriptor, plain(answer.values)
+
+    async def _call(
+        self, interface: str, member: str, signature: str, *values: Any, accept_fds: bool = False
+    ) -> Answer:
         try:
             return await self._connection.call(
                 SERVICE,
@@ -145,12 +147,12 @@ class Client:
                 member,
                 signature,
                 values,
-                timeout=PATIENCE,
+                timeout=MAX_SECONDS,
                 allow_interactive=self._interactive,
                 accept_fds=accept_fds,
             )
         except BusError as error:
-            raise explain(error, member, self._session) from None
+            raise explain(error, member, self._how_to_start) from None
         except ConnectionLost as error:
             raise CommandError(NO_DAEMON, error.message, "Try again when the bus is back.") from None
         except KheadersError as error:
@@ -160,13 +162,13 @@ class Client:
         """All properties of the service.
 
         Raises:
-            CommandError: as `call`.
+            CommandError: the call failed.
         """
-        answer = await self.call("GetAll", "s", [SERVICE], interface=PROPERTIES)
-        return dict(plain(answer.values[0]))
+        (properties,) = await self.call("GetAll", "s", SERVICE, interface=PROPERTIES)
+        return dict(properties)
 
     async def watch(self, listener: Callable[[str, list[Any]], None], *members: str) -> None:
-        """Have ``listener`` called with the name and the values of each of the service's signals.
+        """Call ``listener`` with the name and the values of each of the service's signals.
 
         Raises:
             CommandError: the bus refuses.
@@ -192,10 +194,10 @@ class Client:
                 await self._connection.add_match(rule)
             self._service = await self._owner()
         except KheadersError as error:
-            raise CommandError(NO_DAEMON, f"the bus does not let us listen: {error}") from None
+            raise CommandError(NO_DAEMON, f"the bus refuses to send signals: {error}") from None
 
     async def _owner(self) -> str:
-        """The unique name of the service, "" while it is not there."""
+        """The unique name of the service, "" while the daemon does not run."""
         path = "/org/freedesktop/DBus"
         try:
             answer = await self._connection.call(BUS_NAME, path, BUS_NAME, "GetNameOwner", "s", [SERVICE])
@@ -204,7 +206,7 @@ class Client:
         return str(answer.values[0])
 
     async def lost(self) -> None:
-        """Wait until the bus is gone."""
+        """Wait until the connection to the bus is lost."""
         await self._connection.closed
 
 
@@ -217,40 +219,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-@contextlib.contextmanager
-def password_prompter(session: bool) -> Iterator[None]:
-    """While this lasts, polkit can ask for a password on our terminal, if we have one and need it."""
-    prompter = None
-    if not session and os.geteuid() != 0 and sys.stdin is not None and sys.stdin.isatty():
-        prompter = _start_prompter()
-    try:
-        yield
-    finally:
-        if prompter is not None:
-            prompter.terminate()
-            prompter.wait()
-
-
-def _start_prompter() -> subprocess.Popen[bytes] | None:
-    import select
-    import subprocess
-
-    reader, writer = os.pipe()
-    try:
-        # --fallback: what the desktop has is asked first. The descriptor closes once it is registered.
-        prompter = subprocess.Popen(
-            [_PROMPTER, "--process", str(os.getpid()), "--notify-fd", str(writer), "--fallback"],
-            pass_fds=[writer],
-            stdout=subprocess.DEVNULL,  # it asks on the controlling terminal, and complains here
-            stderr=subprocess.DEVNULL,
-        )
-    except OSError:
-        prompter = None
-    finally:
-        os.close(writer)
-    if prompter is not None:
-        select.select([reader], [], [], _PROMPTER_PATIENCE)
-    os.close(reader)
-    return prompter

@@ -1,13 +1,16 @@
-"""What each command of kheadersctl does: it asks the service, shows the answer, and returns the exit code."""
+"""The commands of kheadersctl: each calls the service, prints the answer, and returns the exit code."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import shlex
+import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..dbus.codec import Variant
@@ -16,8 +19,8 @@ from ..formats.tar import TarReader
 from ..names import SERVICE
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from . import output as text
-from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError, plain
+from . import output
+from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError
 
 if TYPE_CHECKING:
     import argparse
@@ -26,28 +29,34 @@ if TYPE_CHECKING:
     Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
 _MAX_REASON = 256  # characters, the service's limit
-_PIECE = 1 << 16
+_READ_BYTES = 1 << 16
+# For each option of the command line, the option of the method and its signature.
+_OPTIONS = {
+    "source": ("sources", "as"),
+    "refresh": ("refresh", "b"),
+    "compiler": ("compiler", "s"),
+    "header": ("headers", "as"),
+    "force": ("force", "b"),
+}
 
 
-class Prepared:
-    """A program that is ready to take this one's place: its environment, and the lease it will hold."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Execution:
+    """A command that replaces kheadersctl: its words, variables to set, and the lease it inherits."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], lease: int) -> None:
-        self.command = command
-        self.environment = environment
-        self.lease = lease
+    command: list[str]
+    environment: Mapping[str, str]
+    lease: int
 
     def run(self) -> NoReturn:
-        """Become the program.
+        """Replace this process by the command.
 
         Raises:
             CommandError: there is no such program (127), or it cannot be run (126), as in a shell.
         """
-        import signal
-
-        # The program inherits the lease, and with it whatever it starts: it ends with the last of them.
+        # The lease lasts until the command and all programs that it starts have ended.
         os.set_inheritable(self.lease, True)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and the program would inherit that
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the command would inherit that
             signal.signal(ignored, signal.SIG_DFL)
         try:
             os.execvpe(self.command[0], self.command, {**os.environ, **self.environment})
@@ -57,9 +66,9 @@ class Prepared:
             raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
 
 
-async def following_progress(client: Client, work: Awaitable[Any]) -> Any:
-    """The result of ``work``; meanwhile its progress is shown if there is a terminal to show it on."""
-    line = text.ProgressLine()
+async def _with_progress(client: Client, work: Awaitable[Any]) -> Any:
+    """The result of ``work``; meanwhile its progress is shown if stderr is a terminal."""
+    line = output.ProgressLine()
     try:
         if line.wanted:
             await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
@@ -68,47 +77,73 @@ async def following_progress(client: Client, work: Awaitable[Any]) -> Any:
         line.clear()
 
 
-def _source_options(arguments: argparse.Namespace) -> dict[str, Variant]:
-    options: dict[str, Variant] = {}
-    if arguments.source:
-        options["sources"] = Variant("as", arguments.source)
-    if arguments.refresh:
-        options["refresh"] = Variant("b", True)
-    return options
+async def request(client: Client, member: str, signature: str, *values: Any) -> list[Any]:
+    """The values that a method returns which takes time; meanwhile its progress is shown.
+
+    Raises:
+        CommandError: the call failed.
+    """
+    return list(await _with_progress(client, client.call(member, signature, *values)))
 
 
-async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    values = [arguments.release, _source_options(arguments)]
-    path, details = (await following_progress(client, client.call("GetHeaders", "sa{sv}", values))).values
-    return path, plain(details)
+def options(arguments: argparse.Namespace, *names: str) -> dict[str, Variant]:
+    """The options of a method, from those options of the command line that were given."""
+    given = {}
+    for name in names:
+        if value := getattr(arguments, name):
+            option, signature = _OPTIONS[name]
+            given[option] = Variant(signature, value)
+    return given
 
 
-async def get(client: Client, arguments: argparse.Namespace) -> int:
-    path, details = await _headers(client, arguments)
+def _show(arguments: argparse.Namespace, value: Any, *lines: str) -> int:
+    """Print ``value`` with --json, else ``lines``."""
     if arguments.json:
-        text.put_json({"path": path, **details})
+        output.put_json(value)
     else:
-        text.put(path)
+        for line in lines:
+            output.put(line)
     return DONE
 
 
-async def env(client: Client, arguments: argparse.Namespace) -> int:
+async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Execution:
+    """Acquire headers for a command.
+
+    Raises:
+        CommandError: the call failed.
+    """
+    # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
+    reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:_MAX_REASON]
+    given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
+    call = client.call_for_descriptor("Acquire", "sa{sv}", arguments.release, given)
+    lease, (_, _, details) = await _with_progress(client, call)
+    return Execution(arguments.command, details.get("environment", {}), lease)
+
+
+async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    given = options(arguments, "source", "refresh")
+    path, details = await request(client, "GetHeaders", "sa{sv}", arguments.release, given)
+    return path, details
+
+
+async def _get(client: Client, arguments: argparse.Namespace) -> int:
+    path, details = await _headers(client, arguments)
+    return _show(arguments, {"path": path, **details}, path)
+
+
+async def _env(client: Client, arguments: argparse.Namespace) -> int:
     environment: dict[str, str] = {}
     if not (arguments.unless_dropped and await _were_dropped(client, arguments.release)):
         _, details = await _headers(client, arguments)
         environment = details.get("environment", {})
-    if arguments.json:
-        text.put_json(environment)
-    else:
-        for name, value in environment.items():
-            text.put(text.assignment(arguments.shell, name, value))
-    return DONE
+    lines = (output.assignment(arguments.shell, name, value) for name, value in environment.items())
+    return _show(arguments, environment, *lines)
 
 
 async def _were_dropped(client: Client, release: str) -> bool:
-    """Whether all that is there of a release is what was precompiled, because somebody wanted it so."""
+    """Whether the headers of a release were dropped, and only precompiled ones are cached."""
     release = release or (await client.properties())["RunningRelease"]
-    entries = plain((await client.call("ListEntries")).values[0])
+    (entries,) = await client.call("ListEntries")
     kept = [
         entry.get("headers_kept", True)
         for entry in entries
@@ -117,30 +152,19 @@ async def _were_dropped(client: Client, release: str) -> bool:
     return bool(kept) and not any(kept)
 
 
-async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Prepared:
-    """Acquire headers for the program that is to be run."""
-    # Not its arguments, which may have passwords: everybody can read the reasons of leases.
-    reason = printable("kheadersctl exec " + os.path.basename(arguments.command[0]))[:_MAX_REASON]
-    options = {**_source_options(arguments), "reason": Variant("s", reason)}
-    work = client.call("Acquire", "sa{sv}", [arguments.release, options], accept_fds=True)
-    answer = await following_progress(client, work)
-    _, index, details = answer.values
-    return Prepared(arguments.command, plain(details).get("environment", {}), answer.fds[index])
-
-
-async def export(client: Client, arguments: argparse.Namespace) -> int:
-    """Write the headers to stdout, as they come."""
-    values = [arguments.release, _source_options(arguments)]
-    work = client.call("Export", "sa{sv}", values, accept_fds=True)
-    answer = await following_progress(client, work)
-    await in_thread(_copy_to_stdout, answer.fds[answer.values[0]])
+async def _export(client: Client, arguments: argparse.Namespace) -> int:
+    given = options(arguments, "source", "refresh")
+    call = client.call_for_descriptor("Export", "sa{sv}", arguments.release, given)
+    descriptor, _ = await _with_progress(client, call)
+    await in_thread(_copy_to_stdout, descriptor)
     return DONE
 
 
 def _copy_to_stdout(descriptor: int) -> None:
-    """
+    """Write an archive to stdout while it comes, and check that it is complete.
+
     Raises:
-        CommandError: the archive does not end as it should: the service could not read all of the headers.
+        CommandError: the archive is incomplete: the service could not read all of the headers.
     """
     try:
         for _ in TarReader(_copied(descriptor), "the archive"):
@@ -153,214 +177,157 @@ def _copy_to_stdout(descriptor: int) -> None:
 
 def _copied(descriptor: int) -> Iterator[bytes]:
     with open(descriptor, "rb", buffering=0) as archive:
-        while piece := archive.read(_PIECE):
+        while piece := archive.read(_READ_BYTES):
             sys.stdout.buffer.write(piece)
             yield piece
 
 
-async def pch(client: Client, arguments: argparse.Namespace) -> int:
-    path, flags, details = await get_pch(client, arguments, arguments.profile)
+async def _pch(client: Client, arguments: argparse.Namespace) -> int:
+    given = options(arguments, "compiler", "header", "force")
+    if arguments.drop_headers:
+        given["keep_headers"] = Variant("b", False)
+    values = (arguments.release, arguments.profile, given)
+    path, flags, details = await request(client, "GetPch", "ssa{sv}", *values)
     if arguments.drop_headers and details.get("headers_kept", False):
-        why = printable(details.get("why_kept", ""))
-        print(f"kheadersctl: the headers stay in the cache{why and f': {why}'}", file=sys.stderr)
+        why = details.get("why_kept", "")
+        output.complain(f"kheadersctl: the headers stay in the cache{why and f': {why}'}")
+    value = {"path": path, "arguments": flags, **details}
+    return _show(arguments, value, shlex.join(flags) if arguments.arguments else path)
+
+
+async def _types(client: Client, arguments: argparse.Namespace) -> int:
+    path, details = await request(client, "GetTypes", "sa{sv}", arguments.release, {})
+    return _show(arguments, {"path": path, **details}, path)
+
+
+async def _list(client: Client, arguments: argparse.Namespace) -> int:
+    (entries,) = await client.call("ListEntries")
     if arguments.json:
-        text.put_json({"path": path, "arguments": flags, **details})
-    elif arguments.arguments:
-        text.put(shlex.join(flags))
-    else:
-        text.put(path)
-    return DONE
-
-
-async def types(client: Client, arguments: argparse.Namespace) -> int:
-    work = client.call("GetTypes", "sa{sv}", [arguments.release, {}])
-    path, details = plain((await following_progress(client, work)).values)
-    if arguments.json:
-        text.put_json({"path": path, **details})
-    else:
-        text.put(path)
-    return DONE
-
-
-async def get_pch(
-    client: Client, arguments: argparse.Namespace, profile: str
-) -> tuple[str, list[str], dict[str, Any]]:
-    """What GetPch answers: the path, the compiler's arguments, and the details.
-
-    Raises:
-        CommandError: as `Client.call`.
-    """
-    options: dict[str, Variant] = {}
-    if arguments.compiler:
-        options["compiler"] = Variant("s", arguments.compiler)
-    if getattr(arguments, "header", None):
-        options["headers"] = Variant("as", arguments.header)
-    if getattr(arguments, "drop_headers", False):
-        options["keep_headers"] = Variant("b", False)
-    if getattr(arguments, "force", False):
-        options["force"] = Variant("b", True)
-    work = client.call("GetPch", "ssa{sv}", [arguments.release, profile, options])
-    path, flags, details = plain((await following_progress(client, work)).values)
-    return path, flags, details
-
-
-async def list_entries(client: Client, arguments: argparse.Namespace) -> int:
-    entries = plain((await client.call("ListEntries")).values[0])
-    if arguments.json:
-        text.put_json(entries)
-        return DONE
-    if not entries:
-        if text.is_terminal():
-            text.put("The cache is empty; 'kheadersctl get' fills it.")
-        return DONE
-    text.put_table(
-        ("RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST USED", "PATH"),
-        (_entry_row(entry, text.size(entry.get("bytes", 0))) for entry in entries),
-        (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
-    )
+        output.put_json(entries)
+    elif entries:
+        output.put_table(
+            ("RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST USED", "PATH"),
+            (_entry_row(entry, output.size(entry.get("bytes", 0))) for entry in entries),
+            (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
+        )
+    elif output.is_terminal():
+        output.put("The cache is empty; 'kheadersctl get' fills it.")
     return DONE
 
 
 def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
     return (
         entry.get("release", "-"),
-        _what(entry),
+        _contents(entry),
         entry.get("source", "-"),
         size,
         str(entry.get("files", "-")),
-        text.moment(entry.get("extracted_at", 0)),
-        text.moment(entry.get("last_used", 0)),
+        output.moment(entry.get("extracted_at", 0)),
+        output.moment(entry.get("last_used", 0)),
         entry.get("source_tree", "-"),
     )
 
 
-def _what(entry: Mapping[str, Any]) -> str:
-    """What an entry has, in a word or two."""
+def _contents(entry: Mapping[str, Any]) -> str:
+    """What an entry has, as in "headers+2pch"."""
     kept = entry.get("kind", "-") if entry.get("headers_kept", True) else ""
     count = entry.get("pch_count", 0)
     return "+".join(filter(None, (kept, f"{count}pch" if count else "")))
 
 
-async def status(client: Client, arguments: argparse.Namespace) -> int:
+async def _status(client: Client, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        text.put_json(json.loads((await client.call("Describe")).values[0]))
+        (description,) = await client.call("Describe")
+        output.put_json(json.loads(description))
         return DONE
     properties = await client.properties()
-    leases = plain((await client.call("ListLeases")).values[0])
-    text.put_fields(
+    (leases,) = await client.call("ListLeases")
+    output.put_fields(
         {
             "Version": properties["Version"],
             "Running kernel": properties["RunningRelease"] or "unknown",
             "Headers": await _whereabouts(client) if properties["RunningRelease"] else "unknown",
-            "Cache": f"{text.count(properties['EntryCount'], 'entry', 'entries')}, "
-            f"{text.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
+            "Cache": f"{output.count(properties['EntryCount'], 'entry', 'entries')}, "
+            f"{output.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
             "Activity": properties["Activity"],
             "Leases": str(properties["LeaseCount"]),
-            **_last_error(properties["LastError"]),
+            **_last_error(*properties["LastError"]),
         }
     )
     for release, owner, uid, pid, reason in leases:
-        text.put(printable(f"  {release}  {owner}  user {uid}  process {pid}  {reason}").rstrip())
+        output.put(printable(f"  {release}  {owner}  user {uid}  process {pid}  {reason}").rstrip())
     return DONE
 
 
 async def _whereabouts(client: Client) -> str:
-    """Where the running kernel's headers are now, in a few words."""
+    """Where the running kernel's headers are now."""
     try:
-        path, details = (await client.call("Lookup", "s", [""])).values
+        path, details = await client.call("Lookup", "s", "")
     except CommandError as error:
         if error.code != NOT_AVAILABLE:
             raise
         return "none yet; 'kheadersctl get' makes them"
-    return f"{path} (from {plain(details).get('source', '?')})"
+    return f"{path} (from {details.get('source', '?')})"
 
 
-def _last_error(error: list[str]) -> dict[str, str]:
-    name, message = error
+def _last_error(name: str, message: str) -> dict[str, str]:
     return {"Last error": f"{message} ({name.rpartition('.')[2]})"} if name else {}
 
 
-async def verify(client: Client, arguments: argparse.Namespace) -> int:
+async def _verify(client: Client, arguments: argparse.Namespace) -> int:
+    releases = [arguments.release]
     if arguments.release is None:
-        releases = await _cached_releases(client)
-    else:
-        releases = [arguments.release]
-    results = []
+        (entries,) = await client.call("ListEntries")
+        releases = list(dict.fromkeys(entry["release"] for entry in entries))
+    results, lines = [], []
     for release in releases:
         try:
-            intact, problems = (await client.call("Verify", "sa{sv}", [release, {}])).values
+            intact, problems = await client.call("Verify", "sa{sv}", release, {})
         except CommandError as error:
             if arguments.release is None and error.code == NOT_AVAILABLE:
-                continue  # removed since we asked what there is
+                continue  # the entry was removed meanwhile
             raise
-        results.append({"release": release, "intact": intact, "problems": list(problems)})
-    if arguments.json:
-        text.put_json(results)
-    else:
-        _show_verdicts(results)
+        results.append({"release": release, "intact": intact, "problems": problems})
+        lines.append(printable(f"{release or 'running kernel'}: {'intact' if intact else 'damaged'}"))
+        lines += ["  " + printable(problem) for problem in problems]
+    if not results and output.is_terminal():
+        lines.append("The cache is empty.")
+    _show(arguments, results, *lines)
     return DONE if all(result["intact"] for result in results) else FAILED
 
 
-async def _cached_releases(client: Client) -> list[str]:
-    entries = plain((await client.call("ListEntries")).values[0])
-    return list(dict.fromkeys(entry["release"] for entry in entries))
+async def _remove(client: Client, arguments: argparse.Namespace) -> int:
+    (freed,) = await client.call("Remove", "sa{sv}", arguments.release, options(arguments, "force"))
+    return _show(arguments, {"bytes_freed": freed}, f"{output.size(freed)} freed")
 
 
-def _show_verdicts(results: list[dict[str, Any]]) -> None:
-    if not results and text.is_terminal():
-        text.put("The cache is empty.")
-    for result in results:
-        verdict = "intact" if result["intact"] else "damaged"
-        text.put(printable(f"{result['release'] or 'running kernel'}: {verdict}"))
-        for problem in result["problems"]:
-            text.put("  " + printable(problem))
+async def _prune(client: Client, arguments: argparse.Namespace) -> int:
+    releases, freed = await client.call("Prune", "a{sv}", {})
+    lines = (f"removed {printable(release)}" for release in releases)
+    value = {"releases": releases, "bytes_freed": freed}
+    return _show(arguments, value, *lines, f"{output.size(freed)} freed")
 
 
-async def remove(client: Client, arguments: argparse.Namespace) -> int:
-    options = {"force": Variant("b", True)} if arguments.force else {}
-    freed = (await client.call("Remove", "sa{sv}", [arguments.release, options])).values[0]
-    if arguments.json:
-        text.put_json({"bytes_freed": freed})
-    else:
-        text.put(f"{text.size(freed)} freed")
-    return DONE
+async def _unload(client: Client, arguments: argparse.Namespace) -> int:
+    (state,) = await client.call("UnloadModule", "a{sv}", {})
+    return _show(arguments, {"module_state": state}, printable(state))
 
 
-async def prune(client: Client, arguments: argparse.Namespace) -> int:
-    releases, freed = (await client.call("Prune", "a{sv}", [{}])).values
-    if arguments.json:
-        text.put_json({"releases": list(releases), "bytes_freed": freed})
-        return DONE
-    for release in releases:
-        text.put(f"removed {printable(release)}")
-    text.put(f"{text.size(freed)} freed")
-    return DONE
-
-
-async def unload(client: Client, arguments: argparse.Namespace) -> int:
-    state = (await client.call("UnloadModule", "a{sv}", [{}])).values[0]
-    if arguments.json:
-        text.put_json({"module_state": state})
-    else:
-        text.put(printable(state))
-    return DONE
-
-
-async def monitor(client: Client, arguments: argparse.Namespace) -> int:
-    """Show every signal of the service until the bus is lost or somebody has seen enough."""
+async def _monitor(client: Client, arguments: argparse.Namespace) -> int:
+    """Print every signal of the service until the bus is lost or the output is closed."""
     broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def show(member: str, values: list[Any]) -> None:
         try:
-            _show_signal(member, values, arguments.json)
+            _show_signal(member, values, arguments)
             sys.stdout.flush()
         except OSError as error:
             if not broken.done():
                 broken.set_exception(error)
 
-    await client.watch(show, "EntryAdded", "EntryRemoved", "Progress", "PropertiesChanged")
-    await client.properties()  # starts the daemon, or says why there is none
+    await client.watch(show, *_SIGNALS)
+    await client.properties()  # starts the daemon, or fails
     lost = asyncio.ensure_future(client.lost())
     try:
         await asyncio.wait((lost, broken), return_when=asyncio.FIRST_COMPLETED)
@@ -368,44 +335,41 @@ async def monitor(client: Client, arguments: argparse.Namespace) -> int:
         lost.cancel()
     if broken.done():
         broken.result()
-    raise CommandError(NO_DAEMON, "the bus went away", f"Wait for it, and see whether {SERVICE} comes back.")
+    raise CommandError(NO_DAEMON, "the connection to the bus was lost", f"Try again when {SERVICE} is back.")
 
 
+# For each signal, the names of its values and the line that is printed.
 _SIGNALS = {
-    "EntryAdded": ("release", "path", "details"),
-    "EntryRemoved": ("release", "path", "reason"),
-    "Progress": ("release", "stage", "fraction"),
-    "PropertiesChanged": ("interface", "changed", "invalidated"),
+    "EntryAdded": (("release", "path", "details"), "added {release} {path}"),
+    "EntryRemoved": (("release", "path", "reason"), "removed {release} {path}: {reason}"),
+    "Progress": (("release", "stage", "fraction"), "{release}: {stage} {fraction:.0%}"),
+    "PropertiesChanged": (("interface", "changed", "invalidated"), "{changed}"),
 }
 
 
-def _show_signal(member: str, values: list[Any], as_json: bool) -> None:
-    fields = dict(zip(_SIGNALS[member], values, strict=False))
-    if as_json:
-        text.put(json.dumps({"time": int(time.time() * 1e6), "signal": member, **fields}))
+def _show_signal(member: str, values: list[Any], arguments: argparse.Namespace) -> None:
+    names, line = _SIGNALS[member]
+    fields = dict(zip(names, values, strict=False))
+    if arguments.json:  # on one line, on a terminal too
+        output.put(json.dumps({"time": int(time.time() * 1e6), "signal": member, **fields}))
         return
-    words = {
-        "EntryAdded": "added {release} {path}",
-        "EntryRemoved": "removed {release} {path}: {reason}",
-        "Progress": "{release}: {stage} {fraction:.0%}",
-        "PropertiesChanged": "{changed}",
-    }[member]
     if member == "PropertiesChanged":
         fields["changed"] = ", ".join(f"{name} = {value}" for name, value in fields["changed"].items())
-    text.put(time.strftime("%H:%M:%S ") + printable(words.format(**fields)))
+    output.put(time.strftime("%H:%M:%S ") + printable(line.format(**fields)))
 
 
 COMMANDS: dict[str, Command] = {
-    "status": status,
-    "get": get,
-    "export": export,
-    "pch": pch,
-    "types": types,
-    "list": list_entries,
-    "env": env,
-    "verify": verify,
-    "remove": remove,
-    "prune": prune,
-    "unload": unload,
-    "monitor": monitor,
+    "status": _status,
+    "get": _get,
+    "export": _export,
+    "pch": _pch,
+    "types": _types,
+    "list": _list,
+    "env": _env,
+    "verify": _verify,
+    "remove": _remove,
+    "prune": _prune,
+    "unload": _unload,
+    "monitor": _monitor,
 }
+"""The commands by name, but ``exec`` and ``cc``."""

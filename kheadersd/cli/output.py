@@ -1,13 +1,15 @@
-"""How kheadersctl shows things: tables for people, tab-separated lines for pipes, JSON for programs."""
+"""What kheadersctl prints: tables on a terminal, tab-separated lines in a pipe, JSON for programs."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..names import SOURCE_NAMES
 from ..system.printable import printable
 
 if TYPE_CHECKING:
@@ -17,22 +19,27 @@ SHELLS = ("sh", "fish", "systemd")
 
 
 def is_terminal() -> bool:
-    """Whether a person reads stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def put(line: str) -> None:
-    """One line on stdout."""
+    """Write one line to stdout."""
     sys.stdout.write(line + "\n")
 
 
+def complain(text: str) -> None:
+    """Write ``text`` to stderr, with an escape sequence for each character that is not printable."""
+    print("\n".join(printable(line) for line in text.splitlines()), file=sys.stderr)
+
+
 def put_json(value: Any) -> None:
-    """``value``, indented for a person and on one line for a pipe."""
+    """Write ``value`` to stdout as JSON: indented on a terminal, on one line in a pipe."""
     put(json.dumps(value, indent=2 if is_terminal() else None))
 
 
 def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Iterable[Sequence[str]]) -> None:
-    """``rows`` under ``titles`` on a terminal; ``plain``, separated by tabs, in a pipe."""
+    """Write ``rows`` under ``titles`` to a terminal, or ``plain``, separated by tabs, to a pipe."""
     if not is_terminal():
         for row in plain:
             put("\t".join(printable(cell) for cell in row))
@@ -44,29 +51,20 @@ def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Itera
 
 
 def put_fields(fields: Mapping[str, str]) -> None:
-    """Names and values, one pair a line."""
+    """Write names and values to stdout, one pair a line."""
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         put(f"{name + ':':<{width}}{printable(value)}")
 
 
-def lines(text: str) -> str:
-    """As `printable`, for text that may have lines."""
-    return "\n".join(printable(line) for line in text.splitlines())
-
-
 def by_source(text: str) -> str:
-    """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text as it is."""
-    import re
-
-    from ..names import SOURCE_NAMES
-
+    """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text unchanged."""
     head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join(SOURCE_NAMES)}): )", text)
     return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes with a unit, as in "44.0 MiB"."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -76,7 +74,7 @@ def size(count: int) -> str:
 
 
 def moment(usec: int) -> str:
-    """A time of the bus (µs since the epoch), for people and for sort(1); "-" for 0."""
+    """The local time of a time on the bus (µs since the epoch); "-" for 0."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(usec / 1e6)) if usec else "-"
 
 
@@ -86,7 +84,7 @@ def count(number: int, noun: str, nouns: str = "") -> str:
 
 
 def assignment(shell: str, name: str, value: str) -> str:
-    """What sets an environment variable: in sh or fish, or as a line of systemd's EnvironmentFile=."""
+    """A line that sets an environment variable, for sh, fish or systemd's EnvironmentFile=."""
     if shell == "fish":
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return f"set -gx {name} '{quoted}'"
@@ -97,18 +95,24 @@ def assignment(shell: str, name: str, value: str) -> str:
 
 
 class ProgressLine:
-    """One line on stderr that says how far the work is; nothing where stderr is no terminal."""
+    """A line on stderr with the progress of the daemon's work.
+
+    Attributes:
+        wanted: whether stderr is a terminal; otherwise nothing is shown.
+    """
 
     def __init__(self) -> None:
         self.wanted = sys.stderr is not None and sys.stderr.isatty()
         self._shown = False
 
     def show(self, release: str, stage: str, fraction: float) -> None:
+        """Replace the line."""
         if self.wanted:
             self._shown = True
             self._write(f"\r\x1b[K{printable(release)}: {printable(stage)} {min(max(fraction, 0), 1):4.0%}")
 
     def clear(self) -> None:
+        """Erase the line."""
         if self._shown:
             self._shown = False
             self._write("\r\x1b[K")

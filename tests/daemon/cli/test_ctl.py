@@ -487,16 +487,18 @@ def test_output_that_cannot_be_written(ctl: Ctl) -> None:
     assert closed.returncode in (0, 1)
 
 
-def test_a_python_without_a_library_is_told_in_words() -> None:
+@pytest.mark.parametrize(
+    ("command", "module"), [("kheadersctl", "kheadersd.cli.__main__"), ("kheadersd", "kheadersd.__main__")]
+)
+def test_a_missing_library_is_one_line(command: str, module: str) -> None:
     script = (
-        "import sys; sys.modules['dbus_next'] = sys.modules['dbus_fast'] = None; "
-        "from kheadersd.cli.__main__ import main; sys.exit(main(['status']))"
+        "import sys; sys.modules['dbus_next'] = sys.modules['dbus_fast'] = None; sys.argv[1:] = ['list']; "
+        f"from {module} import main; sys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(
-        f"kheadersctl: {sys.executable} cannot run kheadersctl: neither dbus-next nor"
-    )
+    assert done.stderr.startswith(f"{command}: {sys.executable} cannot run {command}: ")
+    assert "install python3-dbus-next or" in done.stderr
     assert done.stderr.count("\n") == 1

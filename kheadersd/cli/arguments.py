@@ -1,0 +1,162 @@
+"""The command line of kheadersctl."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..errors import InvalidArgs
+from ..names import SOURCE_NAMES
+from ..release import parse_release
+from ..system.printable import quoted
+from .output import SHELLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line. Ends the process after --help and --version (0) and on mistakes (2)."""
+    arguments, tail = list(arguments), None
+    if "--" in arguments and {"exec", "cc"} & set(arguments[: arguments.index("--")]):
+        cut = arguments.index("--")
+        arguments, tail = arguments[:cut], arguments[cut + 1 :]
+    parser = _parser()
+    options = parser.parse_args(arguments, argparse.Namespace(session=False, json=False))
+    _check(parser, options)
+    if options.action == "exec":
+        if tail is not None:  # a "--" after the command's name belongs to the command
+            options.command = [*options.command, "--", *tail] if options.command else tail
+        if not options.command or not options.command[0]:
+            parser.error("exec needs a command: kheadersctl exec -- COMMAND…")
+    if options.action == "cc":
+        options.flags = tail or []
+    return options
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process (2) on values that D-Bus cannot carry, and on impossible releases."""
+    for name in ("profile", "compiler", "header"):
+        given = getattr(options, name, None) or ()
+        for value in (given,) if isinstance(given, str) else given:
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                parser.error(f"the {name} {quoted(value)} is not valid UTF-8")
+    if release := getattr(options, "release", None):
+        try:
+            parse_release(release)
+        except InvalidArgs as error:
+            parser.error(error.message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # SUPPRESS: the default of the command's parser does not replace what was given before the command.
+    bus = argparse.ArgumentParser(add_help=False)
+    bus.add_argument(
+        "--session", action="store_true", default=argparse.SUPPRESS, help="use the session bus, for trials"
+    )
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+
+    parser = argparse.ArgumentParser(
+        prog="kheadersctl",
+        description="Get kernel headers for tracing tools, and manage their cache.",
+        epilog="RELEASE is a kernel release as 'uname -r' prints it; the default is the running kernel. "
+        "Exit codes: 0 done, 1 failed, 2 usage, 3 not available, 4 not authorised, 5 no daemon.",
+        parents=[bus, output],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"kheadersctl {__version__}")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=summary, description=summary + ".", parents=[bus, *parents], allow_abbrev=False
+        )
+
+    command("status", "Show the state of the daemon, its cache and the leases", output)
+    get = command("get", "Make sure that headers are in the cache, and print their path", output)
+    _add_release(get)
+    _add_sources(get)
+    export = command("export", "Write headers to stdout as a tar archive, for containers without the cache")
+    _add_release(export)
+    _add_sources(export)
+    command("list", "List the entries of the cache", output)
+    execute = command("exec", "Run a command with headers that stay until it ends")
+    execute.add_argument("--release", default="", metavar="R", help="use the headers of this kernel release")
+    _add_sources(execute)
+    execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…", help="after --")
+    env = command("env", "Print the variables that make bcc and bpftrace use the headers, if any", output)
+    _add_release(env)
+    _add_sources(env)
+    env.add_argument(
+        "--shell",
+        choices=SHELLS,
+        default="sh",
+        help="for this shell, or for systemd's EnvironmentFile=",
+    )
+    env.add_argument(
+        "--unless-dropped",
+        action="store_true",
+        help="print nothing if 'pch --drop-headers' dropped the headers, and do not extract them again",
+    )
+    _add_compiling(command, output)
+    verify = command("verify", "Compare cached headers with what was extracted; all without RELEASE", output)
+    verify.add_argument("release", nargs="?", metavar="RELEASE")
+    remove = command("remove", "Remove headers from the cache", output)
+    _add_release(remove)
+    remove.add_argument("--force", action="store_true", help="remove them also while a program uses them")
+    command("prune", "Remove the entries that exceed the limits of the configuration", output)
+    command("unload", "Unload the kernel module kheaders, if no extraction needs it", output)
+    command("monitor", "Print what the daemon does, until interrupted", output)
+    return parser
+
+
+def _add_compiling(command: Callable[..., argparse.ArgumentParser], output: argparse.ArgumentParser) -> None:
+    pch = command("pch", "Make sure that headers are precompiled for clang, and print the path", output)
+    pch.add_argument("profile", metavar="PROFILE", help="a list of headers, such as bpf-tracing")
+    _add_release(pch)
+    _add_compiler(pch)
+    pch.add_argument(
+        "--header", action="append", metavar="H", help="precompile this header, instead of the profile's"
+    )
+    pch.add_argument(
+        "--drop-headers", action="store_true", help="drop the headers that are not needed afterwards"
+    )
+    pch.add_argument("--force", action="store_true", help="drop them even if no source can restore them")
+    pch.add_argument("--arguments", action="store_true", help="print the compiler's arguments instead")
+    types = command("types", "Make sure that there is a vmlinux.h, and print its path", output)
+    _add_release(types)
+    compile_ = command("cc", "Compile a BPF program, with precompiled headers if possible")
+    compile_.usage = "%(prog)s [OPTION…] FILE [-- FLAG…]"
+    compile_.epilog = "The FLAGs after -- are further arguments of clang."
+    compile_.add_argument("file", metavar="FILE", help="a program in C")
+    compile_.add_argument(
+        "-o", dest="output", metavar="OUT", help="the default is FILE with .o, in this directory"
+    )
+    compile_.add_argument("--release", default="", metavar="R", help="compile for this kernel release")
+    compile_.add_argument(
+        "--profile", help="the default is bpf-tracing, or types for a program that includes vmlinux.h"
+    )
+    _add_compiler(compile_)
+    compile_.add_argument("-v", "--verbose", action="store_true", help="print the compiler's command")
+
+
+def _add_compiler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compiler", default="", metavar="C", help="a name such as clang-16, or a path")
+
+
+def _add_release(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("release", nargs="?", default="", metavar="RELEASE")
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        action="append",
+        choices=SOURCE_NAMES,
+        help="try only this source; repeat the option for several, in this order",
+    )
+    parser.add_argument("--refresh", action="store_true", help="do not use cached headers")
