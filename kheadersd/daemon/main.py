@@ -25,23 +25,25 @@ from ..host.kernel_module import NoLoader
 from ..host.modprobe_loader import ModprobeLoader
 from ..host.systemd_loader import UNIT, UnitLoader
 from ..journal import LEVELS, Event, Handler, Journal
-from ..names import SERVICE
+from ..names import SERVICE, SERVICE_PATH
 from ..system import malloc as memory
 from ..system.printable import printable
 from ..system.service_manager import ServiceManager
 from ..system.tasks import Background, hanging, in_thread, stop_within
 from . import log_control as logcontrol
+from .answers import Answers
 from .interface import Service
 from .observer import StatusObserver
+from .parts import Parts
 from .polkit import Authority
-from .status import State
+from .signals import Signals
+from .status import summary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ..dbus.objects import Answer
     from ..host.kernel_module import Loader
-    from .observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -158,18 +160,21 @@ class _Daemon:
             loop.add_signal_handler(number, self._told_to_stop, loop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
-        service = Service(self._make_state, self._authority)
+        answers = Answers()
+        signals = Signals(answers.forget)
+        parts = self._make_parts(signals)
+        service = Service(parts, self._authority, answers)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.callback(self._manager.close)
                 self._manager.start()
-                stack.push_async_callback(self._in_time, service.state.close)
-                await self._unless_stopped(service.state.start())
+                stack.push_async_callback(self._in_time, parts.close)
+                await self._unless_stopped(parts.start())
                 background = Background()
                 stack.push_async_callback(self._in_time, background.settle)
-                reloading = background.start(self._reload_when_told(service.state))
+                reloading = background.start(self._reload_when_told(parts))
                 stack.callback(reloading.cancel)
-                await self._serve(service)
+                await self._serve(service, signals)
         finally:
             if self._has_started:
                 self._journal.tell_left_out()
@@ -193,30 +198,25 @@ class _Daemon:
                 raise
             log.warning("told to stop, gave up what does not end: %s", getattr(end, "__qualname__", end))
 
-    def _make_state(self, observer: Observer) -> State:
-        state = State(
-            self._host,
-            self._settings,
-            self._cache_directory,
-            self._journal,
-            self._choose_loader(),
-            StatusObserver(observer, lambda: self._manager.status(state.summary)),
-        )
-        return state
+    def _make_parts(self, signals: Signals) -> Parts:
+        observer = StatusObserver(signals, lambda: self._manager.status(summary(parts)))
+        loader = self._choose_loader()
+        parts = Parts(self._host, self._settings, self._cache_directory, self._journal, loader, observer)
+        return parts
 
     # The configuration
 
-    async def _reload_when_told(self, state: State) -> None:
+    async def _reload_when_told(self, parts: Parts) -> None:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
             self._manager.reloading()
             settings, problems = await in_thread(_load_config, self._arguments)
             _tell_problems(self._journal, problems)
-            await self._configure(state, settings)
+            await self._configure(parts, settings)
             self._manager.reloaded()
 
-    async def _configure(self, state: State, settings: config.Config) -> None:
+    async def _configure(self, parts: Parts, settings: config.Config) -> None:
         """Take what can be taken while we run."""
         old, self._settings = self._settings, settings
         changed = config.changes(old, settings)
@@ -224,7 +224,7 @@ class _Daemon:
             # Only then: the level that somebody set for this run over the bus stays otherwise.
             self._journal.level = settings.log_level
         _allow_descriptors(settings.max_leases + _SPARE_DESCRIPTORS)
-        await state.configure(settings)
+        await parts.configure(settings)
         message = "The configuration was read again: " + (", ".join(changed) or "nothing has changed")
         if later := [name for name in changed if name in _FIXED]:
             message += f"; {' and '.join(later)} will take effect when kheadersd is started again"
@@ -232,7 +232,7 @@ class _Daemon:
 
     # The bus
 
-    async def _serve(self, service: Service) -> None:
+    async def _serve(self, service: Service, signals: Signals) -> None:
         """Be on the bus, and come back to it when it is lost, until told to stop."""
         first = True
         while not self._stop.is_set():
@@ -242,11 +242,12 @@ class _Daemon:
                 return
             self._connection = connection
             try:
-                service.attach(connection)
+                connection.export(SERVICE_PATH, [service.interface])
+                signals.attach(connection, service.interface, service.parts.existing.describe)
                 connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
                 # The service manager is there, who knows what was left loaded: by a predecessor, or when the
                 # bus went.
-                await self._unless_stopped(service.state.module.recover())
+                await self._unless_stopped(service.parts.module.recover())
                 await self._unless_stopped(connection.request_name(SERVICE))
                 if self._stop.is_set():
                     return
@@ -262,9 +263,9 @@ class _Daemon:
                     self._manager.stopping()
                     # While we are on the bus: to give the module back takes the service manager.
                     await self._in_time(connection.end_calls)
-                    await self._in_time(service.state.provider.close)
+                    await self._in_time(service.parts.provider.close)
                 self._connection = None
-                service.detach()
+                signals.detach()
                 await connection.close()
 
     def _ready(self, connection: Connection, first: bool) -> None:

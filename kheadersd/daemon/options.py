@@ -33,7 +33,7 @@ def _as_it_is(value: bool) -> bool:
     return value
 
 
-def _check_sources(names: Sequence[str]) -> Sequence[str]:
+def _check_sources(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise InvalidArgs("option 'sources' is empty: leave it out to try all sources")
     for name in names:
@@ -63,13 +63,13 @@ def _check_compiler(name: str) -> str:
     return name
 
 
-def _check_header_list(names: Sequence[str]) -> Sequence[str]:
+def _check_header_list(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise InvalidArgs("option 'headers' is empty: leave it out to have those of the profile")
-    return check_headers(names)
+    return tuple(check_headers(names))
 
 
-SOURCES: Option[Sequence[str]] = Option("sources", "as", (), _check_sources)
+SOURCES: Option[tuple[str, ...]] = Option("sources", "as", (), _check_sources)
 """Try only these sources, in this order; () when the configured ones are meant."""
 REFRESH = Option("refresh", "b", False, _as_it_is)
 """Do not use what is cached."""
@@ -80,7 +80,7 @@ REASON = Option("reason", "s", "", _check_reason)
 
 COMPILER = Option("compiler", "s", "", _check_compiler)
 """A plain name or an absolute path; "" when the default is meant."""
-HEADERS: Option[Sequence[str]] = Option("headers", "as", (), _check_header_list)
+HEADERS: Option[tuple[str, ...]] = Option("headers", "as", (), _check_header_list)
 """Exactly these headers; () when those of the profile are meant."""
 KEEP_HEADERS = Option("keep_headers", "b", True, _as_it_is)
 """Whether the headers stay in the cache besides what is precompiled."""
@@ -91,7 +91,7 @@ class Options:
 
     __slots__ = ("_given",)
 
-    def __init__(self, given: Mapping[str, object], allowed: Sequence[Option[Any]]) -> None:
+    def __init__(self, given: Mapping[str, object], *allowed: Option[Any]) -> None:
         """Check ``given``, a decoded ``a{sv}``, against the options a method takes.
 
         Raises:

@@ -1,84 +1,165 @@
-"""Where precompiled headers and vmlinux.h are made: its parts, wired up when it is first needed."""
+"""The wiring: makes all parts of a daemon, starts and ends them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..cache.entry import TYPES
-from ..pch.compilers import Compilers
-from ..pch.header_removal import HeaderRemoval
-from ..pch.provider import PchProvider
-from ..pch.store import PchStore
-from ..sandbox.queue import RunQueue
-from ..sandbox.runners import compiler_runner
-from ..vmlinux.provider import TypesProvider
+from ..cache.cache import Cache
+from ..cache.leases import Lease, Leases
+from ..cache.lifecycle import Keeper
+from ..errors import Corrupt, KheadersError
+from ..headers.existing import ExistingHeaders
+from ..headers.export import Exports
+from ..headers.extraction import Extraction
+from ..headers.prefetch import Prefetch
+from ..headers.provider import Provider
+from ..host.kernel_module import KernelModule
+from ..journal import Event
+from ..progress import Progress
+from ..sources.sources import Sources
+from ..system.tasks import in_thread
+from .failures import Failures
+from .watch import Watching
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..cache.entry import Entry
-    from ..cache.leases import Leases
-    from ..cache.lifecycle import Keeper
     from ..config import Config
-    from ..headers.provider import Provider
     from ..host.host import Host
+    from ..host.kernel_module import Loader
     from ..journal import Journal
-    from ..progress import Progress
+    from ..release import Release
+    from .derived import Derived
+    from .observer import Observer
 
-# kheaders-compile.socket takes twice as many: those that are being ended count, too.
-_MOST_COMPILERS = 4
 
-
-class Workshop:
-    """Belongs to the event loop.
-
-    Attributes:
-        types: makes vmlinux.h.
-        header_removal: drops headers once they are precompiled.
-        pch: finds and makes precompiled headers.
-    """
+class Parts:
+    """All parts behind the interface, as attributes. Belongs to the event loop."""
 
     def __init__(
         self,
         host: Host,
         config: Config,
-        provider: Provider,
-        keeper: Keeper,
-        leases: Leases,
+        cache_directory: Path,
         journal: Journal,
-        progress: Progress,
+        loader: Loader,
+        observer: Observer,
     ) -> None:
-        run = RunQueue(compiler_runner(), _MOST_COMPILERS)
-        self.types = TypesProvider(host, keeper, run, progress, config.extract_timeout)
-        self._provider = provider
-        self._compilers = Compilers(config.compiler_directories, run)
-        store = PchStore(keeper, self._compilers)
-        self.header_removal = HeaderRemoval(keeper, leases, store, run, journal, self._why_lost)
-        self.pch = PchProvider(
-            config,
-            provider,
-            self.types,
-            keeper,
-            self._compilers,
-            store,
-            self.header_removal,
-            run,
-            journal,
-            progress,
+        self.host = host
+        self.config = config
+        self.journal = journal
+        self.failures = Failures(journal, observer.changed)
+        self._observer = observer
+        self._derived: Derived | None = None
+        self.cache = Cache(cache_directory)
+        self.leases = Leases(
+            cache_directory / ".leases",
+            max_total=config.max_leases,
+            max_per_uid=config.max_leases_per_user,
+            on_change=self._leases_changed,
+            on_end=self._lease_ended,
         )
+        self.module = KernelModule(host, loader, self._module_changed)
+        self.exports = Exports(self._export_failed)
+        self.progress = Progress(self._progressed, observer.changed)
+        self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
+        sources = Sources(host, self.module, cache_directory / ".apt")
+        self.existing = ExistingHeaders(host, config, self.keeper, sources, journal)
+        extraction = Extraction(self.keeper, host)
+        self.provider = Provider(config, self.existing, extraction, sources, journal, self.progress)
+        prefetch = Prefetch(
+            host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources
+        )
+        self.watching = Watching(host, self.module, prefetch, journal, observer)
+
+    @property
+    def derived(self) -> Derived:
+        """What is made from headers. Loaded when a caller first asks for it: most daemons never need it."""
+        if self._derived is None:
+            from .derived import Derived  # 0.5 MiB
+
+            self._derived = Derived(
+                self.host,
+                self.config,
+                self.provider,
+                self.keeper,
+                self.leases,
+                self.journal,
+                self.progress,
+            )
+        return self._derived
+
+    async def start(self) -> None:
+        """Open the cache and pick up what a predecessor left.
+
+        Raises:
+            KheadersError: the cache directory cannot be used.
+        """
+        await in_thread(self.cache.lock)
+        # Before anything is judged: what programs work with is not removed.
+        for problem in self.leases.adopt():
+            self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
+        found = await in_thread(self.cache.open, self.leases.granted_on())
+        self.keeper.opened(found)
+        await self.module.recover()
+        self.watching.start()
 
     async def configure(self, config: Config) -> None:
-        """Use other limits from now on, and read the profiles again; directories stay as they are."""
-        self.types.find_timeout = config.extract_timeout
-        self.pch.configure(config)
-        await self.pch.load_profiles()
+        """Take another configuration, and read the profiles again.
 
-    async def _why_lost(self, entry: Entry) -> str:
-        if entry.record.kind == TYPES:
-            return await self.types.why_lost(entry)
-        return await self._provider.why_lost(entry)
+        Where the cache and the compilers are and how the module is loaded stay as they are.
+        """
+        self.config = config
+        self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
+        self.existing.configure(config)
+        self.provider.configure(config)
+        self.keeper.configure(config)
+        if self._derived is not None:
+            await self._derived.configure(config)
+
+    async def prune(self) -> tuple[list[Release], int]:
+        """Apply the retention policy; also to what was made by compilers that are not there any more."""
+        if any(entry.pchs for entry in self.cache.entries()):
+            await self.derived.pch.retire()
+        return await self.keeper.prune()
 
     async def close(self) -> None:
-        """Give up all work, and wait until it has cleaned up behind itself."""
-        await self.pch.close()
-        await self.header_removal.close()
-        await self.types.close()
-        await self._compilers.close()
+        """End all work, and leave nothing behind but the cache and the leases that are held."""
+        await self.watching.close()
+        await self.exports.close()
+        if self._derived is not None:
+            await self._derived.close()
+        await self.provider.close()
+        await self.existing.close()
+        await self.keeper.close()
+        self.leases.close()
+        self.cache.close()
+
+    def _progressed(self, release: str, stage: str, fraction: float) -> None:
+        self._observer.progress(release, stage, fraction)  # type: ignore[arg-type]
+        self._observer.changed()
+
+    def _module_changed(self, event: Event, message: str, error: KheadersError | None) -> None:
+        self.journal.report(
+            event, message, release=self.host.running, error=None if error is None else error.bus_name
+        )
+        self._observer.changed()
+
+    def _leases_changed(self) -> None:
+        self.keeper.leases_changed()
+        self._observer.changed()
+
+    def _export_failed(self, entry: Entry, error: KheadersError) -> None:
+        if isinstance(error, Corrupt) and entry in self.cache:
+            self.keeper.found_damaged(entry, error.message)
+        told = type(error)(f"an export of the headers of {entry.release} was cut short: {error.message}")
+        self.journal.report_failure(told, release=entry.release, path=str(entry.path))
+
+    def _lease_ended(self, lease: Lease) -> None:
+        self.journal.report(
+            Event.LEASE_ENDED,
+            f"The lease of {lease.sender} on the headers of {lease.release} has ended",
+            release=lease.release,
+            client_uid=lease.uid,
+        )

@@ -8,6 +8,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING
 
+from ..dbus.codec import Variant
 from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import (
@@ -152,8 +153,6 @@ class Authority:
     async def _check(
         self, connection: Peer, sender: str, action: Action, interactive: bool
     ) -> tuple[bool, bool]:
-        from ..dbus.codec import Variant
-
         # By bus name, never by pid: a pid can be another process's by the time polkit looks.
         subject = ["system-bus-name", {"name": Variant("s", sender)}]
         cancellation = str(next(self._numbers))

@@ -13,9 +13,11 @@ import pytest
 
 from kheadersd import __version__
 from kheadersd.config import Config
+from kheadersd.daemon.answers import Answers
 from kheadersd.daemon.interface import Service
+from kheadersd.daemon.parts import Parts
 from kheadersd.daemon.polkit import Authority
-from kheadersd.daemon.status import State
+from kheadersd.daemon.signals import Signals
 from kheadersd.dbus.objects import Interface
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
@@ -334,10 +336,9 @@ def _interface(tmp_path: Path) -> Interface:
     """The interface as the code has it, of a daemon that is never started."""
     host = Host(tmp_path)
     loader, journal = NoLoader("it is a test"), Journal("null")
-    service = Service(
-        lambda observer: State(host, Config(), tmp_path / "cache", journal, loader, observer), Authority()
-    )
-    return service.interface
+    answers = Answers()
+    parts = Parts(host, Config(), tmp_path / "cache", journal, loader, Signals(answers.forget))
+    return Service(parts, Authority(), answers).interface
 
 
 def _shape(element: ET.Element) -> tuple[Any, ...]:

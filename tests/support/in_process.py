@@ -10,7 +10,7 @@ import pytest
 from kheadersd.cache.entry import Entry
 from kheadersd.cache.without_headers import drop_headers
 from kheadersd.config import Config
-from kheadersd.daemon.status import State
+from kheadersd.daemon.parts import Parts
 from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
@@ -63,8 +63,8 @@ def journal() -> Kept:
 
 
 @pytest.fixture
-async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
+async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[Parts]:
+    state = Parts(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
     await state.start()
     yield state
     await state.close()
@@ -73,7 +73,7 @@ async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[Stat
 LIMITS = Limits()
 
 
-def take_headers_away(state: State, entry: Entry) -> Entry:
+def take_headers_away(state: Parts, entry: Entry) -> Entry:
     published = drop_headers(state.cache, entry, ["include/linux/more.h"])
     state.cache.insert(published.entry)
     state.keeper.reduced(published)

@@ -27,7 +27,7 @@ LATE = {
     "cli.cc: pch.compile": "as pch.recipe",
     "cli.cc: pch.compilers": "as pch.recipe",
     "cli.cc: pch.profiles": "as pch.recipe",
-    "daemon.status: daemon.parts": "0.6 MiB of a daemon that is asked for headers only",
+    "daemon.parts: daemon.derived": "0.5 MiB of a daemon that is asked for headers only",
 }
 """What is imported within a function, and what that saves."""
 
@@ -42,7 +42,6 @@ STILL_LATE: set[str] = {
     "cli.cc: errors",
     "cli.cc: sources.build_tree",
     "cli.output: names",
-    "daemon.polkit: dbus.codec",
     "headers.export: cache.tar_writer",
     "host.installed_kernels: system.inotify",
     "sources.package: sources.apt",

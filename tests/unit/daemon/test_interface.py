@@ -10,10 +10,11 @@ from typing import Any, cast
 import pytest
 
 from kheadersd.daemon import interface as service_module
+from kheadersd.daemon.answers import Answers
 from kheadersd.daemon.interface import Service
 from kheadersd.daemon.log_control import log_control
+from kheadersd.daemon.parts import Parts
 from kheadersd.daemon.polkit import Authority
-from kheadersd.daemon.status import State
 from kheadersd.dbus.credentials import Credentials
 from kheadersd.dbus.objects import Call
 from kheadersd.host.host import Host
@@ -45,8 +46,8 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-def service(state: State) -> Service:
-    return Service(lambda _: state, Authority())
+def service(state: Parts) -> Service:
+    return Service(state, Authority(), Answers())
 
 
 @pytest.mark.parametrize("member", ["Acquire", "Export"])
@@ -67,7 +68,7 @@ async def test_a_lease_is_given_back_whatever_fails(
     for _ in range(3):
         with pytest.raises(ValueError, match="not values of"):
             await cast("Any", method.handler(OfRoot(member, [RELEASE, {}])))
-    await eventually(lambda: not len(service.state.leases) and len(os.listdir("/proc/self/fd")) <= before)
+    await eventually(lambda: not len(service.parts.leases) and len(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_what_reads_does_nothing_for_those_who_wait_for_no_answer(service: Service) -> None:

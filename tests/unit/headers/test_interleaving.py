@@ -12,7 +12,7 @@ import pytest
 
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
-from kheadersd.daemon.status import State
+from kheadersd.daemon.parts import Parts
 from kheadersd.errors import Corrupt
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
@@ -34,13 +34,13 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-async def entry(state: State) -> Entry:
+async def entry(state: Parts) -> Entry:
     await state.provider.get(REQUEST, Root())
     (entry,) = state.cache.entries()
     return entry
 
 
-async def test_what_is_made_anew_is_served_meanwhile(state: State, entry: Entry, journal: Kept) -> None:
+async def test_what_is_made_anew_is_served_meanwhile(state: Parts, entry: Entry, journal: Kept) -> None:
     refreshing = asyncio.create_task(state.provider.get(dataclasses.replace(REQUEST, refresh=True), Root()))
     while not refreshing.done():
         served = state.existing.ready(REQUEST)
@@ -53,9 +53,9 @@ async def test_what_is_made_anew_is_served_meanwhile(state: State, entry: Entry,
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 2, 4, 8, 16])
 async def test_what_was_removed_does_not_come_back_without_headers(
-    state: State, entry: Entry, milliseconds: int
+    state: Parts, entry: Entry, milliseconds: int
 ) -> None:
-    reducing = asyncio.create_task(state.workshop.header_removal.reduce(entry, 10, at_once=True))
+    reducing = asyncio.create_task(state.derived.header_removal.reduce(entry, 10, at_once=True))
     await asyncio.sleep(milliseconds / 1000)
     await state.keeper.remove(OTHER, force=False)
     await asyncio.wait([reducing])
@@ -65,13 +65,13 @@ async def test_what_was_removed_does_not_come_back_without_headers(
     assert [name for name in os.listdir(state.cache.directory) if name[0] != "."] == []
 
 
-async def test_a_reduction_that_cannot_be_done_says_why(state: State, entry: Entry) -> None:
+async def test_a_reduction_that_cannot_be_done_says_why(state: Parts, entry: Entry) -> None:
     (entry.directory / "manifest").unlink()
     with pytest.raises(Corrupt, match="manifest: cannot be read"):
-        await state.workshop.header_removal.reduce(entry, 10, at_once=True)
+        await state.derived.header_removal.reduce(entry, 10, at_once=True)
 
 
-async def test_each_prune_chooses_for_itself(state: State, host: Host, entry: Entry) -> None:
+async def test_each_prune_chooses_for_itself(state: Parts, host: Host, entry: Entry) -> None:
     for number in range(2):
         release = Release(f"4.{number}.0-gone")
         put_kernel(host, release)
@@ -89,7 +89,7 @@ async def test_each_prune_chooses_for_itself(state: State, host: Host, entry: En
     assert len(removed) <= 1
 
 
-async def test_the_mark_of_one_is_not_given_to_another(state: State, entry: Entry) -> None:
+async def test_the_mark_of_one_is_not_given_to_another(state: Parts, entry: Entry) -> None:
     await state.keeper.close()
     reduced = take_headers_away(state, entry)
     await state.keeper.close()
@@ -99,7 +99,7 @@ async def test_the_mark_of_one_is_not_given_to_another(state: State, entry: Entr
     assert not (reduced.directory / "durable").exists()
 
 
-async def test_an_entry_is_marked_under_its_lock(state: State) -> None:
+async def test_an_entry_is_marked_under_its_lock(state: Parts) -> None:
     """While it is locked, something else may be changing what is on its disk."""
     served = await state.provider.get(REQUEST, Root())
     entry = served.entry
@@ -112,7 +112,7 @@ async def test_an_entry_is_marked_under_its_lock(state: State) -> None:
     assert mark.exists()
 
 
-async def test_a_kernel_that_cannot_be_looked_at_is_taken_to_be_installed(host: Host, state: State) -> None:
+async def test_a_kernel_that_cannot_be_looked_at_is_taken_to_be_installed(host: Host, state: Parts) -> None:
     directory = host.path("lib/modules", "4.9.9-hidden")
     directory.mkdir()
     (directory / "kernel").symlink_to("x" * 300)  # as with a directory without permission, for root too

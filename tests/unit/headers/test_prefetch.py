@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
-from kheadersd.daemon.status import State
+from kheadersd.daemon.parts import Parts
 from kheadersd.errors import NotCached
 from kheadersd.headers.extraction import Extraction
 from kheadersd.headers.prefetch import Prefetch
@@ -36,7 +36,7 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-def ahead(host: Host, state: State, journal: Kept) -> Prefetch:
+def ahead(host: Host, state: Parts, journal: Kept) -> Prefetch:
     return Prefetch(host, state.provider, state.keeper, journal, lambda: True)
 
 
@@ -44,11 +44,11 @@ def new(*releases: Release, installed: tuple[Release, ...] = ()) -> Change:
     return Change(frozenset({*releases, *installed}), frozenset(releases), frozenset(releases), NONE)
 
 
-def cached(state: State) -> list[tuple[str, str]]:
+def cached(state: Parts) -> list[tuple[str, str]]:
     return [(entry.release, entry.record.source) for entry in state.cache.entries()]
 
 
-async def get(state: State, release: Release, *sources: str) -> None:
+async def get(state: Parts, release: Release, *sources: str) -> None:
     await state.provider.get(Request(release, sources), Root())
 
 
@@ -56,7 +56,7 @@ def say_sysfs(host: Host) -> None:
     host.path("sys/kernel/kheaders.tar.xz").write_bytes(make_kheaders(RELEASE, {"include/x.h": b"sysfs"}))
 
 
-async def test_kernels_that_are_new(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
+async def test_kernels_that_are_new(host: Host, state: Parts, ahead: Prefetch, journal: Kept) -> None:
     put_kernel(host, OTHER)
     put_kernel(host, RELEASE)
     await ahead.follow(new(OTHER, RELEASE))
@@ -75,7 +75,7 @@ async def test_kernels_that_are_new(host: Host, state: State, ahead: Prefetch, j
     assert len(journal.of(Event.ENTRY_ADDED)) == 2
 
 
-async def test_replaced_under_the_same_release(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_replaced_under_the_same_release(host: Host, state: Parts, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER))
     put_kernel(host, OTHER, "/* of another build */")
@@ -86,7 +86,7 @@ async def test_replaced_under_the_same_release(host: Host, state: State, ahead: 
 
 
 async def test_what_is_there_from_elsewhere_is_enough(
-    host: Host, state: State, ahead: Prefetch, journal: Kept
+    host: Host, state: Parts, ahead: Prefetch, journal: Kept
 ) -> None:
     say_sysfs(host)
     await get(state, RELEASE, "sysfs")
@@ -95,7 +95,7 @@ async def test_what_is_there_from_elsewhere_is_enough(
     assert cached(state) == [(RELEASE, "sysfs")]
 
 
-async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, state: State) -> None:
+async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, state: Parts) -> None:
     put_kernel(host, OTHER)
     archive = await ModuleFileSource(host).find(OTHER, ignore)
 
@@ -112,7 +112,7 @@ async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, stat
     assert (again.has_headers, fresh) == (True, True)
 
 
-async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, state: State) -> None:
+async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, state: Parts) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     (entry,) = state.cache.entries()
@@ -129,13 +129,13 @@ async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, sta
         await verifying
 
 
-async def test_without_a_module(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
+async def test_without_a_module(host: Host, state: Parts, ahead: Prefetch, journal: Kept) -> None:
     await ahead.follow(new(RELEASE))
     assert cached(state) == []
     assert journal.of(Event.AHEAD_FAILED) == []
 
 
-async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
+async def test_a_module_that_is_of_no_use(host: Host, state: Parts, ahead: Prefetch, journal: Kept) -> None:
     """Half written, as it were; and another kernel's. What comes after them is made nevertheless."""
     broken = put_kernel(host, "4.0.0-half")
     os.truncate(broken, 1000)
@@ -148,16 +148,16 @@ async def test_a_module_that_is_of_no_use(host: Host, state: State, ahead: Prefe
     assert "4.0.0-half" in half
     assert str(broken) in half
     assert OTHER in other
-    assert state.last_error == ("", ""), "nobody asked"
+    assert state.failures.last == ("", ""), "nobody asked"
 
 
-async def test_not_wanted(host: Host, state: State, journal: Kept) -> None:
+async def test_not_wanted(host: Host, state: Parts, journal: Kept) -> None:
     put_kernel(host, OTHER)
     await Prefetch(host, state.provider, state.keeper, journal, lambda: False).follow(new(OTHER))
     assert cached(state) == []
 
 
-async def test_removed(host: Host, state: State, ahead: Prefetch, journal: Kept) -> None:
+async def test_removed(host: Host, state: Parts, ahead: Prefetch, journal: Kept) -> None:
     put_kernel(host, OTHER)
     put_kernel(host, RELEASE)
     await ahead.follow(new(OTHER, RELEASE))
@@ -168,14 +168,14 @@ async def test_removed(host: Host, state: State, ahead: Prefetch, journal: Kept)
     assert "its kernel was removed" in message
 
 
-async def test_removed_while_the_daemon_was_away(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_removed_while_the_daemon_was_away(host: Host, state: Parts, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     await ahead.follow(new(RELEASE))
     assert cached(state) == []
 
 
-async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_nothing_is_installed_any_more(host: Host, state: Parts, ahead: Prefetch) -> None:
     """/lib/modules is hidden, or not mounted, rather than every kernel removed."""
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER))
@@ -183,7 +183,7 @@ async def test_nothing_is_installed_any_more(host: Host, state: State, ahead: Pr
     assert cached(state) == [(OTHER, "module-file")]
 
 
-async def test_leased(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_leased(host: Host, state: Parts, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await ahead.follow(new(OTHER, installed=(RELEASE,)))
     entry = state.cache.find(OTHER)
@@ -199,7 +199,7 @@ async def test_leased(host: Host, state: State, ahead: Prefetch) -> None:
 
 
 async def test_what_was_in_sysfs_goes_only_when_its_kernel_was_seen_to_go(
-    host: Host, state: State, ahead: Prefetch, tmp_path: Path
+    host: Host, state: Parts, ahead: Prefetch, tmp_path: Path
 ) -> None:
     say_sysfs(host)
     await get(state, RELEASE, "sysfs")
@@ -212,7 +212,7 @@ async def test_what_was_in_sysfs_goes_only_when_its_kernel_was_seen_to_go(
     assert cached(state) == []
 
 
-async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_what_was_downloaded_stays(host: Host, state: Parts, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     (entry,) = state.cache.entries()
@@ -230,7 +230,7 @@ async def test_what_was_downloaded_stays(host: Host, state: State, ahead: Prefet
     ],
 )
 async def test_what_was_made_of_what_was_installed_with_it(
-    host: Host, state: State, ahead: Prefetch, source: str, kind: str, origin: str, kept: bool
+    host: Host, state: Parts, ahead: Prefetch, source: str, kind: str, origin: str, kept: bool
 ) -> None:
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
@@ -256,7 +256,7 @@ async def test_at_a_low_priority() -> None:
     assert priority() == before
 
 
-async def test_ended_in_the_middle(host: Host, state: State, ahead: Prefetch) -> None:
+async def test_ended_in_the_middle(host: Host, state: Parts, ahead: Prefetch) -> None:
     put_kernel(host, OTHER)
     following = asyncio.create_task(ahead.follow(new(OTHER)))
     await eventually(lambda: list(state.cache.directory.glob(".staging-*")) or following.done())

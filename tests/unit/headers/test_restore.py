@@ -11,7 +11,7 @@ import pytest
 
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
-from kheadersd.daemon.status import State
+from kheadersd.daemon.parts import Parts
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
 from kheadersd.sources.installed_tree import TreeSource
@@ -36,14 +36,14 @@ def put_module(host: Host, archive: bytes = ARCHIVE) -> Path:
     return path
 
 
-async def made(state: State, source: str) -> Entry:
+async def made(state: Parts, source: str) -> Entry:
     await state.provider.get(Request(RELEASE, (source,)), Root())
     (entry,) = state.cache.entries()
     return entry
 
 
 async def why_lost(
-    state: State,
+    state: Parts,
     entry: Entry,
     sources: Sequence[str] = Config().sources,
     seconds: float | None = Config().extract_timeout,
@@ -52,7 +52,7 @@ async def why_lost(
     return await state.provider.why_lost(entry)
 
 
-async def test_a_module_file(host: Host, state: State) -> None:
+async def test_a_module_file(host: Host, state: Parts) -> None:
     path = put_module(host)
     entry = await made(state, "module-file")
     assert await why_lost(state, entry) == ""
@@ -68,7 +68,7 @@ async def test_a_module_file(host: Host, state: State) -> None:
     assert "module-file: there is no kheaders.ko" in await why_lost(state, entry)
 
 
-async def test_what_the_kernel_shows(host: Host, state: State) -> None:
+async def test_what_the_kernel_shows(host: Host, state: Parts) -> None:
     show_in_sysfs(host, ARCHIVE, builtin=True)
     entry = await made(state, "sysfs")
     assert await why_lost(state, entry) == ""
@@ -78,7 +78,7 @@ async def test_what_the_kernel_shows(host: Host, state: State) -> None:
     assert await why_lost(state, entry) == ""
 
 
-async def test_a_tree(host: Host, state: State) -> None:
+async def test_a_tree(host: Host, state: Parts) -> None:
     build = put_tree(host.path("lib/modules", RELEASE, "build"))
     entry = await state.provider.get_entry(RELEASE, Root())
     assert entry.record.source == "tree"
@@ -94,7 +94,7 @@ async def test_a_tree(host: Host, state: State) -> None:
 
 
 async def test_a_source_that_does_not_answer(
-    host: Host, state: State, monkeypatch: pytest.MonkeyPatch
+    host: Host, state: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a file system of another machine: ExtractTimeout= holds."""
 

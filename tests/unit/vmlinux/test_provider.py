@@ -11,7 +11,7 @@ import pytest
 
 from kheadersd.cache.entry import Record
 from kheadersd.config import Config
-from kheadersd.daemon.status import State
+from kheadersd.daemon.parts import Parts
 from kheadersd.errors import NotAvailable
 from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
@@ -90,8 +90,8 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.fixture
-async def state(host: Host, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(host, Config(), tmp_path / "cache", Journal(target="null"), NoLoader("no module"), Nobody())
+async def state(host: Host, tmp_path: Path) -> AsyncIterator[Parts]:
+    state = Parts(host, Config(), tmp_path / "cache", Journal(target="null"), NoLoader("no module"), Nobody())
     await state.start()
     yield state
     await state.close()
@@ -103,7 +103,7 @@ def tool() -> Tool:
 
 
 @pytest.fixture
-async def maker(host: Host, state: State, tool: Tool) -> AsyncIterator[TypesProvider]:
+async def maker(host: Host, state: Parts, tool: Tool) -> AsyncIterator[TypesProvider]:
     maker = TypesProvider(host, state.keeper, tool, Progress(Nobody().progress, Nobody().changed))
     yield maker
     await maker.close()
@@ -132,7 +132,7 @@ async def test_bpftool_is_found_once(maker: TypesProvider, host: Host, tool: Too
 
 
 async def test_the_same_types_from_a_file_that_was_replaced(
-    maker: TypesProvider, host: Host, state: State, tool: Tool
+    maker: TypesProvider, host: Host, state: Parts, tool: Tool
 ) -> None:
     image = put_image(host, RELEASE)
     made = await maker.get(WANTED, Root())

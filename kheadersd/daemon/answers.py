@@ -1,0 +1,51 @@
+"""Answers that many callers get: found once, encoded once.
+
+Measured by ``tests.bench cached``: a call takes 29 µs of the daemon's CPU with ten callers, and 46 µs without
+looking once for all calls that have come in together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..dbus.objects import Reply
+    from ..headers.requests import Request, Served
+
+T = TypeVar("T")
+
+_MAX_ENCODED = 256
+
+
+class Answers:
+    """Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[object, Reply] = {}
+        self._found: dict[Request, Served] = {}
+
+    def found(self, request: Request, find: Callable[[Request], Served | None]) -> Served | None:
+        """What ``find`` finds for a request, looked for once for all calls that have come in together."""
+        served = self._found.get(request)
+        if served is None and (served := find(request)):
+            if not self._found:
+                # Before anything else is read from the bus, or done at all.
+                asyncio.get_running_loop().call_soon(self._found.clear)
+            self._found[request] = served
+        return served
+
+    def encoded(self, served: T, encode: Callable[[T], Reply]) -> Reply:
+        """The reply with what is served, encoded once until something changes."""
+        reply = self._encoded.get(served)
+        if reply is None:
+            if len(self._encoded) >= _MAX_ENCODED:
+                self._encoded.clear()
+            reply = self._encoded[served] = encode(served)
+        return reply
+
+    def forget(self) -> None:
+        """Something has changed that replies tell of."""
+        self._encoded.clear()

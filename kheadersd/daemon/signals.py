@@ -1,0 +1,91 @@
+"""The signals of the interface, PropertiesChanged among them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..names import SERVICE, SERVICE_PATH
+from .replies import details, variants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..cache.entry import Entry
+    from ..dbus.connection import Connection
+    from ..dbus.objects import Interface
+    from ..headers.requests import Served
+    from ..release import Release
+
+# Enough for one PropertiesChanged to tell of all that one piece of work changes.
+_SETTLE = 0.02
+
+
+class Signals:
+    """An `Observer` that emits signals, on one connection after the other.
+
+    Args:
+        outdated: called at once when something changes that replies tell of.
+    """
+
+    def __init__(self, outdated: Callable[[], None]) -> None:
+        self._outdated = outdated
+        self._connection: Connection | None = None
+        self._interface: Interface | None = None
+        self._emitted: dict[str, object] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def attach(
+        self, connection: Connection, interface: Interface, describe: Callable[[Entry], Served]
+    ) -> None:
+        """Emit signals on this connection from now on.
+
+        Args:
+            interface: the one that the connection exports.
+            describe: an entry as it is served.
+        """
+        self._connection = connection
+        self._interface = interface
+        self._describe = describe
+        self._emitted = self._current()
+
+    def detach(self) -> None:
+        """Emit nothing until the next connection."""
+        self._connection = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def entry_added(self, entry: Entry) -> None:
+        if self._connection is not None:
+            described = variants(details(self._describe(entry)))
+            self._emit("EntryAdded", "ssa{sv}", [entry.release, str(entry.path), described])
+
+    def entry_removed(self, entry: Entry, reason: str) -> None:
+        self._outdated()
+        self._emit("EntryRemoved", "sss", [entry.release, str(entry.path), reason])
+
+    def progress(self, release: Release, stage: str, fraction: float) -> None:
+        self._emit("Progress", "ssd", [release, stage, fraction])
+
+    def changed(self) -> None:
+        self._outdated()
+        if self._timer is None and self._connection is not None:
+            self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._emit_changed)
+
+    def _emit_changed(self) -> None:
+        self._timer = None
+        current = self._current()
+        changed = [name for name, value in current.items() if self._emitted.get(name) != value]
+        self._emitted = current
+        if changed and self._connection is not None:
+            self._connection.properties_changed(SERVICE_PATH, SERVICE, changed)
+
+    def _current(self) -> dict[str, object]:
+        assert self._interface is not None
+        properties = self._interface.properties
+        return {name: known.get() for name, known in properties.items() if known.emits == "true"}
+
+    def _emit(self, member: str, signature: str, values: Sequence[object]) -> None:
+        if self._connection is not None:
+            self._connection.emit(SERVICE_PATH, SERVICE, member, signature, values)
