@@ -1,12 +1,13 @@
-"""The sections of an ELF file, of which a little is read at a time, with a bound for everything.
+"""Sections, symbols, the interpreter and the libraries of an ELF file of either class and byte order; elf(5).
 
-`elftools` would serve as well for a sound file, but reads names and counts of any length from a damaged one.
+A little of the file is read at a time, with a bound for everything. pyelftools reads names and counts of any
+length from a damaged file.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import Corrupt
 
@@ -17,25 +18,66 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x7fELF"
 
-_HEADER_SIZES = {1: 52, 2: 64}
-# A kernel has some 80 sections.
-_MAX_NAMES = 1024 * 1024
-_MAX_NAME = 64
+_PT_INTERP = 3
+_DT_NULL, _DT_NEEDED = 0, 1
 _WITHOUT_CONTENT = (0, 8)  # SHT_NULL, SHT_NOBITS
+# A kernel has some 80 sections.
+_MAX_NAMES = 1024 * 1024  # bytes
+_MAX_NAME = 64
+_MAX_PATH = 4096
+# The kheaders module has some thirty symbols, libbcc needs some fifteen libraries.
+_MAX_SYMBOLS = 100_000
+_MAX_DYNAMIC = 10_000
+
+
+class _Layout(NamedTuple):
+    """Where a class of ELF has what.
+
+    Attributes:
+        header: the size of the file's header.
+        tables: the offsets of the program headers and of the section headers, behind 28 or 32 bytes.
+        segment: type, offset and size of a program header.
+        section: name, type, offset and size of a section header.
+        symbol: name, value and section of a symbol, in the order of ``symbol_fields``.
+        dynamic: tag and value.
+    """
+
+    header: int
+    tables: str
+    segment: str
+    section: str
+    symbol: str
+    symbol_fields: tuple[int, int, int]
+    dynamic: str
+
+
+_LAYOUTS = {
+    1: _Layout(52, "28xII", "II8xI12x", "II8xII16x", "II6xH", (0, 1, 2), "II"),
+    2: _Layout(64, "32xQQ", "I4xQ16xQ16x", "II16xQQ24x", "I2xHQ8x", (0, 2, 1), "QQ"),
+}
+
+
+class _Header(NamedTuple):
+    """What the header of the file says; of each table its offset, the size of an entry, and their number."""
+
+    layout: _Layout
+    order: str
+    segments: tuple[int, int, int]
+    sections: tuple[int, int, int]
+    names_index: int
 
 
 def sections(content: Content, wanted: Collection[str]) -> dict[str, Content]:
     """Those of the sections ``wanted`` that are in the file, by name; of several with one name, the first.
 
-    Either class and byte order.
-
     Raises:
         Corrupt: the headers contradict each other, or one of these sections leads out of the file.
     """
-    headers, names_index = _headers(content)
-    if names_index >= len(headers):
+    header = _header(content)
+    headers = _table(content, header.order + header.layout.section, *header.sections)
+    if header.names_index >= len(headers):
         raise Corrupt(f"{content.label} is damaged: it has no names of sections")
-    _, _, offset, size = headers[names_index]
+    _, _, offset, size = headers[header.names_index]
     if size > _MAX_NAMES:
         raise Corrupt(f"{content.label} is damaged: its names of sections take {size} bytes")
     names = content.at(offset, size)
@@ -53,26 +95,86 @@ def section(content: Content, index: int) -> Content:
     Raises:
         Corrupt: there is none, it has nothing in the file, or it leads out of the file.
     """
-    headers, _ = _headers(content)
+    header = _header(content)
+    headers = _table(content, header.order + header.layout.section, *header.sections)
     _, kind, offset, size = headers[index] if index < len(headers) else (0, 0, 0, 0)
     if kind in _WITHOUT_CONTENT:
         raise Corrupt(f"{content.label} is damaged: the content of its section {index} is not in the file")
     return content.part(offset, size)
 
 
-def _headers(content: Content) -> tuple[list[tuple[int, int, int, int]], int]:
-    """Of all sections (name, type, offset, size), and which of them has the names (elf(5), "Elf64_Ehdr")."""
+def symbols(
+    content: Content, table: Content, strings: Content, wanted: Collection[bytes]
+) -> dict[bytes, tuple[int, int]]:
+    """Of those of the symbols ``wanted`` that are in ``table``, the value and the number of the section.
+
+    Raises:
+        Corrupt: there are more symbols than in anything real.
+    """
+    layout, order, *_ = _header(content)
+    entry = struct.Struct(order + layout.symbol)
+    count = table.size // entry.size
+    if count > _MAX_SYMBOLS:
+        raise Corrupt(f"{content.label} claims to have {count} symbols")
+    names = strings.upto(0, _MAX_NAMES)
+    name_at, value_at, section_at = layout.symbol_fields
+    found = {}
+    for symbol in entry.iter_unpack(table.at(0, count * entry.size)):
+        for name in wanted:
+            if names.startswith(name + b"\0", symbol[name_at]):
+                found[name] = symbol[value_at], symbol[section_at]
+    return found
+
+
+def interpreter(content: Content) -> bytes:
+    """The path of the dynamic loader that a program asks for; b"" if it asks for none.
+
+    Raises:
+        Corrupt: the headers lead out of the file.
+    """
+    header = _header(content)
+    for kind, offset, size in _table(content, header.order + header.layout.segment, *header.segments):
+        if kind == _PT_INTERP:
+            return content.at(offset, min(size, _MAX_PATH)).partition(b"\0")[0]
+    return b""
+
+
+def needed_libraries(content: Content) -> list[str]:
+    """The names of the shared libraries that a program or a library needs.
+
+    Raises:
+        Corrupt: the headers contradict each other, or lead out of the file.
+    """
+    layout, order, *_ = _header(content)
+    found = sections(content, (".dynamic", ".dynstr"))
+    if len(found) < 2:
+        return []
+    entry = struct.Struct(order + layout.dynamic)
+    count = min(found[".dynamic"].size // entry.size, _MAX_DYNAMIC)
+    needed = []
+    for tag, value in entry.iter_unpack(found[".dynamic"].at(0, count * entry.size)):
+        if tag == _DT_NULL:
+            break
+        if tag == _DT_NEEDED:
+            name = found[".dynstr"].upto(value, _MAX_PATH).partition(b"\0")[0]
+            needed.append(name.decode("utf-8", "replace"))
+    return needed
+
+
+def _header(content: Content) -> _Header:
     ident = content.at(0, 16)
-    bits, order = ident[4], {1: "<", 2: ">"}.get(ident[5])
-    if not ident.startswith(MAGIC) or bits not in _HEADER_SIZES or order is None:
+    layout, order = _LAYOUTS.get(ident[4]), {1: "<", 2: ">"}.get(ident[5])
+    if not ident.startswith(MAGIC) or layout is None or order is None:
         raise Corrupt(f"{content.label} is damaged: it is no ELF file of a known kind")
-    header = content.at(0, _HEADER_SIZES[bits])
-    (table,) = struct.unpack_from(f"{order}{'IQ'[bits - 1]}", header, 32 if bits == 1 else 40)
-    entry_size, count, names_index = struct.unpack_from(f"{order}HHH", header, len(header) - 6)
-    # Name, type, flags, address, offset, size; flags and address are of no interest.
-    entry = struct.Struct(f"{order}II8xII16x" if bits == 1 else f"{order}II16xQQ24x")
-    if entry_size != entry.size:
-        raise Corrupt(f"{content.label} is damaged: its section headers have {entry_size} bytes")
-    # 65,535 of them at most: the extension for more is nothing a kernel needs.
-    data = content.at(table, entry_size * count)
-    return [entry.unpack_from(data, index * entry_size) for index in range(count)], names_index
+    header = content.at(0, layout.header)
+    segments, sections = struct.unpack_from(order + layout.tables, header)
+    *counts, names_index = struct.unpack_from(f"{order}HHHHH", header, len(header) - 10)
+    return _Header(layout, order, (segments, *counts[:2]), (sections, *counts[2:]), names_index)
+
+
+def _table(content: Content, form: str, offset: int, size: int, count: int) -> list[tuple[Any, ...]]:
+    """The headers in a table: 65,535 at most, as the extension for more is not read."""
+    entry = struct.Struct(form)
+    if count and size != entry.size:
+        raise Corrupt(f"{content.label} is damaged: its headers have {size} bytes, and not {entry.size}")
+    return list(entry.iter_unpack(content.at(offset, entry.size * count)))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
-from typing import BinaryIO
 
-from ..errors import NotAvailable
+from ..errors import Corrupt, NotAvailable
+from ..formats import elf
+from ..formats.file_slice import Content
 from ..system.files import opened
 from ..system.root_owned import trusted_path
 
-_PT_INTERP = 3
-_LONGEST_NAME = 4096
+_MAX_FIRST_LINE = 256  # bytes; as the kernel reads of a script, BINPRM_BUF_SIZE
 
 
 def checked(path: Path) -> Path:
@@ -39,11 +38,13 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
         if program in programs:
             continue
         try:
-            with opened(program) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
-                words = first[2:].split() if (first := file.readline(256)).startswith(b"#!") else []
+            with opened(program) as (descriptor, _):
+                content = Content(descriptor, str(program))
+                first = content.upto(0, _MAX_FIRST_LINE).partition(b"\n")[0]
+                words = first[2:].split() if first.startswith(b"#!") else []
                 if words:
                     pending.append(checked(Path(os.fsdecode(words[0]))))
-                programs[program] = None if words else _loader(file)
+                programs[program] = None if words else _loader(content)
         except OSError as error:
             raise NotAvailable(
                 f"the compiler's program {program} cannot be read: {error.strerror}"
@@ -51,28 +52,10 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
     return programs
 
 
-def _loader(file: BinaryIO) -> Path | None:
-    """The dynamic loader that an ELF program of this machine asks for, elf(5); not all do.
-
-    Read here, as pyelftools would stay in the daemon's memory, with 3.5 MiB, for these few bytes.
-    """
-    file.seek(0)
-    start = file.read(64)
-    if len(start) < 64 or not start.startswith(b"\x7fELF"):
+def _loader(program: Content) -> Path | None:
+    """The dynamic loader that an ELF program asks for; not all do."""
+    try:
+        name = elf.interpreter(program)
+    except Corrupt:
         return None
-    is_64 = start[4] == 2
-    end = os.fstat(file.fileno()).st_size
-    (table,) = struct.unpack_from("=Q" if is_64 else "=I", start, 32 if is_64 else 28)
-    size, count = struct.unpack_from("=HH", start, 54 if is_64 else 42)
-    for place in range(table, min(table + count * size, end), size or end):
-        file.seek(place)
-        header = file.read(56 if is_64 else 32)
-        layout = "=I4xQ16xQ" if is_64 else "=II8xI"
-        if len(header) < struct.calcsize(layout):
-            return None
-        kind, offset, length = struct.unpack_from(layout, header)
-        if kind == _PT_INTERP and offset < end:
-            file.seek(offset)
-            name, _, _ = file.read(min(length, _LONGEST_NAME)).partition(b"\0")
-            return checked(Path(os.fsdecode(name)))
-    return None
+    return checked(Path(os.fsdecode(name))) if name else None

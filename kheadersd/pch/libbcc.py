@@ -13,9 +13,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidArgs, NotAvailable
+from ..errors import Corrupt, InvalidArgs, NotAvailable
+from ..formats.elf import needed_libraries
+from ..formats.file_slice import InMemory
 from ..system.file_identity import are_unchanged, identities_at
-from ..system.files import opened, read_file
+from ..system.files import read_file
 from ..system.root_owned import trusted_path
 
 if TYPE_CHECKING:
@@ -122,22 +124,14 @@ def _read(path: Path) -> Libbcc:
         raise NotAvailable(f"{path} does not have its version in its name, and is not used")
     data = read_file(path, _MAX_SIZE)
     headers = tuple((name, _string(data, line, path, name)) for name, line in _HEADERS)
-    return Libbcc(path, version[1], _llvm(path), hashlib.sha256(data).hexdigest(), headers)
+    return Libbcc(path, version[1], _llvm(data, path), hashlib.sha256(data).hexdigest(), headers)
 
 
-def _llvm(path: Path) -> int:
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-
-    needed: list[str] = []
-    with opened(path) as (descriptor, _), open(descriptor, "rb", closefd=False) as file:
-        try:
-            for section in ELFFile(file).iter_sections():
-                if isinstance(section, DynamicSection):
-                    needed += [tag.needed for tag in section.iter_tags("DT_NEEDED")]
-        except ELFError as error:
-            raise NotAvailable(f"{path} is no library: {error}") from error
+def _llvm(data: bytes, path: Path) -> int:
+    try:
+        needed = needed_libraries(InMemory(memoryview(data), str(path)))
+    except Corrupt as error:
+        raise NotAvailable(error.message) from error
     majors = {int(match[1]) for match in map(_LLVM.match, needed) if match}
     if len(majors) != 1:
         raise NotAvailable(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, ReleaseMismatch
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 MAX_MODULE = MAX_ARCHIVE + 16 * 1024 * 1024
 """Bytes of a module, decompressed or not."""
 
-# The module itself has some thirty symbols.
-_MAX_SYMBOLS = 100_000
-_MAX_STRINGS = 1024 * 1024
 _MAX_MODINFO = 64 * 1024
 _START, _END = b"kernel_headers_data", b"kernel_headers_data_end"
 
@@ -106,7 +102,12 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
     _check_vermagic(found.get(".modinfo"), label, release)
     if ".symtab" not in found or ".strtab" not in found:
         raise Corrupt(f"{label} has no symbol table: it was stripped so far that no kernel loads it")
-    start, end, index = _symbols(module, found[".symtab"], found[".strtab"])
+    symbols = elf.symbols(content, found[".symtab"], found[".strtab"], (_START, _END))
+    if len(symbols) != 2:
+        raise Corrupt(f"{label} has no {_START.decode()}: it is not the kheaders module")
+    (start, index), (end, of_end) = symbols[_START], symbols[_END]
+    if index != of_end:
+        raise Corrupt(f"{label} is damaged: {_START.decode()} and its end are not in one section")
     data = elf.section(content, index)
     if not start < end <= data.size:
         raise Corrupt(f"{label} is damaged: {_START.decode()} is not inside its section")
@@ -126,28 +127,3 @@ def _check_vermagic(modinfo: Content | None, label: str, release: Release) -> No
                 raise ReleaseMismatch(f"{label} is of kernel {theirs}, not of {release}")
             return
     raise Corrupt(f"{label} is not a kernel module: it has no vermagic")
-
-
-def _symbols(module: bytes, table: Content, strings: Content) -> tuple[int, int, int]:
-    """The offsets of the archive's beginning and end in their section, and which section it is."""
-    label = table.label
-    order = "<" if module[5] == 1 else ">"
-    if module[4] == 1:
-        entry, value_at, section_at = struct.Struct(order + "IIIBBH"), 1, 5
-    else:
-        entry, section_at, value_at = struct.Struct(order + "IBBHQQ"), 3, 4
-    count = table.size // entry.size
-    if count > _MAX_SYMBOLS:
-        raise Corrupt(f"{label} claims to have {count} symbols")
-    names = strings.upto(0, _MAX_STRINGS)
-    found = {}
-    for symbol in entry.iter_unpack(table.at(0, count * entry.size)):
-        for name in (_START, _END):
-            if names.startswith(name + b"\0", symbol[0]):
-                found[name] = symbol[value_at], symbol[section_at]
-    if len(found) != 2:
-        raise Corrupt(f"{label} has no {_START.decode()}: it is not the kheaders module")
-    (start, index), (end, of_end) = found[_START], found[_END]
-    if index != of_end:
-        raise Corrupt(f"{label} is damaged: {_START.decode()} and its end are not in one section")
-    return start, end, index

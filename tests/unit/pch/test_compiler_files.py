@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def test_a_script(root: Path) -> None:
 
 def test_32_bits(root: Path) -> None:
     """As on a machine whose programs are such."""
-    start = struct.pack("=4sB23xI10xHH18x", b"\x7fELF", 1, 64, 32, 2)
+    order = 1 if sys.byteorder == "little" else 2
+    start = struct.pack("=4sBB22xI10xHH18x", b"\x7fELF", 1, order, 64, 32, 2)
     other = struct.pack("=II8xI12x", 1, 0, 0)
     interpreter = struct.pack("=II8xI12x", 3, 128, 8)
     (root / "program").write_bytes(start + other + interpreter + b"/bin/sh\0")
