@@ -18,6 +18,7 @@ from tests.support.threads import at_work
 pytest_plugins = [
     "tests.support.directories",
     "tests.support.in_process",
+    "tests.support.notify_socket",
     "tests.support.real",
     "tests.support.running",
     "tests.support.skips",

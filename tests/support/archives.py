@@ -11,8 +11,10 @@ import lzma
 import tarfile
 from typing import TYPE_CHECKING
 
+import zstandard
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 REGULAR = tarfile.REGTYPE
 HARD_LINK = tarfile.LNKTYPE
@@ -90,7 +92,14 @@ def compress(data: bytes, kind: str) -> bytes:
     if kind == "gzip":
         return gzip.compress(data)
     if kind == "zstd":
-        import zstandard
-
         return zstandard.ZstdCompressor(write_checksum=True).compress(data)
     return data
+
+
+WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    # kmod's own reader takes small dictionaries and checks only.
+    ".xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32, preset=1),
+    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}

@@ -1,16 +1,12 @@
 """The archive cut out of kheaders.ko."""
 
-# ruff: noqa: ASYNC240 - nothing else waits for the loop of a test
-
 from __future__ import annotations
 
 import contextlib
-import gzip
 import lzma
 import os
 import random
 import shutil
-import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,30 +16,18 @@ import zstandard
 
 from kheadersd.errors import Corrupt, ReleaseMismatch
 from kheadersd.host.module_file import locate
-from kheadersd.release import Release
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out
 from kheadersd.sources.source import NotFound, Reason
 from kheadersd.system.file_identity import stored_identity
-from tests.support.archives import make_kheaders
+from tests.support.archives import WRAPPINGS, make_kheaders
 from tests.support.hosts import OTHER, RELEASE, ignore, make_host, make_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kheadersd.host.host import Host
-    from tests.support.kheaders import RealHeaders
 
 ARCHIVE = make_kheaders(RELEASE)
 MODULE = make_module(ARCHIVE)
-
-WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.compress,
-    # kmod's own reader takes small dictionaries and checks only.
-    ".xz": lambda data: lzma.compress(data, check=lzma.CHECK_CRC32, preset=1),
-    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
-}
 
 
 @pytest.fixture
@@ -231,40 +215,3 @@ def test_directories_that_link_to_each_other(host: Host) -> None:
     (directory / "extra/loop").symlink_to("..")
     (directory / "extra/kheaders.ko").symlink_to("kheaders.ko")
     assert locate(host, RELEASE) is None
-
-
-def strip(how: str, module: Path, directory: Path) -> Path:
-    result = directory / "it.ko"
-    subprocess.run(["strip", f"--{how}", "-o", result, module], check=True)
-    return result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", WRAPPINGS)
-@pytest.mark.parametrize("kind", ["stripped", "unstripped", "signed", "strip-unneeded"])
-async def test_real_modules(
-    tmp_path: Path, real_headers: RealHeaders, real_archive: Path, kind: str, suffix: str
-) -> None:
-    module = {"unstripped": real_headers.unstripped, "signed": real_headers.signed}.get(
-        kind, real_headers.module
-    )
-    if kind == "strip-unneeded":
-        module = strip(kind, real_headers.unstripped, tmp_path)
-    content = module.read_bytes()
-    if kind == "signed":
-        assert content.endswith(b"~Module signature appended~\n")
-    host = make_host(tmp_path / "host")
-    release = Release(real_headers.release)
-    path = host.modules_directory(release) / f"kernel/kernel/kheaders.ko{suffix}"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(WRAPPINGS[suffix](content))
-    archive = await ModuleFileSource(host).find(release, ignore)
-    assert cut_out(content, "it", release) == real_archive.read_bytes()
-    assert sum(map(len, archive.layers[0].chunks())) == archive.layers[0].tar_bytes > 20_000_000
-
-
-@pytest.mark.slow
-def test_a_real_module_without_symbols(tmp_path: Path, real_headers: RealHeaders) -> None:
-    stripped = strip("strip-all", real_headers.unstripped, tmp_path)
-    with pytest.raises(Corrupt, match="no symbol table"):
-        cut_out(stripped.read_bytes(), "it", Release(real_headers.release))

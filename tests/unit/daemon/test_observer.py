@@ -1,0 +1,19 @@
+"""What the service manager shows of a daemon follows what happens, not too often."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from kheadersd.daemon.observer import StatusObserver
+from tests.support.in_process import Nobody
+
+
+async def test_the_status_follows() -> None:
+    told: list[float] = []
+    observer = StatusObserver(Nobody(), lambda: told.append(time.monotonic()))
+    for _ in range(100):
+        observer.changed()
+    assert told == []
+    await asyncio.sleep(0.7)
+    assert len(told) == 1
