@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..system.tasks import hanging
 from .arguments import parse
 from .output import by_source, complain
+from .polkit_agent import polkit_agent
 
 if TYPE_CHECKING:
     import argparse
@@ -59,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     # Not at the top: they import the D-Bus library, and without it --help works, and `main` says what lacks.
     from .client import NOT_AVAILABLE, CommandError
-    from .polkit_agent import polkit_agent
 
     try:
         with contextlib.nullcontext() if options.session else polkit_agent():
@@ -81,7 +81,6 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _call(options: argparse.Namespace) -> int | Execution:
-    from .cc import cc
     from .client import Client
     from .commands import COMMANDS, prepare_exec
 
@@ -89,7 +88,11 @@ async def _call(options: argparse.Namespace) -> int | Execution:
     try:
         if options.action == "exec":
             return await prepare_exec(client, options)
-        return await {**COMMANDS, "cc": cc}[options.action](client, options)
+        if options.action == "cc":
+            from .cc import cc  # 6 ms, which no other command needs
+
+            return await cc(client, options)
+        return await COMMANDS[options.action](client, options)
     finally:
         await client.close()
 

@@ -13,15 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cache.pch_files import PREFIX
 from ..errors import KheadersError
-from ..pch import profiles
-from ..pch.compile import precompilable
-from ..pch.compilers import Compiler
-from ..pch.recipe import LIBBPF, clang_recipe
 from ..sandbox.child import run
 from ..sandbox.command import Command
-from ..sources.build_tree import Unusable
 from ..system.printable import printable
 from ..system.tasks import in_thread
 from .client import DONE, FAILED, MAX_SECONDS, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError
@@ -139,7 +133,7 @@ class _Compilation:
         )
 
     def _check_consumer(self, consumer: str) -> None:
-        if consumer == profiles.BCC:
+        if consumer == "bcc":
             why = f"the profile {self._profile} is for bcc, which compiles its programs itself"
             raise CommandError(USAGE, why)
 
@@ -148,52 +142,35 @@ class _Compilation:
         release = self._arguments.release
         if self._profile != _TYPES_PROFILE:
             try:
-                path, details = await request(self._client, "GetHeaders", "sa{sv}", release, {})
+                _, details = await request(self._client, "GetHeaders", "sa{sv}", release, {})
             except CommandError as error:
                 if error.code != NOT_AVAILABLE:
                     raise
                 _tell(f"no headers: {error.message}")
             else:
-                return await self._with_headers(Path(path), details)
+                return await self._with_headers(details)
         compiler = self._find_compiler(why_no_pch)
         _, details = await request(self._client, "GetTypes", "sa{sv}", release, {})
         return _Invocation("vmlinux.h", compiler, tuple(details["arguments"]))
 
-    async def _with_headers(self, tree: Path, details: Mapping[str, Any]) -> _Invocation:
-        """Plain headers in a tree.
+    async def _with_headers(self, details: Mapping[str, Any]) -> _Invocation:
+        """Plain headers; the details are the daemon's."""
+        # 20 ms, which a program with a precompiled header does not need.
+        from .plain_headers import find_profile, plain_recipe
 
-        Raises:
-            CommandError: no program can be compiled with them.
-        """
-        if details["source_tree"] != details["build_tree"]:
-            raise CommandError(
-                FAILED,
-                f"the headers in {details['source_tree']} and {details['build_tree']} are in two trees, and "
-                "there is no precompiled header of them",
-            )
-        known, _ = profiles.load(profiles.DIRECTORIES)
-        if self._profile not in known:
-            raise CommandError(USAGE, f"there is no profile {printable(self._profile)}")
-        self._check_consumer(known[self._profile].consumer)
+        profile = await in_thread(find_profile, self._profile)
+        self._check_consumer(profile.consumer)
         compiler = self._find_compiler(None)
         told = await _clang(compiler, "-print-resource-dir")
         resource = Path(told.stdout.strip())
-        (self._directory / "include").mkdir()
-        (self._directory / "include/bpf").symlink_to(LIBBPF)
-        try:
-            arch = await in_thread(precompilable, tree, details["release"])
-            clang = Compiler("clang", Path(compiler), "", 0, "", "", resource, {}, {})
-            made = clang_recipe(known[self._profile], clang, tree, "", arch, beside=self._directory)
-        except (KheadersError, Unusable) as error:
-            raise CommandError(NOT_AVAILABLE, error.message) from None
-        (self._directory / PREFIX).write_bytes(made.prefix)
+        made = await in_thread(plain_recipe, profile, Path(compiler), resource, details, self._directory)
         return _Invocation(
             "plain headers",
             compiler,
             made.text,
             made.backend,
             warnings=tuple(details.get("warnings", ())),
-            headers=known[self._profile].headers,
+            headers=profile.headers,
         )
 
     def _find_compiler(self, why_no_pch: CommandError | None) -> str:

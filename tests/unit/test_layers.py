@@ -20,13 +20,11 @@ LAYERS = (
 """From the bottom to the top."""
 
 LATE = {
+    "__main__: daemon.main": "a missing library is told in words",
     "cli.__main__: cli.client": "--help and mistakes are told in 60 ms instead of 85: no asyncio, no D-Bus",
     "cli.__main__: cli.commands": "as cli.client, which it imports",
     "cli.__main__: cli.cc": "6 ms of all other commands",
-    "cli.cc: pch.recipe": "20 ms of all that is not compiled with a precompiled header",
-    "cli.cc: pch.compile": "as pch.recipe",
-    "cli.cc: pch.compilers": "as pch.recipe",
-    "cli.cc: pch.profiles": "as pch.recipe",
+    "cli.cc: cli.plain_headers": "20 ms of all that is compiled with a precompiled header",
     "daemon.parts: daemon.derived": "0.5 MiB of a daemon that is asked for headers only",
 }
 """What is imported within a function, and what that saves."""
@@ -37,11 +35,6 @@ UPWARD: set[str] = {
 }
 CIRCLES: set[str] = set()
 STILL_LATE: set[str] = {
-    "cli.__main__: names",
-    "cli.cc: cache.pch_files",
-    "cli.cc: errors",
-    "cli.cc: sources.build_tree",
-    "cli.output: names",
     "headers.export: cache.tar_writer",
     "host.installed_kernels: system.inotify",
     "sources.package: sources.apt",
