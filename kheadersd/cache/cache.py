@@ -47,12 +47,14 @@ class Cache:
     Attributes:
         leftovers: what takes space in the directory besides the entries.
         locks: held while the files of entries are changed.
+        remove_staged: removes what was staged when the work is cancelled; by default at once.
     """
 
     def __init__(self, directory: Path, *, foreign: Iterable[str] = (".apt", ".leases")) -> None:
         self.directory = directory
         self.leftovers = Leftovers()
         self.locks = EntryLocks()
+        self.remove_staged: Callable[[Path], object] = disk.remove_tree
         self._foreign = {*foreign, "lost+found"}
         self._entries: dict[str, Entry] = {}
         self._watch = TreeWatch()
@@ -133,7 +135,7 @@ class Cache:
         """
         self.lock()
         with disk.explained("make an entry", self.directory):
-            return Staging(self.directory, entry_name(release, digest))
+            return Staging(self.directory, entry_name(release, digest), self.remove_staged)
 
     def insert(self, entry: Entry) -> None:
         """Make a published entry known, and preferred."""

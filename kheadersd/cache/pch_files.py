@@ -249,11 +249,11 @@ class PchStaging:
         return Pch(record, path, confirmed=True)
 
 
-def retire(pch: Pch) -> Path | None:
+def move_to_trash(pch: Pch) -> Path | None:
     """Make a precompiled header vanish in one step, so that no program sees half of it; 0.1 ms.
 
     Returns:
-        Where its files are now, for `Cache.discard`; None if they were gone already.
+        Where its files are now, to be removed; None if they were gone already.
 
     Raises:
         DiskError: it cannot be renamed, and is still there.

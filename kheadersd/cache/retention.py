@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from .leftovers import Leftover, Stay
+from .leftovers import Stay
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from ..config import Config
     from ..release import Release
     from .entry import Entry
+    from .leftovers import Leftover
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,8 +30,14 @@ class Retention:
     max_entries: int | None = None
     max_bytes: int | None = None
 
+    @classmethod
+    def of(cls, config: Config) -> Retention:
+        """That of the configuration."""
+        max_age = None if config.max_age is None else int(config.max_age * 1e6)
+        return cls(max_age, config.max_entries, config.max_size)
 
-def victims(
+
+def to_remove(
     entries: Iterable[Entry],
     *,
     protected: Collection[Release],
@@ -81,7 +89,7 @@ def victims(
     return chosen
 
 
-def leftovers_to_go(
+def leftovers_to_remove(
     leftovers: Iterable[Leftover], *, policy: Retention, now: int, entry_bytes: int
 ) -> list[tuple[Leftover, str]]:
     """Choose the leftovers that have to go, and say why: those that were not used for the longest time.

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import KheadersError
 from ..system import disk
+from ..system.tasks import Cancelled
 from . import pch_files
 from .entry import Entry, Record, set_last_used
 from .integrity import Integrity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -51,13 +53,16 @@ class Published:
 class Staging:
     """A place to make an entry in; leaving its ``with`` block removes it unless it was published.
 
+    An extraction that is cancelled has to end soon, and may leave 100,000 files, which ``remove_cancelled``
+    removes.
+
     Attributes:
         name: what the entry will be called.
         tree: the directory to extract to.
         tree_fd: the same, opened; closed on leaving.
     """
 
-    def __init__(self, parent: Path, name: str) -> None:
+    def __init__(self, parent: Path, name: str, remove_cancelled: Callable[[Path], object]) -> None:
         """Make the place; blocking.
 
         Raises:
@@ -68,6 +73,7 @@ class Staging:
         self.tree = self._path / "tree"
         self._target = parent / name
         self._is_published = False
+        self._remove_cancelled = remove_cancelled
         self._path.mkdir(mode=0o700)
         try:
             self.tree.mkdir()
@@ -87,7 +93,7 @@ class Staging:
             # Any failure then has this cause, and the same work succeeds when it is repeated.
             vanished = isinstance(error, KheadersError) and not self._is_there()
         finally:
-            self.close()
+            self._close(self._remove_cancelled if isinstance(error, Cancelled) else disk.remove_tree)
         if vanished:
             raise disk.Vanished(
                 f"{self._path} was removed by another program while headers were made in it; ask again"
@@ -95,9 +101,12 @@ class Staging:
 
     def close(self) -> None:
         """What leaving the block does; blocking."""
+        self._close(disk.remove_tree)
+
+    def _close(self, remove: Callable[[Path], object]) -> None:
         os.close(self.tree_fd)
         if not self._is_published:
-            disk.remove_tree(self._path)
+            remove(self._path)
 
     def _is_there(self) -> bool:
         try:

@@ -16,7 +16,7 @@ from ..vmlinux.provider import TypesProvider
 if TYPE_CHECKING:
     from ..cache.entry import Entry
     from ..cache.leases import Leases
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..config import Config
     from ..headers.provider import Provider
     from ..host.host import Host
@@ -41,22 +41,22 @@ class Derived:
         host: Host,
         config: Config,
         provider: Provider,
-        keeper: Keeper,
+        lifecycle: Lifecycle,
         leases: Leases,
         journal: Journal,
         progress: Progress,
     ) -> None:
         run = RunQueue(compiler_runner(), _MOST_COMPILERS)
-        self.types = TypesProvider(host, keeper, run, progress, config.extract_timeout)
+        self.types = TypesProvider(host, lifecycle, run, progress, config.extract_timeout)
         self._provider = provider
         self._compilers = Compilers(config.compiler_directories, run)
-        store = PchStore(keeper, self._compilers)
-        self.header_removal = HeaderRemoval(keeper, leases, store, run, journal, self._why_lost)
+        store = PchStore(lifecycle, self._compilers)
+        self.header_removal = HeaderRemoval(lifecycle, leases, store, run, journal, self._why_lost)
         self.pch = PchProvider(
             config,
             provider,
             self.types,
-            keeper,
+            lifecycle,
             self._compilers,
             store,
             self.header_removal,

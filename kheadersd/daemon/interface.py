@@ -222,7 +222,7 @@ class Service:
         release = self._release(call.args[0])
         options = Options(call.args[1], FORCE)
         await self._authority.require(call, Action.MANAGE)
-        return [await self.parts.keeper.remove(release, force=options[FORCE])]
+        return [await self.parts.lifecycle.removal.remove(release, force=options[FORCE])]
 
     @_noted
     async def _prune(self, call: Call) -> Result:
@@ -234,7 +234,7 @@ class Service:
     async def _verify(self, call: Call) -> Result:
         release = self._release(call.args[0])
         Options(call.args[1])
-        problems = await self.parts.keeper.verify(release)
+        problems = await self.parts.lifecycle.verification.verify(release)
         return [not problems, problems]
 
     def _list_entries(self, call: Call) -> Result:  # noqa: ARG002

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..cache.cache import Cache
 from ..cache.leases import Lease, Leases
-from ..cache.lifecycle import Keeper
+from ..cache.lifecycle import Lifecycle
 from ..errors import Corrupt, KheadersError
 from ..headers.existing import ExistingHeaders
 from ..headers.export import Exports
@@ -63,13 +63,13 @@ class Parts:
         self.module = KernelModule(host, loader, self._module_changed)
         self.exports = Exports(self._export_failed)
         self.progress = Progress(self._progressed, observer.changed)
-        self.keeper = Keeper(host, config, self.cache, self.leases, journal, observer)
+        self.lifecycle = Lifecycle(host, config, self.cache, self.leases, journal, observer)
         sources = Sources(host, self.module, cache_directory / ".apt")
-        self.existing = ExistingHeaders(host, config, self.keeper, sources, journal)
-        extraction = Extraction(self.keeper, host)
+        self.existing = ExistingHeaders(host, config, self.lifecycle, sources, journal)
+        extraction = Extraction(self.lifecycle, host)
         self.provider = Provider(config, self.existing, extraction, sources, journal, self.progress)
         prefetch = Prefetch(
-            host, self.provider, self.keeper, journal, lambda: "module-file" in self.config.sources
+            host, self.provider, self.lifecycle, journal, lambda: "module-file" in self.config.sources
         )
         self.watching = Watching(host, self.module, prefetch, journal, observer)
 
@@ -83,7 +83,7 @@ class Parts:
                 self.host,
                 self.config,
                 self.provider,
-                self.keeper,
+                self.lifecycle,
                 self.leases,
                 self.journal,
                 self.progress,
@@ -101,7 +101,7 @@ class Parts:
         for problem in self.leases.adopt():
             self.journal.report(Event.CACHE_CLEARED, problem, path=str(self.cache.directory))
         found = await in_thread(self.cache.open, self.leases.granted_on())
-        self.keeper.opened(found)
+        self.lifecycle.on_recovered(found)
         await self.module.recover()
         self.watching.start()
 
@@ -114,7 +114,7 @@ class Parts:
         self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
         self.existing.configure(config)
         self.provider.configure(config)
-        self.keeper.configure(config)
+        self.lifecycle.pruning.configure(config)
         if self._derived is not None:
             await self._derived.configure(config)
 
@@ -122,7 +122,7 @@ class Parts:
         """Apply the retention policy; also to what was made by compilers that are not there any more."""
         if any(entry.pchs for entry in self.cache.entries()):
             await self.derived.pch.retire()
-        return await self.keeper.prune()
+        return await self.lifecycle.pruning.prune()
 
     async def close(self) -> None:
         """End all work, and leave nothing behind but the cache and the leases that are held."""
@@ -132,7 +132,7 @@ class Parts:
             await self._derived.close()
         await self.provider.close()
         await self.existing.close()
-        await self.keeper.close()
+        await self.lifecycle.close()
         self.leases.close()
         self.cache.close()
 
@@ -147,12 +147,12 @@ class Parts:
         self._observer.changed()
 
     def _leases_changed(self) -> None:
-        self.keeper.leases_changed()
+        self.lifecycle.on_leases_changed()
         self._observer.changed()
 
     def _export_failed(self, entry: Entry, error: KheadersError) -> None:
         if isinstance(error, Corrupt) and entry in self.cache:
-            self.keeper.found_damaged(entry, error.message)
+            self.lifecycle.verification.on_damaged(entry, error.message)
         told = type(error)(f"an export of the headers of {entry.release} was cut short: {error.message}")
         self.journal.report_failure(told, release=entry.release, path=str(entry.path))
 

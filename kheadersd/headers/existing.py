@@ -20,7 +20,7 @@ from .requests import Request, Served
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..config import Config
     from ..host.host import Host
     from ..journal import Journal
@@ -35,12 +35,12 @@ class ExistingHeaders:
     """Finds headers without extracting, loading or downloading any. Belongs to the event loop."""
 
     def __init__(
-        self, host: Host, config: Config, keeper: Keeper, sources: Sources, journal: Journal
+        self, host: Host, config: Config, lifecycle: Lifecycle, sources: Sources, journal: Journal
     ) -> None:
         self._host = host
         self._config = config
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._lifecycle = lifecycle
+        self._cache = lifecycle.cache
         self._sources = sources
         self._journal = journal
         self._work = SharedWork()
@@ -160,9 +160,9 @@ class ExistingHeaders:
         if entry.is_on_trial:
             return None
         if not entry.is_intact():
-            if entry.has_headers and self._keeper.is_being_replaced(entry):
+            if entry.has_headers and self._cache.locks.is_being_replaced(entry):
                 return entry  # by one of the same archive, which is complete
-            self._keeper.found_damaged(entry, "some of its files were deleted or changed")
+            self._lifecycle.verification.on_damaged(entry, "some of its files were deleted or changed")
             return None
         return entry
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import Record, entry_name
 from ..cache.extract import extract
-from ..cache.origin import update_origin
 from ..errors import Corrupt, KheadersError, ReleaseMismatch
 from ..sources.build_tree import Unusable, configuration
 from ..sources.source import Reason
@@ -21,7 +20,7 @@ from ..system.tasks import Cancelled, SharedWork, in_idle_thread, in_thread
 if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..cache.staging import Published
     from ..host.host import Host
     from ..progress import Report
@@ -36,10 +35,10 @@ _ATTEMPTS = 3
 class Extraction:
     """Makes entries, of one archive one at a time. Belongs to the event loop."""
 
-    def __init__(self, keeper: Keeper, host: Host) -> None:
+    def __init__(self, lifecycle: Lifecycle, host: Host) -> None:
         self._root = str(host.root)
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._lifecycle = lifecycle
+        self._cache = lifecycle.cache
         self._work = SharedWork()
 
     async def close(self) -> None:
@@ -80,7 +79,7 @@ class Extraction:
         limits: Limits,
         report: Report,
     ) -> tuple[Entry, bool]:
-        async with self._keeper.lock(entry_name(request.release, archive.digest)):
+        async with self._cache.locks.of(entry_name(request.release, archive.digest)):
             if not request.refresh and (entry := await self._confirm(request, source, archive)):
                 return entry, False
             return await self._make(request, source, archive, uid, limits, report), True
@@ -99,7 +98,7 @@ class Extraction:
 
         def keep(published: Published) -> None:
             # Even if nobody waits for it any more: it is in the cache.
-            self._keeper.added(published, time.monotonic() - started, uid)
+            self._lifecycle.add(published, time.monotonic() - started, uid)
 
         for attempt in itertools.count(1):
             cancelled = threading.Event()
@@ -127,7 +126,7 @@ class Extraction:
             origin_stamp=archive.origin_stamp,
             build_id=archive.build_id,
         )
-        if not await update_origin(self._keeper, entry, record):
+        if not await self._lifecycle.update_origin(entry, record):
             return None
         entry.touch()
         return entry

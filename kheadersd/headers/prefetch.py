@@ -13,7 +13,7 @@ from ..journal import Event
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..host.host import Host
     from ..host.installed_kernels import Change
     from ..journal import Journal
@@ -38,13 +38,13 @@ class Prefetch:
         self,
         host: Host,
         provider: Provider,
-        keeper: Keeper,
+        lifecycle: Lifecycle,
         journal: Journal,
         is_wanted: Callable[[], bool],
     ) -> None:
         self._host = host
         self._provider = provider
-        self._keeper = keeper
+        self._lifecycle = lifecycle
         self._journal = journal
         self._is_wanted = is_wanted
         self._removed: set[Release] = set()
@@ -67,10 +67,10 @@ class Prefetch:
         keep = {*change.installed, self._host.running}
         gone = [
             entry
-            for entry in self._keeper.cache.entries()
+            for entry in self._lifecycle.cache.entries()
             if entry.release not in keep and self._had_its_kernel(entry)
         ]
-        await self._keeper.retire(gone)
+        await self._lifecycle.removal.remove_unleased(gone, "its kernel was removed")
 
     def _had_its_kernel(self, entry: Entry) -> bool:
         """Whether the entry's kernel was installed on this host, as far as we know.

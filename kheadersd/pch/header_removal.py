@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.entry import Entry
     from ..cache.leases import Leases
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..cache.staging import Published
     from ..journal import Journal
     from ..sandbox.command import Run
@@ -36,7 +36,7 @@ class HeaderRemoval:
 
     def __init__(
         self,
-        keeper: Keeper,
+        lifecycle: Lifecycle,
         leases: Leases,
         store: PchStore,
         run: Run,
@@ -47,8 +47,8 @@ class HeaderRemoval:
         Args:
             why_lost: says why no source can give the headers of an entry again; "" if one can.
         """
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._lifecycle = lifecycle
+        self._cache = lifecycle.cache
         self._leases = leases
         self._store = store
         self._run = run
@@ -92,7 +92,7 @@ class HeaderRemoval:
         done: asyncio.Future[tuple[Entry, str]],
     ) -> None:
         try:
-            async with self._keeper.lock(entry.name):
+            async with self._cache.locks.of(entry.name):
                 result = await self._reduce_locked(entry, seconds, at_once, force)
         except KheadersError as error:
             if done.cancelled():
@@ -180,7 +180,7 @@ class HeaderRemoval:
                 f"kept: {error.message}"
             ) from None
         published.entry.is_on_trial = False
-        self._keeper.reduced(published)
+        self._lifecycle.on_headers_dropped(published)
         return published.entry
 
     async def _put_back(self, entry: Entry, published: Published) -> None:
@@ -190,9 +190,9 @@ class HeaderRemoval:
                 await in_thread(published.revert)
                 self._cache.insert(entry)
             else:
-                self._keeper.abandon(published)
+                self._lifecycle.removal.withdraw(published)
         finally:
-            self._keeper.replaced(published)
+            self._lifecycle.removal.on_replaced(published)
 
 
 def _check_still_known(cache: Cache, entry: Entry) -> None:

@@ -26,7 +26,7 @@ from .requests import PchRequest, ServedPch
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..config import Config
     from ..headers.consent import Caller
     from ..headers.provider import Provider
@@ -59,7 +59,7 @@ class PchProvider:
         config: Config,
         provider: Provider,
         types: TypesProvider,
-        keeper: Keeper,
+        lifecycle: Lifecycle,
         compilers: Compilers,
         store: PchStore,
         header_removal: HeaderRemoval,
@@ -71,8 +71,8 @@ class PchProvider:
         self._provider = provider
         self._existing = provider.existing
         self._types = types
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._lifecycle = lifecycle
+        self._cache = lifecycle.cache
         self._compilers = compilers
         self._store = store
         self._header_removal = header_removal
@@ -260,7 +260,7 @@ class PchProvider:
     ) -> ServedPch | None:
         """Make one of an entry; None if that, or the compiler, is not what it was any more."""
         made = await self._recipe(profile, compiler, entry)
-        async with self._keeper.lock(entry.name):
+        async with self._cache.locks.of(entry.name):
             if made is None or entry not in self._cache or not entry.has_headers:
                 return None
             pch = await self._store.confirmed(entry, made.key)
@@ -294,7 +294,8 @@ class PchProvider:
         """
         known = (self._profiles or {}).get(pch.record.profile)
         is_everybodys = known is not None and known.headers == pch.record.headers
-        return manages or (is_everybodys and not pch.is_in_use() and not self._keeper.is_leased(entry))
+        is_leased = self._lifecycle.leases.held(entry.name)
+        return manages or (is_everybodys and not pch.is_in_use() and not is_leased)
 
     async def _make_base(self, request: PchRequest, profile: Profile, caller: Caller) -> Entry:
         if profile.base == TYPES:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..cache.pch_files import Pch
     from .compilers import Compilers
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class PchStore:
     """All of them, below all entries. Belongs to the event loop."""
 
-    def __init__(self, keeper: Keeper, compilers: Compilers) -> None:
-        self._keeper = keeper
+    def __init__(self, lifecycle: Lifecycle, compilers: Compilers) -> None:
+        self._lifecycle = lifecycle
         self._compilers = compilers
 
     async def confirmed(self, entry: Entry, key: str) -> Pch | None:
@@ -33,7 +33,7 @@ class PchStore:
         pch.touch()
         if pch.intact() or await in_thread(pch.confirm):
             return pch
-        await self._keeper.found_pch_damaged(entry, pch)
+        await self._lifecycle.verification.on_pch_damaged(entry, pch)
         return None
 
     def added(self, entry: Entry, pch: Pch, seconds: float) -> None:
@@ -44,7 +44,7 @@ class PchStore:
         """
         record = pch.record
         entry.pchs[record.key] = pch
-        self._keeper.report_pch(
+        self._lifecycle.reports.on_pch(
             Event.PCH_ADDED,
             f"Compiled {len(record.headers)} headers of {entry.release} for {record.profile} with "
             f"{record.compiler} {record.compiler_version} to {pch.path} in {seconds:.2f} s",
@@ -53,8 +53,8 @@ class PchStore:
             bytes=record.bytes,
             duration_usec=int(seconds * 1e6),
         )
-        self._keeper.tell_state()
-        self._keeper.grown()
+        self._lifecycle.reports.on_change()
+        self._lifecycle.pruning.start()
 
     async def make_room(self, entry: Entry, new: Pch, most: int, may_go: Callable[[Pch], bool]) -> None:
         """Let those go that were not used for the longest time, until there are at most so many.
@@ -67,14 +67,14 @@ class PchStore:
         too_many = max(0, len(entry.pchs) - most)
         others = [pch for pch in others if may_go(pch)]
         for pch in others[:too_many]:
-            await self._keeper.drop_pch(
+            await self._lifecycle.removal.remove_pch(
                 entry, pch, f"an entry may have {most} (MaxPCHs=), and there are newer ones"
             )
 
     async def retire(self) -> None:
         """Let those go whose compiler was upgraded or removed since."""
-        for entry in self._keeper.cache.entries():
-            if not self._keeper.is_busy(entry):  # or whoever is at work there does it
+        for entry in self._lifecycle.cache.entries():
+            if not self._lifecycle.cache.locks.is_held(entry):  # or whoever is at work there does it
                 await self.retire_of(entry)
 
     async def retire_of(self, entry: Entry) -> None:
@@ -82,7 +82,7 @@ class PchStore:
         for pch in list(entry.pchs.values()):
             if not await self._is_valid(pch):
                 what = f"{pch.record.compiler} is not what it was made with any more"
-                await self._keeper.drop_pch(entry, pch, what)
+                await self._lifecycle.removal.remove_pch(entry, pch, what)
 
     async def _is_valid(self, pch: Pch) -> bool:
         try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..cache.entry import TYPES, Record, entry_name
 from ..cache.manifest import FILE_MODE, Item, Manifest
-from ..cache.origin import update_origin
 from ..errors import KheadersError, NotAvailable, Timeout
 from ..formats.tar import FILE
 from ..headers.consent import Action
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Keeper
+    from ..cache.lifecycle import Lifecycle
     from ..cache.staging import Published, Staging
     from ..headers.consent import Caller
     from ..host.host import Host
@@ -67,7 +66,12 @@ class TypesProvider:
     """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
 
     def __init__(
-        self, host: Host, keeper: Keeper, run: Run, progress: Progress, find_timeout: float | None = None
+        self,
+        host: Host,
+        lifecycle: Lifecycle,
+        run: Run,
+        progress: Progress,
+        find_timeout: float | None = None,
     ) -> None:
         """
         Args:
@@ -75,8 +79,8 @@ class TypesProvider:
         """
         self.find_timeout = find_timeout
         self._host = host
-        self._keeper = keeper
-        self._cache = keeper.cache
+        self._lifecycle = lifecycle
+        self._cache = lifecycle.cache
         self._run = run
         self._progress = progress
         self._work = SharedWork()
@@ -102,7 +106,7 @@ class TypesProvider:
                 return entry
             if entry.is_on_trial:
                 continue
-            self._keeper.found_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
+            self._lifecycle.verification.on_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
         return None
 
     def there(self, release: Release) -> ServedTypes | None:
@@ -155,7 +159,7 @@ class TypesProvider:
             report("make", 0.5)
             digest = _digest(found, bpftool)
             name = entry_name(release, digest)
-            async with self._keeper.lock(name):
+            async with self._cache.locks.of(name):
                 if known := await self._confirm(name, found):
                     return known, False
                 return await self._write(release, digest, found, bpftool, started, uid), True
@@ -193,7 +197,7 @@ class TypesProvider:
             origin_stamp=found.origin_stamp,
             build_id=found.build_id,
         )
-        return entry if await update_origin(self._keeper, entry, record) else None
+        return entry if await self._lifecycle.update_origin(entry, record) else None
 
     async def _write(
         self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int
@@ -221,7 +225,7 @@ class TypesProvider:
             )
 
             def keep(published: Published) -> None:
-                self._keeper.added(published, time.monotonic() - started, uid)
+                self._lifecycle.add(published, time.monotonic() - started, uid)
 
             published = await in_thread(_publish, staging, record, keep=keep)
             return published.entry

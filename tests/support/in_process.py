@@ -76,5 +76,5 @@ LIMITS = Limits()
 def take_headers_away(state: Parts, entry: Entry) -> Entry:
     published = drop_headers(state.cache, entry, ["include/linux/more.h"])
     state.cache.insert(published.entry)
-    state.keeper.reduced(published)
+    state.lifecycle.on_headers_dropped(published)
     return published.entry

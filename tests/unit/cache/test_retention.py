@@ -7,7 +7,7 @@ import pytest
 from kheadersd.cache.entry import Entry, Record
 from kheadersd.cache.integrity import Integrity
 from kheadersd.cache.leftovers import Leftover, Stay
-from kheadersd.cache.retention import Retention, leftovers_to_go, victims
+from kheadersd.cache.retention import Retention, leftovers_to_remove, to_remove
 from kheadersd.release import Release
 
 DAY = 86_400 * 1_000_000
@@ -49,14 +49,14 @@ OLD, MIDDLE, NEW = entry("1.0", 30), entry("2.0", 20), entry("3.0", 10)
 def test_who_leaves(
     policy: Retention, protected: tuple[Release, ...], leased: tuple[str, ...], leave: list[Entry]
 ) -> None:
-    chosen = victims([NEW, OLD, MIDDLE], protected=protected, leased=leased, policy=policy, now=NOW)
+    chosen = to_remove([NEW, OLD, MIDDLE], protected=protected, leased=leased, policy=policy, now=NOW)
     assert [entry for entry, _ in chosen] == leave
 
 
 def test_reasons_say_which_limit() -> None:
     policy = Retention(max_age=25 * DAY, max_entries=2, max_bytes=15)
     entries = [OLD, MIDDLE, NEW, entry("4.0", 5)]
-    chosen = victims(entries, protected=(), leased=(), policy=policy, now=NOW)
+    chosen = to_remove(entries, protected=(), leased=(), policy=policy, now=NOW)
     assert [reason for _, reason in chosen] == [
         "not used for 30 days",
         "the cache may have 2 entries, and had 3",
@@ -67,7 +67,7 @@ def test_reasons_say_which_limit() -> None:
 def test_use_counts_and_not_age() -> None:
     used = entry("1.0", 30)
     used.last_used = NOW
-    chosen = victims([used, NEW], protected=(), leased=(), policy=Retention(max_entries=1), now=NOW)
+    chosen = to_remove([used, NEW], protected=(), leased=(), policy=Retention(max_entries=1), now=NOW)
     assert [entry for entry, _ in chosen] == [NEW]
 
 
@@ -75,17 +75,19 @@ def test_only_the_newest_entry_of_a_protected_release_stays() -> None:
     older, newer = entry("6.1", 30, digest="a"), entry("6.1", 1, digest="b")
     older.last_used = NOW
     release = Release("6.1")
-    chosen = victims([older, newer], protected={release}, leased=(), policy=Retention(max_entries=1), now=NOW)
+    chosen = to_remove(
+        [older, newer], protected={release}, leased=(), policy=Retention(max_entries=1), now=NOW
+    )
     assert [entry for entry, _ in chosen] == [older]
 
 
 def test_what_has_a_newer_one_goes_before_what_is_used() -> None:
     """As copies of a tree that its owner changes again and again, which are newer than all else."""
     copies = [entry("6.1", days, digest=digest) for days, digest in ((3, "a"), (2, "b"), (1, "c"))]
-    chosen = victims([*copies, OLD], protected=(), leased=(), policy=Retention(max_entries=2), now=NOW)
+    chosen = to_remove([*copies, OLD], protected=(), leased=(), policy=Retention(max_entries=2), now=NOW)
     assert [entry for entry, _ in chosen] == copies[:2]
     policy = Retention(max_entries=3, max_age=25 * DAY)
-    chosen = victims([*copies, OLD], protected=(), leased=(), policy=policy, now=NOW)
+    chosen = to_remove([*copies, OLD], protected=(), leased=(), policy=policy, now=NOW)
     assert [entry for entry, _ in chosen] == [OLD]
 
 
@@ -103,14 +105,14 @@ def test_what_is_no_entry_goes_first_and_counts() -> None:
         (Retention(max_age=15 * DAY), [older]),
         (Retention(max_entries=0), []),
     ):
-        found = leftovers_to_go([newer, leased, older], policy=policy, now=NOW, entry_bytes=10)
+        found = leftovers_to_remove([newer, leased, older], policy=policy, now=NOW, entry_bytes=10)
         assert [leftover for leftover, _ in found] == chosen
     policy = Retention(max_bytes=30)
-    assert victims([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=10) == []
-    chosen_entries = victims([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=11)
+    assert to_remove([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=10) == []
+    chosen_entries = to_remove([OLD, NEW], protected=(), leased=(), policy=policy, now=NOW, besides=11)
     assert [entry for entry, _ in chosen_entries] == [OLD]
 
 
 def test_a_clock_that_was_set_back_removes_nothing() -> None:
-    chosen = victims([NEW], protected=(), leased=(), policy=Retention(max_age=DAY), now=NOW - 100 * DAY)
+    chosen = to_remove([NEW], protected=(), leased=(), policy=Retention(max_age=DAY), now=NOW - 100 * DAY)
     assert chosen == []

@@ -57,10 +57,10 @@ async def test_what_was_removed_does_not_come_back_without_headers(
 ) -> None:
     reducing = asyncio.create_task(state.derived.header_removal.reduce(entry, 10, at_once=True))
     await asyncio.sleep(milliseconds / 1000)
-    await state.keeper.remove(OTHER, force=False)
+    await state.lifecycle.removal.remove(OTHER, force=False)
     await asyncio.wait([reducing])
     assert isinstance(reducing.exception(), Vanished | None)
-    await state.keeper.close()
+    await state.lifecycle.close()
     assert state.cache.entries() == ()
     assert [name for name in os.listdir(state.cache.directory) if name[0] != "."] == []
 
@@ -77,22 +77,22 @@ async def test_each_prune_chooses_for_itself(state: Parts, host: Host, entry: En
         put_kernel(host, release)
         await state.provider.get(Request(release, ("module-file",)), Root())
         shutil.rmtree(host.path("lib/modules", release))
-    state.keeper.configure(Config(max_entries=2))
-    first = asyncio.create_task(state.keeper.prune())
+    state.lifecycle.pruning.configure(Config(max_entries=2))
+    first = asyncio.create_task(state.lifecycle.pruning.prune())
     await eventually(lambda: len(state.cache.entries()) < 3)
     # It has chosen, and removes files still.
-    state.keeper.configure(Config(max_entries=1))
-    removed, _ = await state.keeper.prune()
+    state.lifecycle.pruning.configure(Config(max_entries=1))
+    removed, _ = await state.lifecycle.pruning.prune()
     await first
-    await state.keeper.close()
+    await state.lifecycle.close()
     assert state.cache.entries() == (entry,), "its kernel is installed"
     assert len(removed) <= 1
 
 
 async def test_the_mark_of_one_is_not_given_to_another(state: Parts, entry: Entry) -> None:
-    await state.keeper.close()
+    await state.lifecycle.close()
     reduced = take_headers_away(state, entry)
-    await state.keeper.close()
+    await state.lifecycle.close()
     (reduced.directory / "durable").unlink()
     with pytest.raises(Vanished):
         entry.mark_durable()
@@ -105,10 +105,10 @@ async def test_an_entry_is_marked_under_its_lock(state: Parts) -> None:
     entry = served.entry
     assert entry is not None
     mark = entry.directory / "durable"
-    async with (lock := state.keeper.lock(entry.name)):
+    async with (lock := state.cache.locks.of(entry.name)):
         await eventually(lambda: "waiters:1" in repr(lock))
         assert not mark.exists()
-    await state.keeper.close()
+    await state.lifecycle.close()
     assert mark.exists()
 
 
@@ -117,4 +117,4 @@ async def test_a_kernel_that_cannot_be_looked_at_is_taken_to_be_installed(host: 
     directory.mkdir()
     (directory / "kernel").symlink_to("x" * 300)  # as with a directory without permission, for root too
     assert host.installed_releases() >= {"4.9.9-hidden"}
-    assert await state.keeper.prune() == ([], 0)
+    assert await state.lifecycle.pruning.prune() == ([], 0)

@@ -37,7 +37,7 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.fixture
 def ahead(host: Host, state: Parts, journal: Kept) -> Prefetch:
-    return Prefetch(host, state.provider, state.keeper, journal, lambda: True)
+    return Prefetch(host, state.provider, state.lifecycle, journal, lambda: True)
 
 
 def new(*releases: Release, installed: tuple[Release, ...] = ()) -> Change:
@@ -101,7 +101,7 @@ async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, stat
 
     async def make(*, ahead: bool) -> tuple[Entry, bool]:
         request = Request(OTHER, ("module-file",), ahead=ahead)
-        return await Extraction(state.keeper, host).entry(
+        return await Extraction(state.lifecycle, host).entry(
             request, "module-file", archive, None, LIMITS, ignore
         )
 
@@ -116,15 +116,15 @@ async def test_an_entry_is_verified_as_it_is_when_its_turn_comes(host: Host, sta
     put_kernel(host, OTHER)
     await get(state, OTHER, "module-file")
     (entry,) = state.cache.entries()
-    async with state.keeper.lock(entry.name):
-        verifying = asyncio.create_task(state.keeper.verify(OTHER))
+    async with state.cache.locks.of(entry.name):
+        verifying = asyncio.create_task(state.lifecycle.verification.verify(OTHER))
         await asyncio.sleep(0.05)
         take_headers_away(state, entry)
     assert await verifying == []
-    async with state.keeper.lock(entry.name):
-        verifying = asyncio.create_task(state.keeper.verify(OTHER))
+    async with state.cache.locks.of(entry.name):
+        verifying = asyncio.create_task(state.lifecycle.verification.verify(OTHER))
         await asyncio.sleep(0.05)
-        await state.keeper.remove(OTHER, force=False)
+        await state.lifecycle.removal.remove(OTHER, force=False)
     with pytest.raises(NotCached):
         await verifying
 
@@ -153,7 +153,7 @@ async def test_a_module_that_is_of_no_use(host: Host, state: Parts, ahead: Prefe
 
 async def test_not_wanted(host: Host, state: Parts, journal: Kept) -> None:
     put_kernel(host, OTHER)
-    await Prefetch(host, state.provider, state.keeper, journal, lambda: False).follow(new(OTHER))
+    await Prefetch(host, state.provider, state.lifecycle, journal, lambda: False).follow(new(OTHER))
     assert cached(state) == []
 
 
@@ -205,7 +205,7 @@ async def test_what_was_in_sysfs_goes_only_when_its_kernel_was_seen_to_go(
     await get(state, RELEASE, "sysfs")
     # The next boot, into another kernel.
     host.path("proc/sys/kernel/osrelease").write_text(OTHER)
-    rebooted = Prefetch(Host(host.root), state.provider, state.keeper, Kept(), lambda: True)
+    rebooted = Prefetch(Host(host.root), state.provider, state.lifecycle, Kept(), lambda: True)
     await rebooted.follow(new(OTHER))
     assert cached(state) == [(RELEASE, "sysfs")], "it may never have had modules"
     await rebooted.follow(Change(frozenset({OTHER}), NONE, NONE, frozenset({RELEASE})))

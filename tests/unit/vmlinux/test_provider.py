@@ -104,7 +104,7 @@ def tool() -> Tool:
 
 @pytest.fixture
 async def maker(host: Host, state: Parts, tool: Tool) -> AsyncIterator[TypesProvider]:
-    maker = TypesProvider(host, state.keeper, tool, Progress(Nobody().progress, Nobody().changed))
+    maker = TypesProvider(host, state.lifecycle, tool, Progress(Nobody().progress, Nobody().changed))
     yield maker
     await maker.close()
 
