@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..system.files import open_regular
+from .file_slice import Content, SliceReader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from _typeshed import WriteableBuffer
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -27,8 +27,8 @@ _DATA_MEMBER = re.compile(r"data\.tar(?:\.(?:gz|xz|zst))?")
 _READ_BYTES = 1 << 16
 
 
-class HeldFile:
-    """A package that stays readable after its name is gone, for as long as somebody refers to it.
+class HeldFile(Content):
+    """A package that can be read after its name is gone, for as long as it is referred to.
 
     The layers made from it refer to it, so the descriptor is closed, and the disk space given back, when the
     archive they belong to is dropped, however that happens.
@@ -41,22 +41,17 @@ class HeldFile:
             OSError: it is something else, or cannot be opened.
         """
         self._descriptor = -1
-        self.label = path.name
-        self._descriptor, status = open_regular(path, follow=False)
-        self.size = status.st_size
+        descriptor, _ = open_regular(path, follow=False)
+        super().__init__(descriptor, path.name)
 
     def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give it back early, where no layer was made from it."""
+        """Give the disk space back early, where no layer was made from it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from ``offset``; from any thread, as no position is kept."""
-        return os.pread(self._descriptor, size, offset)
 
     def sha256(self) -> str:
         """The digest of the whole file, in hex. Blocks for about 2 ms a MiB."""
@@ -64,36 +59,10 @@ class HeldFile:
 
         digest = hashlib.sha256()
         offset = 0
-        while piece := self.read_at(offset, _READ_BYTES):
+        while piece := self.upto(offset, _READ_BYTES):
             digest.update(piece)
             offset += len(piece)
         return digest.hexdigest()
-
-
-class _Part(io.RawIOBase):
-    """A piece of a held file, read as a file of its own. Closing it lets go of the file."""
-
-    def __init__(self, file: HeldFile, offset: int, size: int) -> None:
-        super().__init__()
-        self._file: HeldFile | None = file
-        self._offset = offset
-        self._end = offset + size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if self._file is None:
-            raise ValueError("read from a closed package")
-        view = memoryview(buffer).cast("B")
-        piece = self._file.read_at(self._offset, min(len(view), self._end - self._offset))
-        view[: len(piece)] = piece
-        self._offset += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        self._file = None
-        super().close()
 
 
 def find_data(file: HeldFile) -> tuple[int, int]:
@@ -102,7 +71,7 @@ def find_data(file: HeldFile) -> tuple[int, int]:
     Raises:
         Corrupt: this is no .deb, a member reaches beyond its end, or there is no such member.
     """
-    if file.read_at(0, len(_AR_MAGIC)) != _AR_MAGIC:
+    if file.upto(0, len(_AR_MAGIC)) != _AR_MAGIC:
         raise Corrupt(f"{file.label} is not a Debian package: it does not begin as an ar archive does")
     offset = len(_AR_MAGIC)
     for _ in range(_MAX_MEMBERS):
@@ -120,11 +89,11 @@ def find_data(file: HeldFile) -> tuple[int, int]:
 
 def open_part(file: HeldFile, offset: int, size: int) -> io.BufferedReader:
     """A part of the package as a file of its own, which keeps ``file`` open until it is closed."""
-    return io.BufferedReader(_Part(file, offset, size), _READ_BYTES)
+    return io.BufferedReader(SliceReader(file, offset, size), _READ_BYTES)
 
 
 def _member(file: HeldFile, offset: int) -> tuple[str, int]:
-    header = file.read_at(offset, _AR_HEADER)
+    header = file.upto(offset, _AR_HEADER)
     size = header[48:58].strip()
     if len(header) < _AR_HEADER or header[58:60] != _AR_END or not size.isdigit():
         raise Corrupt(f"{file.label} is damaged: the ar header at byte {offset} is not one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from ..errors import Corrupt
 if TYPE_CHECKING:
     import re
     from collections.abc import Iterator
+
+    from _typeshed import WriteableBuffer
 
 _PIECE = 1024 * 1024
 
@@ -93,3 +96,29 @@ class InMemory(Content):
         if offset < 0 or size < 0 or offset + size > self.size:
             raise self._ends_early()
         return InMemory(self._data[offset : offset + size], self.label)
+
+
+class SliceReader(io.RawIOBase):
+    """A part of a `Content` as a file of its own. Closing it lets go of the content."""
+
+    def __init__(self, content: Content, offset: int = 0, size: int | None = None) -> None:
+        super().__init__()
+        self._content: Content | None = content
+        self._offset = offset
+        self._end = content.size if size is None else offset + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self._content is None:
+            raise ValueError("read from a closed file")
+        view = memoryview(buffer).cast("B")
+        piece = self._content.upto(self._offset, min(len(view), self._end - self._offset))
+        view[: len(piece)] = piece
+        self._offset += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self._content = None
+        super().close()

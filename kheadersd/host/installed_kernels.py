@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..system.file_identity import stored_identity_at
+from ..system.inotify import Inotify
 from ..system.tasks import in_thread
 from .module_file import locate
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..release import Release
-    from ..system.inotify import Inotify
     from .host import Host
 
 SETTLE = 3.0
@@ -99,8 +99,6 @@ class Kernels:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        from ..system.inotify import Inotify
-
         try:
             self._inotify = Inotify()
         except OSError as error:

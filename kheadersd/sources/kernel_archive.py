@@ -7,7 +7,8 @@ import hashlib
 import io
 
 from ..errors import Corrupt
-from ..formats.decompress import chunks, xz_size
+from ..formats.decompress import chunks
+from ..formats.xz_index import xz_size
 from .source import Archive, Layer, whole
 
 MAX_ARCHIVE = 24 * 1024 * 1024

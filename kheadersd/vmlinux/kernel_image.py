@@ -142,14 +142,17 @@ class _Reading:
             file = tempfile.TemporaryFile(dir=self.scratch)  # noqa: SIM115 - the stack closes it
         kernel = self.stack.enter_context(file).fileno()
         size = 0
-        for piece in payload.decompress(packed):
-            if self.cancelled.is_set():
-                raise Abandoned
-            size += len(piece)
-            if size > MAX_KERNEL:
-                raise Corrupt(f"the kernel in {packed.label} has more than {MAX_KERNEL} bytes")
-            with self._room():
-                _write_all(kernel, piece)
+        try:
+            for piece in payload.decompress(packed):
+                if self.cancelled.is_set():
+                    raise Abandoned
+                size += len(piece)
+                if size > MAX_KERNEL:
+                    raise Corrupt(f"the kernel in {packed.label} has more than {MAX_KERNEL} bytes")
+                with self._room():
+                    _write_all(kernel, piece)
+        except payload.UnknownCompression as error:
+            raise NotFound(Reason.UNSUPPORTED, str(error)) from error
         return Content(kernel, packed.label)
 
     @contextlib.contextmanager

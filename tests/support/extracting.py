@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kheadersd.cache import extract
 from kheadersd.formats import decompress
+from kheadersd.formats.xz_index import xz_size
 from kheadersd.sources.source import Archive, Layer, Limits, whole
 from tests.support.hosts import ignore
 from tests.support.threads import at_work
@@ -26,7 +27,7 @@ def layer(data: bytes, place: Callable[[str], str | None] = whole, label: str = 
         label,
         lambda: decompress.chunks(lambda: io.BytesIO(data), label),
         place,
-        decompress.xz_size(data),
+        xz_size(data),
     )
 
 

@@ -96,7 +96,7 @@ def test_members_at_odd_lengths_are_found(tmp_path: Path) -> None:
     path.write_bytes(GOOD)
     file = deb.HeldFile(path)
     offset, size = deb.find_data(file)
-    assert file.read_at(offset, size) == b"data"
+    assert file.at(offset, size) == b"data"
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kheadersd.errors import Corrupt
-from kheadersd.formats import decompress
+from kheadersd.formats import compressed, decompress
+from kheadersd.formats.compressed import PIECE
+from kheadersd.formats.xz_index import xz_size
 from tests.support.archives import compress
 from tests.support.threads import at_work
 
@@ -45,7 +47,7 @@ def compressed_content(kind: str) -> bytes:
 def test_content_comes_out_in_small_pieces(kind: str) -> None:
     pieces = list(decompress.chunks(opener(compress(CONTENT, kind)), "a.tar"))
     assert b"".join(pieces) == CONTENT
-    assert all(0 < len(piece) <= decompress.PIECE for piece in pieces)
+    assert all(0 < len(piece) <= PIECE for piece in pieces)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,7 +67,7 @@ def test_padding_between_and_behind_xz_streams(padding: int) -> None:
     zeros = bytes(padding)
     data = compress(b"one ", "xz") + zeros + compress(b"two", "xz") + compress(b"", "xz") + zeros
     assert decompressed(data) == b"one two"
-    assert decompress.xz_size(data) == len(b"one two")
+    assert xz_size(data) == len(b"one two")
 
 
 def test_padding_is_not_at_the_beginning() -> None:
@@ -179,7 +181,7 @@ def test_a_large_window_is_for_what_is_little(monkeypatch: pytest.MonkeyPatch) -
             decompressed(data)
     data = with_window(64 << 20, CONTENT)
     assert decompressed(data) == CONTENT
-    monkeypatch.setattr(decompress, "_MAX_OF_WIDE_AND_INPUT", len(CONTENT) + len(data) - 1)
+    monkeypatch.setattr(compressed, "_MAX_OF_WIDE_AND_INPUT", len(CONTENT) + len(data) - 1)
     with pytest.raises(Corrupt, match="needs too much memory"):
         decompressed(data)
 
@@ -200,7 +202,7 @@ def test_a_large_window_of_zstd() -> None:
 def test_a_bomb_comes_in_small_pieces() -> None:
     bomb = compress(bytes(200_000_000), "zstd")
     pieces = decompress.chunks(opener(bomb), "a.tar")
-    assert len(next(pieces)) <= decompress.PIECE
+    assert len(next(pieces)) <= PIECE
     pieces.close()
 
 
@@ -245,22 +247,22 @@ def test_whole_reads_no_more_than_it_may_give() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", CONTENT])
 def test_xz_size(content: bytes) -> None:
-    assert decompress.xz_size(compress(content, "xz")) == len(content)
+    assert xz_size(compress(content, "xz")) == len(content)
 
 
 def test_xz_size_of_two_blocks() -> None:
-    assert decompress.xz_size(two_block_xz()) == len(CONTENT)
+    assert xz_size(two_block_xz()) == len(CONTENT)
 
 
 @given(st.binary(max_size=300))
 def test_xz_size_of_noise_is_zero(noise: bytes) -> None:
-    assert decompress.xz_size(noise) == 0
-    assert decompress.xz_size(noise + b"\0\0YZ") == 0
+    assert xz_size(noise) == 0
+    assert xz_size(noise + b"\0\0YZ") == 0
 
 
 def test_xz_size_of_what_is_cut_short_is_zero() -> None:
     data = compress(CONTENT, "xz")
-    assert not any(decompress.xz_size(data[:length]) for length in range(len(data) - 300, len(data)))
+    assert not any(xz_size(data[:length]) for length in range(len(data) - 300, len(data)))
 
 
 def test_an_index_of_an_xz_file_that_claims_much_is_not_read() -> None:
@@ -270,4 +272,4 @@ def test_an_index_of_an_xz_file_that_claims_much_is_not_read() -> None:
     data = compress(b"x", "xz")[:-12] + index
     footer = (len(index) // 4 - 1).to_bytes(4, "little") + b"\0\x04"
     data += zlib.crc32(footer).to_bytes(4, "little") + footer + b"YZ"
-    assert decompress.xz_size(data) == 0
+    assert xz_size(data) == 0
