@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.threads import at_work
 
@@ -23,6 +24,10 @@ pytest_plugins = [
     "tests.support.running",
     "tests.support.skips",
 ]
+
+settings.register_profile("quick", max_examples=50, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.load_profile("quick")
 
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
 

@@ -6,10 +6,6 @@ import functools
 import io
 import lzma
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,94 +22,14 @@ from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
 from kheadersd.sources.source import Layer, whole
 from kheadersd.system.tasks import Cancelled
 from tests.support.extracting import extract_to, nothing_left
-from tests.support.running import REPOSITORY
 from tests.support.tar_shapes import (
-    a_huge_window,
-    a_huge_window_and_archive,
-    chained_links,
-    deep_names,
-    directories,
-    files_with_a_large_window,
-    large_attributes,
-    links,
-    long_names,
-    long_targets,
     member,
     tar,
-    wide_names,
     xz,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-MOST_MEMORY = 96 * 1024  # KiB
-
-# Extracts, and does with the manifest what becomes of it later. Prints by how much the process grew, in KiB.
-CHILD = """
-import pathlib, sys
-from tests.support.extracting import extract_to
-from kheadersd.errors import Corrupt
-from kheadersd.cache.manifest import Manifest, compare
-from kheadersd.system.malloc import keep_little
-
-def peak():
-    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-
-import hashlib, lzma, zlib
-keep_little()
-archive, tree = map(pathlib.Path, sys.argv[1:])
-before = peak()
-try:
-    data = archive.read_bytes()
-    encoded = extract_to(tree, data).manifest.encode()
-    del data
-    assert compare(tree, Manifest.decode(encoded)) == []
-    outcome = "extracted"
-except Corrupt as error:
-    outcome = error.message
-print(peak() - before, outcome)
-"""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A place for 100,000 files, in memory where there is one: a disk takes a minute to remove them."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as path:
-        yield Path(path)
-
-
-@pytest.mark.parametrize(
-    ("make", "outcome"),
-    [
-        (long_names, "all names together have more than"),
-        (long_targets, "all names together have more than"),
-        (wide_names, "all names together have more than"),
-        (deep_names, "all names together have more than"),
-        (directories, "extracted"),
-        (links, "extracted"),
-        (chained_links, "leads in circles"),
-        (large_attributes, "bytes of attributes in all"),
-        (files_with_a_large_window, "extracted"),
-        (a_huge_window, "needs too much memory"),
-        (a_huge_window_and_archive, "extracted"),
-    ],
-)
-def test_memory(directory: Path, make: Callable[[], bytes], outcome: str) -> None:
-    archive = directory / "a.tar.xz"
-    archive.write_bytes(make())
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, archive, directory / "tree"],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    shutil.rmtree(directory / "tree")
-    grown, _, found = child.stdout.partition(" ")
-    assert outcome in found
-    assert int(grown) <= MOST_MEMORY
+    from collections.abc import Iterator
 
 
 class Looks(threading.Event):

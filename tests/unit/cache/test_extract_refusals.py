@@ -405,7 +405,7 @@ def test_attributes_that_say_nothing_of_what_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "tree/ü.h").read_bytes() == b"content"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_to_the_xz_is_corrupt_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -413,7 +413,7 @@ def test_any_damage_to_the_xz_is_corrupt_or_harmless(
     check_damage(tmp_path_factory.mktemp("xz"), make_kheaders(RELEASE, {"include/x.h": b"x" * 3000}), data)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_to_the_tar_archive_stays_inside(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

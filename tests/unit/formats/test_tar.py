@@ -6,7 +6,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from kheadersd.errors import Corrupt
@@ -107,7 +107,6 @@ ENDS = st.sampled_from(
 )
 
 
-@settings(max_examples=1000, deadline=None)
 @given(parts=st.lists(PARTS, min_size=1, max_size=3), end=ENDS)
 def test_the_same_or_nothing(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], end: bytes

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kheadersd.errors import KheadersError
@@ -49,7 +49,6 @@ def test_32_bits(root: Path) -> None:
     assert programs_of(root / "program") == {root / "program": Path("/bin/sh").resolve()}
 
 
-@settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=200), is_64=st.booleans())
 def test_damaged_ones(root: Path, content: bytes, is_64: bool) -> None:
     (root / "damaged").write_bytes(b"\x7fELF" + bytes([1 + is_64]) + content)
