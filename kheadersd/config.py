@@ -319,7 +319,7 @@ def _read(path: Path, problems: list[Problem], *, missing_is_fine: bool) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     status = path.stat()
-    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev:
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == Path(os.devnull).stat().st_rdev:
         return b""  # how a file is masked
     return read_file(path, _MAX_FILE)
 

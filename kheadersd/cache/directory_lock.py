@@ -64,7 +64,7 @@ def _open_locked(directory: Path) -> int:
         directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             directory.mkdir(mode=0o755)
-            os.chmod(directory, 0o755)
+            directory.chmod(0o755)
         except FileExistsError:
             _refuse_unsafe(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -207,7 +207,7 @@ def _has_its_mode(directory: Path, name: bytes) -> bool:
     Other attributes do not matter: backups set the time of access back, and security labels come and go.
     """
     try:
-        mode = os.lstat(os.path.join(os.fsencode(directory), name)).st_mode
+        mode = os.lstat(os.fsencode(directory) + b"/" + name).st_mode
     except OSError:
         return False
     wanted = DIRECTORY_MODE if stat.S_ISDIR(mode) else FILE_MODE

@@ -297,7 +297,7 @@ def _forget(path: Path) -> None:
     for name in (path, _record_of(path)):
         # Gone already, or left for the next start: a FIFO without readers means nothing.
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            name.unlink()
 
 
 def _decrease(counter: collections.Counter[K], key: K) -> None:

@@ -233,16 +233,16 @@ class PchStaging:
                 disk.write_new(self.path / PREFIX, prefix, sync=True)
             include = self.path / "include"
             include.mkdir()
-            os.chmod(include, 0o755)
-            os.symlink(_LIBBPF, include / "bpf")  # whether they are installed now or later
+            include.chmod(0o755)
+            (include / "bpf").symlink_to(_LIBBPF)  # whether they are installed now or later
             parent = entry / "pch"
             parent.mkdir(exist_ok=True)
-            os.chmod(parent, 0o755)
-            os.chmod(self.path, 0o755)
+            parent.chmod(0o755)
+            self.path.chmod(0o755)
             target = parent / record.key
             if (old := _to_trash(target)) is not None:
                 disk.remove_tree(old)
-            os.rename(self.path, target)
+            self.path.rename(target)
             disk.sync_directory(parent)
         self._published = True
         path = target / NAME
@@ -267,7 +267,7 @@ def move_to_trash(pch: Pch) -> Path | None:
 def _to_trash(directory: Path) -> Path | None:
     trash = directory.parent / (_TRASH + os.urandom(8).hex())
     try:
-        os.rename(directory, trash)
+        directory.rename(trash)
     except FileNotFoundError:
         return None
     return trash
@@ -327,7 +327,7 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
         target = new / "pch" / key
         target.mkdir(parents=True)
         for directory in (new / "pch", target):
-            os.chmod(directory, 0o755)
+            directory.chmod(0o755)
         for child in pch.path.parent.iterdir():
             _link(child, target / child.name)
     return found
@@ -336,10 +336,10 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
 def _link(old: Path, new: Path) -> None:
     """Link files; make directories and symlinks anew."""
     if old.is_symlink():
-        os.symlink(os.readlink(old), new)
+        new.symlink_to(old.readlink())
     elif old.is_dir():
         new.mkdir()
-        os.chmod(new, 0o755)
+        new.chmod(0o755)
         for child in old.iterdir():
             _link(child, new / child.name)
     else:

@@ -103,7 +103,7 @@ class _Recovery:
         except OtherVersion as error:
             if not leased:
                 aside = new_name(path.parent, ASIDE)
-                os.rename(path, aside)
+                path.rename(aside)
                 self.found.aside.append((path.name, f"of its record, {error}"))
                 path = aside
             self._leave(Stay.OTHER_VERSION, path)
@@ -146,7 +146,7 @@ class _Recovery:
         if target.exists():
             self._clear(path, "it was made anew")
             return
-        os.rename(path, target)
+        path.rename(target)
         self._load(target)
 
     def _leave(self, stay: Stay, path: Path, name: str = "") -> None:

@@ -77,7 +77,7 @@ class Staging:
         self._path.mkdir(mode=0o700)
         try:
             self.tree.mkdir()
-            os.chmod(self.tree, 0o755)
+            self.tree.chmod(0o755)
             self.tree_fd = os.open(self.tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
             disk.remove_tree(self._path)
@@ -141,7 +141,7 @@ class Staging:
             disk.write_new(self._path / "entry.json", record.encode())
             pchs = pch_files.carry_over(self._target, self._path)
             set_last_used(self._path, record.extracted_at)
-            os.chmod(self._path, 0o755)
+            self._path.chmod(0o755)
             inode = os.lstat(self._path).st_ino
             integrity = Integrity.of(self.tree).at(self._target / "tree")
             replaced = self._put_in_place()
@@ -152,7 +152,7 @@ class Staging:
 
     def _put_in_place(self) -> Path | None:
         try:
-            os.rename(self._path, self._target)
+            self._path.rename(self._target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
@@ -160,7 +160,7 @@ class Staging:
             return None
         trash = new_name(self._path.parent, TRASH)
         _swap(self._path, self._target)
-        os.rename(self._path, trash)
+        self._path.rename(trash)
         return trash
 
 
@@ -172,9 +172,9 @@ def _swap(one: Path, other: Path) -> None:
     """
     if not disk.exchange(one, other):
         aside = new_name(one.parent, TRASH)
-        os.rename(other, aside)
-        os.rename(one, other)
-        os.rename(aside, one)
+        other.rename(aside)
+        one.rename(other)
+        aside.rename(one)
 
 
 def new_name(parent: Path, prefix: str) -> Path:
@@ -195,7 +195,7 @@ def move_to_trash(directory: Path, inode: int) -> Path | None:
     try:
         if os.lstat(directory).st_ino != inode:
             return None
-        os.rename(directory, trash)
+        directory.rename(trash)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -45,12 +44,12 @@ def drop_headers(cache: Cache, entry: Entry, needed: Iterable[str]) -> Published
             target = staging.tree / name
             if item.kind == DIRECTORY:
                 target.mkdir()
-                os.chmod(target, DIRECTORY_MODE)
+                target.chmod(DIRECTORY_MODE)
             elif item.kind == FILE:
                 shutil.copyfile(entry.path / name, target, follow_symlinks=False)
-                os.chmod(target, FILE_MODE)
+                target.chmod(FILE_MODE)
             else:
-                os.symlink(item.content, target)
+                target.symlink_to(item.content)
         record = dataclasses.replace(
             entry.record,
             headers_kept=False,

@@ -212,7 +212,7 @@ class _Compilation:
         new = self._directory / "new.o"
         first = self._directory / "first.bc" if invocation.backend else new
         source = self._arguments.file
-        source = os.path.join(".", source) if source.startswith("-") else source  # not an option of clang
+        source = f"./{source}" if source.startswith("-") else source  # not an option of clang
         finished = await self._step(invocation, "-c", source, "-o", str(first))
         if invocation.backend and not finished.status:
             second = await self._run(invocation.compiler, *invocation.backend, str(first), "-o", str(new))

@@ -355,7 +355,7 @@ class _Daemon:
     def _choose_cache_directory(self, chosen: Path | None) -> Path:
         configured = self._settings.cache_directory
         if chosen is not None:
-            directory = Path(os.path.abspath(chosen))
+            directory = Path(os.path.abspath(chosen))  # noqa: PTH100 - links stay as they are given
         elif self._session and configured == config.Config().cache_directory:
             directory = _user_cache() / "kheaders"
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -52,8 +53,8 @@ def session_bus_address() -> str:
     if address:
         return address
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    socket_path = os.path.join(runtime, "bus")
-    if os.path.exists(socket_path):
+    socket_path = Path(runtime, "bus")
+    if socket_path.exists():
         return "unix:path=" + "".join(
             chr(byte) if re.fullmatch(_PLAIN, chr(byte)) else f"%{byte:02x}"
             for byte in os.fsencode(socket_path)

@@ -70,7 +70,7 @@ def _socket_name(address: Address) -> str:
     if "abstract" in address.options:
         return "\0" + address.options["abstract"]
     if "runtime" in address.options and "XDG_RUNTIME_DIR" in os.environ:
-        return os.path.join(os.environ["XDG_RUNTIME_DIR"], "bus")
+        return f"{os.environ['XDG_RUNTIME_DIR']}/bus"
     raise ValueError("an address without a path")
 
 

@@ -50,7 +50,7 @@ def leads_to_automount(path: Path, host: Host) -> bool:
         if path.is_relative_to(automount):
             return True
         try:
-            target = os.readlink(path)
+            target = str(path.readlink())
         except OSError:  # not a link: EINVAL; or not there
             return False
         if target.startswith("/"):

@@ -106,7 +106,7 @@ class Host:
             links += 1
             if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            target = Path(os.readlink(step))
+            target = step.readlink()
             if target.is_absolute():
                 resolved = self.root
             pending.extend(part for part in reversed(target.parts) if part != "/")

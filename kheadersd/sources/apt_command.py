@@ -247,7 +247,7 @@ def _methods_for_images() -> str:
     return "".join(
         f'Dir::Bin::methods::{name} "{_METHODS}/{name}";\n'
         for name in _METHODS_FOR_IMAGES
-        if os.path.exists(f"{_METHODS}/{name}")
+        if Path(_METHODS, name).exists()
     )
 
 
@@ -262,12 +262,12 @@ def _check_files(host: Host) -> None:
     for directory, directories, files in itertools.chain.from_iterable(map(os.walk, tops)):
         found += [Path(directory, name) for name in (*directories, *files)]
     for path in found:
-        real = os.path.realpath(path)
-        if not Path(real).is_relative_to(host.root):
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(host.root):
             raise NotFound(
                 Reason.UNSUPPORTED, f"apt cannot be told to follow {path} in the image: it leads out of it"
             )
-        if os.path.exists(real) and not (os.path.isfile(real) or os.path.isdir(real)):
+        if real.exists() and not (real.is_file() or real.is_dir()):
             raise NotFound(
                 Reason.UNSUPPORTED, f"apt is not run with {path} in the image: it is no file and no directory"
             )

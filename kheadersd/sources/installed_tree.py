@@ -275,7 +275,7 @@ class _Search:
             except Unusable as error:
                 self._note(*error.places)
                 # What is wrong with a tree of sources tells more than that another tree is none.
-                is_none = not os.path.exists(pair.source_tree / OF_SOURCE[0])
+                is_none = not (pair.source_tree / OF_SOURCE[0]).exists()
                 refusals.append((is_none, len(refusals), _Refusal(error.reason, error.message)))
             else:
                 return dataclasses.replace(pair, randomised=randomised)
@@ -315,6 +315,6 @@ class _Search:
 def _why_not_followed(link: Path, error: OSError) -> str:
     name = printable(str(link))
     if isinstance(error, FileNotFoundError) and link.is_symlink():
-        target = printable(os.readlink(link), 200)
+        target = printable(str(link.readlink()), 200)
         return f"{name} leads to {target}, which is not there: its headers package was removed"
     return f"{name} leads nowhere: {error.strerror}"

@@ -211,7 +211,8 @@ def _check_included(source_tree: Path, build_tree: Path, arch: str, included: It
         trees = (build_tree,) if "generated" in name else (source_tree, build_tree)
         directories += dict.fromkeys(str(tree / name) for tree in trees)
     names = list(included)
-    wanted = [name for name in names if any(os.path.exists(f"{place}/{name}") for place in directories)]
+    # Thousands of times: strings, not paths.
+    wanted = [name for name in names if any(os.path.exists(f"{place}/{name}") for place in directories)]  # noqa: PTH110
     if wanted == names:  # a whole kernel's, of whose generated headers bcc includes this in each program
         wanted.append("linux/version.h")
     try:

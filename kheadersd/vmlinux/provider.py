@@ -250,7 +250,7 @@ def _create(staging: Staging) -> int:
 def _publish(staging: Staging, record: Record) -> Published:
     path = staging.tree / vmlinux.NAME
     with explained(f"finish {vmlinux.NAME}", staging.tree):
-        os.chmod(path, FILE_MODE)
+        path.chmod(FILE_MODE)
         with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     return staging.publish(record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))
