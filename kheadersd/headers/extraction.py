@@ -24,16 +24,36 @@ if TYPE_CHECKING:
     from ..cache.staging import Published
     from ..host.host import Host
     from ..progress import Report
-    from ..release import Release
     from ..sources.source import Archive, Limits
     from .requests import Request
 
-# Somebody who removes the cache while an entry is made must not fail the request.
+# A program that removes the cache meanwhile must not make the request fail.
 _ATTEMPTS = 3
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """An archive that a source has found for a request.
+
+    Attributes:
+        uid: of the caller; None if there is none.
+    """
+
+    request: Request
+    source: str
+    archive: Archive
+    limits: Limits
+    uid: int | None
+    report: Report
+
+    @property
+    def name(self) -> str:
+        """The name of the entry."""
+        return entry_name(self.request.release, self.archive.digest)
+
+
 class Extraction:
-    """Makes entries, of one archive one at a time. Belongs to the event loop."""
+    """Extracts archives into entries, each archive once at a time. Belongs to the event loop."""
 
     def __init__(self, lifecycle: Lifecycle, host: Host) -> None:
         self._root = str(host.root)
@@ -45,83 +65,56 @@ class Extraction:
         """Cancel all extractions, and wait until they have cleaned up behind themselves."""
         await self._work.close()
 
-    async def entry(
-        self,
-        request: Request,
-        source: str,
-        archive: Archive,
-        uid: int | None,
-        limits: Limits,
-        report: Report,
-    ) -> tuple[Entry, bool]:
-        """The entry for an archive that a source has found.
-
-        Args:
-            uid: of who asked for it.
+    async def entry(self, found: Found) -> tuple[Entry, bool]:
+        """The entry with the headers of an archive.
 
         Returns:
-            The entry, and whether it was made now. If nobody waits for it (``request.ahead``), an entry whose
-            headers have gone will do.
+            The entry, and whether it was extracted now. Without a caller that waits (``request.ahead``), an
+            entry whose headers were dropped will do.
 
         Raises:
-            As `make_entry`.
+            As `extract_entry`.
         """
         # A refresh and an ordinary request for one archive are different work with the same result.
-        key = (request.release, archive.digest, request.refresh, request.ahead)
-        return await self._work.share(key, lambda: self._entry(request, source, archive, uid, limits, report))
+        key = (found.name, found.request.refresh, found.request.ahead)
+        return await self._work.share(key, lambda: self._entry(found))
 
-    async def _entry(
-        self,
-        request: Request,
-        source: str,
-        archive: Archive,
-        uid: int | None,
-        limits: Limits,
-        report: Report,
-    ) -> tuple[Entry, bool]:
-        async with self._cache.locks.of(entry_name(request.release, archive.digest)):
-            if not request.refresh and (entry := await self._confirm(request, source, archive)):
+    async def _entry(self, found: Found) -> tuple[Entry, bool]:
+        async with self._cache.locks.of(found.name):
+            if not found.request.refresh and (entry := await self._confirmed(found)):
                 return entry, False
-            return await self._make(request, source, archive, uid, limits, report), True
+            return await self._extract(found), True
 
-    async def _make(
-        self,
-        request: Request,
-        source: str,
-        archive: Archive,
-        uid: int | None,
-        limits: Limits,
-        report: Report,
-    ) -> Entry:
-        run = in_idle_thread if request.ahead else in_thread
+    async def _extract(self, found: Found) -> Entry:
+        run = in_idle_thread if found.request.ahead else in_thread
         started = time.monotonic()
 
         def keep(published: Published) -> None:
-            # Even if nobody waits for it any more: it is in the cache.
-            self._lifecycle.add(published, time.monotonic() - started, uid)
+            # Even if no caller waits any more: it is in the cache.
+            self._lifecycle.add(published, time.monotonic() - started, found.uid)
 
         for attempt in itertools.count(1):
             cancelled = threading.Event()
-            work = (self._cache, request.release, self._root, source, archive, limits, report, cancelled)
+            work = (self._cache, self._root, found, cancelled)
             try:
-                return (await run(make_entry, *work, cancelled=cancelled, keep=keep)).entry
+                return (await run(extract_entry, *work, cancelled=cancelled, keep=keep)).entry
             except Vanished:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    async def _confirm(self, request: Request, source: str, archive: Archive) -> Entry | None:
-        """The entry that was made from the very same archive, if it is as it should be."""
-        entry = self._cache.named(entry_name(request.release, archive.digest))
+    async def _confirmed(self, found: Found) -> Entry | None:
+        """The entry that was extracted from the very same archive, if it is intact."""
+        entry, archive = self._cache.named(found.name), found.archive
         if entry is None or not entry.is_intact():
             return None
-        # Headers that somebody let go meanwhile come back only if somebody asks for them.
-        if not entry.has_headers and not request.ahead:
+        # Headers that were dropped come back only if a caller asks for them.
+        if not entry.has_headers and not found.request.ahead:
             return None
         record = dataclasses.replace(
             entry.record,
             root=self._root,
-            source=source,
+            source=found.source,
             origin=archive.origin,
             origin_stamp=archive.origin_stamp,
             build_id=archive.build_id,
@@ -132,39 +125,36 @@ class Extraction:
         return entry
 
 
-def make_entry(
-    cache: Cache,
-    release: Release,
-    root: str,
-    source: str,
-    archive: Archive,
-    limits: Limits,
-    report: Report,
-    cancelled: threading.Event,
-) -> Published:
+def extract_entry(cache: Cache, root: str, found: Found, cancelled: threading.Event) -> Published:
     """Extract an archive into a new entry, which appears complete or not at all. Blocking.
+
+    Args:
+        root: of the host that the archive is of.
 
     Raises:
         Corrupt: the archive is damaged, unsafe, or lacks headers that every kernel has.
         ReleaseMismatch: its headers are another kernel's.
         NoSpace: the file system of the cache is full, or would be.
         Cancelled: ``cancelled`` was set.
-        KheadersError: the disk failed, or somebody removed what was being made.
+        KheadersError: the disk failed, or another program removed what was being extracted.
     """
+    archive, release = found.archive, found.request.release
     with cache.stage(release, archive.digest) as staging:
-        extracted = extract(archive, staging.tree_fd, limits=limits, report=report, cancelled=cancelled)
+        extracted = extract(
+            archive, staging.tree_fd, limits=found.limits, report=found.report, cancelled=cancelled
+        )
         try:
             check_usable(staging.tree, staging.tree, release, OF_ARCHIVES)
             randomised = configuration(staging.tree).is_randomised
         except Unusable as unusable:
-            raise _refusal(unusable, str(staging.tree) + "/", source, archive) from None
+            raise _refusal(unusable, str(staging.tree) + "/", found) from None
         if cancelled.is_set():
             raise Cancelled
         record = Record(
             release=release,
             digest=archive.digest,
             root=root,
-            source=source,
+            source=found.source,
             origin=archive.origin,
             origin_stamp=archive.origin_stamp,
             build_id=archive.build_id,
@@ -176,9 +166,9 @@ def make_entry(
         return staging.publish(record, extracted.manifest)
 
 
-def _refusal(unusable: Unusable, staged: str, source: str, archive: Archive) -> KheadersError:
-    # The caller knows the archive, not the place where it was being extracted.
-    message = f"{archive.origin} (source {source}): {unusable.message.replace(staged, '')}"
+def _refusal(unusable: Unusable, staged: str, found: Found) -> KheadersError:
+    # The caller knows the archive, not the directory where it was being extracted.
+    message = f"{found.archive.origin} (source {found.source}): {unusable.message.replace(staged, '')}"
     if unusable.reason is Reason.OTHER_RELEASE:
         return ReleaseMismatch(message)
     return Corrupt(f"{message}; the archive has no usable headers")

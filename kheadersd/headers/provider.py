@@ -23,6 +23,7 @@ from ..sources.source import NotFound
 from ..system.tasks import SharedWork
 from . import restore
 from .consent import Action, Consent
+from .extraction import Found
 from .limits import in_time, limits_of
 from .requests import Request, Served
 
@@ -219,9 +220,8 @@ class Provider:
         except (NotFound, KheadersError) as error:
             return Failure.of(name, error)
         try:
-            entry, fresh = await self._extraction.entry(
-                phase, name, archive, uid, limits_of(self._config), report
-            )
+            found = Found(phase, name, archive, limits_of(self._config), uid, report)
+            entry, fresh = await self._extraction.entry(found)
         except (Corrupt, ReleaseMismatch) as error:
             return Failure.of(name, error)
         return self.existing.describe(entry, fresh=fresh)
@@ -242,7 +242,7 @@ class Provider:
         tree, limits = self._sources.tree, limits_of(self._config)
         archive = await tree.archive(served.release, served.tree, limits)
         request = Request(served.release, (tree.name,))
-        entry, _ = await self._extraction.entry(request, tree.name, archive, uid, limits, report)
+        entry, _ = await self._extraction.entry(Found(request, tree.name, archive, limits, uid, report))
         tree.remember(archive.origin, archive.origin_stamp)
         return entry
 

@@ -134,7 +134,7 @@ class Apt:
             # "--": no name is taken for an option, not that one beginning with "linux-headers-" could be.
             command = ["apt-get", "-qq", "download", "--", *(f"{p.name}={p.version}" for p in packages)]
             progress = functools.partial(report, "downloading")
-            done = await self._commands.change(lists, command, DOWNLOAD_SECONDS, scratch, progress)
+            done = await self._commands.run(lists, command, DOWNLOAD_SECONDS, scratch, progress)
             if done.status != 0:
                 raise download_failure(_names(packages), done.stderr)
             return await in_thread(_archive, packages, scratch / "packages")
@@ -143,7 +143,7 @@ class Apt:
         wanted = f"{name}={version}" if version else name
         command = ["apt-cache", "show", "--no-all-versions", "--", wanted]
         async with self._querying:
-            done = await self._commands.query(lists, command, QUERY_SECONDS)
+            done = await self._commands.run(lists, command, QUERY_SECONDS)
         package = find_package(done.stdout, name, version)
         if package is None:
             raise OutdatedError(f"apt knows no package {wanted}")
@@ -158,7 +158,7 @@ class Apt:
             if self._is_updated():
                 return
             with self._commands.scratch() as scratch:
-                done = await self._commands.change(
+                done = await self._commands.run(
                     self._own_lists,
                     ["apt-get", "-qq", "update"],
                     DOWNLOAD_SECONDS,

@@ -11,6 +11,7 @@ that a source needs no signature ("trusted=yes", "signed-by"): it is the one who
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -150,53 +151,36 @@ class AptCommands:
             environment["APT_CONFIG"] = str(self._first_configuration)
         return environment
 
-    async def query(self, lists: Path, command: Sequence[str], seconds: float) -> Finished:
-        """Run a command that only reads.
-
-        Raises:
-            Timeout: see `run`.
-            KheadersError: it cannot be run.
-        """
-        return await self._run(lists, command, seconds, self._work, None)
-
-    async def change(
+    async def run(
         self,
         lists: Path,
         command: Sequence[str],
         seconds: float,
-        scratch: Path,
-        report: Callable[[float], None],
+        scratch: Path | None = None,
+        report: Callable[[float], None] | None = None,
     ) -> Finished:
-        """Run a command that writes to ``lists``, or to the directory "packages" of ``scratch``.
+        """Run a command with the host's configuration, which may take ``seconds``.
+
+        Args:
+            scratch: for a command that downloads, which writes to ``lists``, or to "packages" in this
+                directory; None for a command that only reads.
+            report: called with the fraction of the download that is done; the output is not kept then.
 
         Raises:
-            Timeout: see `run`.
+            Timeout: see `sandbox.child.run`.
             KheadersError: it cannot be run.
         """
-
-        def on_line(line: str) -> None:
-            if (fraction := fraction_done(line)) is not None:
-                report(fraction)
-
-        return await self._run(lists, command, seconds, scratch / "packages", on_line, scratch / "tmp")
-
-    async def _run(
-        self,
-        lists: Path,
-        command: Sequence[str],
-        seconds: float,
-        directory: Path,
-        on_line: Callable[[str], None] | None,
-        temporary: Path | None = None,
-    ) -> Finished:
         options = {**_OPTIONS, "Dir::State::lists": str(lists), "Dir::Cache": str(self._work / "cache")}
         arguments = [f"--config-file={self._last_configuration}"]
         arguments += [f"--option={key}={value}" for key, value in options.items()]
-        environment = self.environment()
+        environment, directory = self.environment(), self._work
         run_it: Run = run
-        if temporary is not None:  # it writes: what it writes comes from the network
-            environment["TMPDIR"] = str(temporary)
-            run_it = network_runner()
+        if scratch is not None:
+            directory = scratch / "packages"
+            environment["TMPDIR"] = str(scratch / "tmp")
+            run_it = network_runner()  # what it writes comes from the network
+
+        on_line = functools.partial(_report_line, report) if report is not None else None
         try:
             words = [command[0], *arguments, *command[1:]]
             return await run_it(Command(words, environment, seconds, directory), on_line=on_line)
@@ -236,6 +220,11 @@ class AptCommands:
     @property
     def _last_configuration(self) -> Path:
         return self._work / "last.conf"
+
+
+def _report_line(report: Callable[[float], None], line: str) -> None:
+    if (fraction := fraction_done(line)) is not None:
+        report(fraction)
 
 
 def _methods_for_images() -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..host.kernel_module import CannotLoad
-from ..system.file_identity import stored_identity_at
-from ..system.tasks import in_thread
 from .source import NotFound, Reason
-from .sysfs import archive_of, read_contents
+from .sysfs import read_archive
 
 if TYPE_CHECKING:
     from ..host.host import Host
@@ -60,11 +58,6 @@ class ModuleSource:
         try:
             async with self._module.loaded():
                 report("reading", 0.5)
-                contents = await read_contents(self._host, self._module.path)
+                return await read_archive(self._host, self._module.path)
         except CannotLoad as error:
             raise NotFound(Reason.UNSUPPORTED, str(error)) from None
-        return await in_thread(archive_of, self._host, contents)
-
-    def stamp(self, origin: str) -> str:
-        """Of the file in sysfs, "" as a rule: it is only there while the module is loaded."""
-        return stored_identity_at(origin)

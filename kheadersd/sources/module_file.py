@@ -9,7 +9,7 @@ from ..formats import elf
 from ..formats.decompress import whole
 from ..formats.file_slice import InMemory
 from ..host.module_file import locate
-from ..system.file_identity import stored_identity, stored_identity_at
+from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
@@ -50,10 +50,6 @@ class ModuleFileSource:
         """
         report("looking", 0.0)
         return await in_thread(_find, self._host, release)
-
-    def stamp(self, origin: str) -> str:
-        """The identity of the module file, "" if there is none."""
-        return stored_identity_at(origin)
 
 
 def _find(host: Host, release: Release) -> Archive:

@@ -76,10 +76,6 @@ class PackageSource:
         """See `Source.find`; always downloads."""
         return await self._manager().fetch(release, report)
 
-    def stamp(self, origin: str) -> str:  # noqa: ARG002 - the interface of all sources
-        """Always "": a package is not a file of this host's that could change."""
-        return ""
-
     def _manager(self) -> PackageManager:
         if self._known is None:
             from .apt import Apt  # here, as most daemons are never asked for a package

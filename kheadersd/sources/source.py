@@ -147,7 +147,3 @@ class Source(Protocol):
             KheadersError: it has something, but that is damaged, another kernel's, or cannot be got at.
         """
         ...
-
-    def stamp(self, origin: str) -> str:
-        """The present identity of an archive's origin, "" if it is gone or has none. Microseconds."""
-        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..system.file_identity import stored_identity_at
 from .installed_tree import TreeSource
 from .loaded_module import ModuleSource
 from .module_file import ModuleFileSource
@@ -40,5 +41,5 @@ class Sources:
         }
 
     def stamp(self, source: str, origin: str) -> str:
-        """The present identity of what a source found, see `Source.stamp`."""
-        return self.tree.stamp(origin) if source == self.tree.name else self.archives[source].stamp(origin)
+        """The present identity of the file or tree that a source found, "" if it is gone."""
+        return self.tree.stamp(origin) if source == self.tree.name else stored_identity_at(origin)

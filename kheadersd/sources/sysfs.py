@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..system.file_identity import stored_identity, stored_identity_at
+from ..system.file_identity import stored_identity
 from ..system.files import opened, read_up_to
 from ..system.tasks import in_thread
 from .kernel_archive import MAX_ARCHIVE, archive_from_bytes
@@ -53,39 +52,19 @@ class SysfsSource:
             )
         report("reading", 0.0)
         with self._module.needed():
-            contents = await read_contents(self._host, self._module.path)
-        return await in_thread(archive_of, self._host, contents)
+            return await read_archive(self._host, self._module.path)
 
     def is_lasting(self) -> bool:
         """Whether the archive is built into the kernel, and not that of a module which can be unloaded."""
         return self._module.state() == "builtin"
 
-    def stamp(self, origin: str) -> str:
-        """Of the file in sysfs: when it is there, and anew, it is worth reading again."""
-        return stored_identity_at(origin)
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Contents:
-    """The file as it was read, whole.
-
-    Attributes:
-        path: as messages call it.
-        file: where it really is.
-    """
-
-    path: Path
-    file: Path
-    data: bytes
-    stamp: str
-
-
-async def read_contents(host: Host, path: Path) -> Contents:
+async def read_archive(host: Host, path: Path) -> Archive:
     """Read ``path`` of a host whole; when it is lost half-way it is looked at again, for at most 0.4 seconds.
 
     Raises:
         NotFound: MISSING, VANISHED or UNREADABLE.
-        Corrupt: it is no file, or larger than 24 MiB.
+        Corrupt: it is not one whole xz file, or larger than 24 MiB.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -106,24 +85,11 @@ async def read_contents(host: Host, path: Path) -> Contents:
     )
 
 
-def _read_once(host: Host, path: Path) -> Contents:
+def _read_once(host: Host, path: Path) -> Archive:
     file = host.inside(path)
     data, stamp = read_whole(file)
-    return Contents(path, file, data, stamp)
-
-
-def archive_of(host: Host, contents: Contents) -> Archive:
-    """The archive that was read; blocking, for its digest. Nothing needs to be loaded for that any more.
-
-    Raises:
-        Corrupt: it is not one whole xz file.
-    """
     return archive_from_bytes(
-        contents.data,
-        label=str(contents.path),
-        origin=str(contents.file),
-        build_id=host.build_id,
-        origin_stamp=contents.stamp,
+        data, label=str(path), origin=str(file), build_id=host.build_id, origin_stamp=stamp
     )
 
 

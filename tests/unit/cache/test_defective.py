@@ -11,7 +11,9 @@ import pytest
 from kheadersd.cache.cache import Cache
 from kheadersd.errors import Corrupt
 from kheadersd.formats.decompress import chunks
-from kheadersd.headers.extraction import make_entry
+from kheadersd.headers.extraction import Found, extract_entry
+from kheadersd.headers.requests import Request
+from kheadersd.progress import unreported
 from kheadersd.sources.source import Archive, Layer, Limits, whole
 from tests.support.archives import kheaders_files, tree_tar
 from tests.support.made_up_cache import RELEASE
@@ -42,7 +44,8 @@ def test_an_archive_with_which_nothing_compiles_is_corrupt(cache: Cache, reason:
     data = tree_tar(DEFECTIVE[reason])
     layer = Layer("kheaders.tar", lambda: chunks(lambda: io.BytesIO(data), "kheaders.tar"), whole)
     archive = Archive(hashlib.sha256(data).hexdigest(), (layer,), "/sys/kernel/kheaders.tar.xz")
+    found = Found(Request(RELEASE, ("sysfs",)), "sysfs", archive, Limits(), None, unreported)
     with pytest.raises(Corrupt, match="the archive has no usable headers") as caught:
-        make_entry(cache, RELEASE, "/", "sysfs", archive, Limits(), lambda *_: None, threading.Event())
+        extract_entry(cache, "/", found, threading.Event())
     assert reason in caught.value.message
     assert not list(cache.entries())

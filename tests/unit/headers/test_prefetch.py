@@ -13,7 +13,7 @@ import pytest
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
 from kheadersd.daemon.parts import Parts
 from kheadersd.errors import NotCached
-from kheadersd.headers.extraction import Extraction
+from kheadersd.headers.extraction import Extraction, Found
 from kheadersd.headers.prefetch import Prefetch
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
@@ -101,9 +101,8 @@ async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, stat
 
     async def make(*, ahead: bool) -> tuple[Entry, bool]:
         request = Request(OTHER, ("module-file",), ahead=ahead)
-        return await Extraction(state.lifecycle, host).entry(
-            request, "module-file", archive, None, LIMITS, ignore
-        )
+        found = Found(request, "module-file", archive, LIMITS, None, ignore)
+        return await Extraction(state.lifecycle, host).entry(found)
 
     entry, _ = await make(ahead=True)
     reduced = take_headers_away(state, entry)

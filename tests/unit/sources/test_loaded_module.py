@@ -14,6 +14,7 @@ from kheadersd.journal import Event
 from kheadersd.sources.loaded_module import ModuleSource
 from kheadersd.sources.source import NotFound, Reason
 from tests.support.archives import make_kheaders
+from tests.support.clients import eventually
 from tests.support.hosts import (
     OTHER,
     RELEASE,
@@ -210,10 +211,11 @@ async def test_unload_if_idle(host: Host, loader: Loader) -> None:
     assert await module.unload_if_idle() == "available"
 
 
-async def test_unload_while_it_is_loaded_for_somebody(host: Host) -> None:
-    source, module = source_with(host, SlowLoader(host, ARCHIVE))
+async def test_unload_while_a_request_has_it_loaded(host: Host) -> None:
+    loader = SlowLoader(host, ARCHIVE)
+    source, module = source_with(host, loader)
     finding = asyncio.create_task(source.find(RELEASE, ignore))
-    await asyncio.sleep(0.02)
+    await eventually(lambda: loader.calls)
     with pytest.raises(InUse):
         await module.unload_if_idle()
     await finding

@@ -17,6 +17,7 @@ from kheadersd.host.kernel_module import KernelModule
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.source import NotFound, Reason
 from kheadersd.sources.sysfs import Lost, SysfsSource, read_whole
+from kheadersd.system.file_identity import stored_identity_at
 from tests.support.archives import make_kheaders
 from tests.support.hosts import (
     OTHER,
@@ -54,7 +55,7 @@ async def test_the_whole_archive(host: Host, source: SysfsSource) -> None:
     assert len(tar) == layer.tar_bytes
     assert b"include/linux/kconfig.h" in tar
     assert b"".join(layer.chunks()) == tar  # it can be started anew
-    assert source.stamp(archive.origin) == archive.origin_stamp != ""
+    assert stored_identity_at(archive.origin) == archive.origin_stamp != ""
 
 
 async def test_another_kernel(host: Host, source: SysfsSource) -> None:
@@ -123,7 +124,7 @@ async def test_a_link_inside_of_an_image(tmp_path: Path) -> None:
     source = SysfsSource(host, KernelModule(host, Loader(host, ARCHIVE)))
     archive = await source.find(RELEASE, ignore)
     assert archive.digest == hashlib.sha256(ARCHIVE).hexdigest()
-    assert source.stamp(archive.origin) == archive.origin_stamp
+    assert stored_identity_at(archive.origin) == archive.origin_stamp
 
 
 async def test_no_content_in_messages(host: Host, source: SysfsSource) -> None:
