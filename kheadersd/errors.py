@@ -111,20 +111,30 @@ class LimitsExceeded(KheadersError):
 
 
 class UnknownObject(KheadersError):
+    """The path has no object."""
+
     bus_name = FREEDESKTOP_ERRORS + "UnknownObject"
 
 
 class UnknownInterface(KheadersError):
+    """The object lacks the interface."""
+
     bus_name = FREEDESKTOP_ERRORS + "UnknownInterface"
 
 
 class UnknownMethod(KheadersError):
+    """The interface lacks the method."""
+
     bus_name = FREEDESKTOP_ERRORS + "UnknownMethod"
 
 
 class UnknownProperty(KheadersError):
+    """The interface lacks the property."""
+
     bus_name = FREEDESKTOP_ERRORS + "UnknownProperty"
 
 
 class PropertyReadOnly(KheadersError):
+    """The property cannot be set."""
+
     bus_name = FREEDESKTOP_ERRORS + "PropertyReadOnly"

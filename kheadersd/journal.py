@@ -159,6 +159,7 @@ class Journal:
 
     @property
     def level(self) -> str:
+        """The name of the least important level that is logged."""
         return LEVELS[self._level]
 
     @level.setter
@@ -169,6 +170,7 @@ class Journal:
 
     @property
     def target(self) -> str:
+        """Where entries go: journal, console or auto."""
         return self._target
 
     @target.setter
@@ -341,6 +343,7 @@ class Handler(logging.Handler):
         self._journal = journal
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Log a record of the standard library's logging."""
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001 - whatever a wrong format or a __str__ raises

@@ -78,6 +78,7 @@ class Record:
         return entry_name(self.release, self.digest)
 
     def encode(self) -> Bytes:
+        """The record as JSON, for its file."""
         return records.encode(self, _VERSION)
 
     @classmethod
@@ -174,6 +175,7 @@ class Entry:
 
     @property
     def release(self) -> Release:
+        """The kernel release."""
         return self.record.release
 
     @property

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 class CacheObserver(Protocol):
     """Is called on the event loop when entries change; must be quick."""
 
-    def entry_added(self, entry: Entry) -> None: ...
+    def entry_added(self, entry: Entry) -> None:
+        """A new entry is in the cache."""
 
-    def entry_removed(self, entry: Entry, reason: str) -> None: ...
+    def entry_removed(self, entry: Entry, reason: str) -> None:
+        """An entry is no longer in the cache."""
 
     def changed(self) -> None:
         """The number of entries, or the space that they take, may have changed."""

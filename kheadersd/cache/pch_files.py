@@ -88,6 +88,7 @@ class PchRecord:
     needed: tuple[str, ...] | None = None
 
     def encode(self) -> Bytes:
+        """The record as JSON, for its file."""
         return records.encode(self, _VERSION)
 
     @classmethod
@@ -201,6 +202,7 @@ class PchStaging:
                 raise
 
     def close(self) -> None:
+        """Close the file; remove it, unless it was published."""
         os.close(self.file)
         if not self._published:
             disk.remove_tree(self.path)

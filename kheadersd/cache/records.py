@@ -19,6 +19,7 @@ class OtherVersion(ValueError):
 
 
 def encode(record: DataclassInstance, version: int) -> bytes:
+    """A record as JSON, with its version."""
     return json.dumps({"version": version, **dataclasses.asdict(record)}, indent=1).encode() + b"\n"
 
 

@@ -271,10 +271,12 @@ class CallAuthorisation:
         self._authority = authority
 
     async def consent(self, action: Action) -> int:
+        """Require an action of polkit; the caller's user ID."""
         await self._authority.require(self._call, action)
         return (await self._call.credentials()).uid
 
     async def may(self, action: Action) -> bool:
+        """Whether polkit allows an action without asking."""
         return await self._authority.allows(self._call, action)
 
 

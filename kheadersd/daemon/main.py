@@ -63,6 +63,7 @@ _FIXED = ("Directory=", "Directories=", "Loader=")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The parsed command line. Ends the process after --help and --version (0) and on mistakes (2)."""
     parser = argparse.ArgumentParser(
         prog="kheadersd", description="Provides kernel headers to tracing tools over D-Bus."
     )

@@ -20,7 +20,8 @@ _STATUS_PAUSE = 0.5
 class Observer(CacheObserver, Protocol):
     """Is called on the event loop when the daemon's state changes; must be quick."""
 
-    def progress(self, release: Release, stage: str, fraction: float) -> None: ...
+    def progress(self, release: Release, stage: str, fraction: float) -> None:
+        """Work for a release is at a stage; ``fraction`` is 0 to 1."""
 
     def changed(self) -> None:
         """Some of the state that the properties show may have changed."""
@@ -41,15 +42,19 @@ class StatusObserver:
         self._timer: asyncio.TimerHandle | None = None
 
     def entry_added(self, entry: Entry) -> None:
+        """A new entry is in the cache."""
         self._observer.entry_added(entry)
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
+        """An entry is no longer in the cache."""
         self._observer.entry_removed(entry, reason)
 
     def progress(self, release: Release, stage: str, fraction: float) -> None:
+        """Work for a release is at a stage; ``fraction`` is 0 to 1."""
         self._observer.progress(release, stage, fraction)
 
     def changed(self) -> None:
+        """Some of the state that the properties show may have changed."""
         self._observer.changed()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_STATUS_PAUSE, self._tell)

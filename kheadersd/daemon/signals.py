@@ -57,18 +57,22 @@ class Signals:
             self._timer = None
 
     def entry_added(self, entry: Entry) -> None:
+        """Emit EntryAdded."""
         if self._connection is not None:
             described = variants(details(self._describe(entry)))
             self._emit("EntryAdded", "ssa{sv}", [entry.release, str(entry.path), described])
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
+        """Emit EntryRemoved."""
         self._outdated()
         self._emit("EntryRemoved", "sss", [entry.release, str(entry.path), reason])
 
     def progress(self, release: Release, stage: str, fraction: float) -> None:
+        """Emit Progress."""
         self._emit("Progress", "ssd", [release, stage, fraction])
 
     def changed(self) -> None:
+        """Emit PropertiesChanged soon, once for several changes."""
         self._outdated()
         if self._timer is None and self._connection is not None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._emit_changed)

@@ -33,7 +33,8 @@ class Credentials(NamedTuple):
 class AskBus(Protocol):
     """Calls a method of the bus itself and returns the values, as `Connection.call` does."""
 
-    async def __call__(self, member: str, signature: str = "", values: Sequence[Any] = ()) -> list[Any]: ...
+    async def __call__(self, member: str, signature: str = "", values: Sequence[Any] = ()) -> list[Any]:
+        """Call a method of the bus."""
 
 
 class Callers:

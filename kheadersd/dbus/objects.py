@@ -34,11 +34,14 @@ class Peer(Protocol):
         values: Sequence[Any] = (),
         *,
         timeout: float = 25.0,  # noqa: ASYNC109 - the error names what did not answer
-    ) -> Answer: ...
+    ) -> Answer:
+        """Call a method of another program; see `Connection.call`."""
 
-    async def credentials(self, sender: str) -> Credentials: ...
+    async def credentials(self, sender: str) -> Credentials:
+        """The credentials of a caller."""
 
-    def known_user(self, sender: str) -> int | None: ...
+    def known_user(self, sender: str) -> int | None:
+        """A caller's user ID, None if the bus was not asked for it yet."""
 
 
 class Call:

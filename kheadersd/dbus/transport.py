@@ -57,7 +57,8 @@ class Message:
 class Receiver(Protocol):
     """Whom a stream reports to. None of these may raise or block."""
 
-    def message_received(self, message: Message) -> None: ...
+    def message_received(self, message: Message) -> None:
+        """A message has come in."""
 
     def message_refused(self, message: Message) -> None:
         """A message was larger than the cap: its body has not been read and is empty here."""
@@ -104,6 +105,7 @@ class Stream:
 
     @property
     def is_open(self) -> bool:
+        """Whether the connection still stands."""
         return self._open
 
     def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:

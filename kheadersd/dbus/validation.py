@@ -86,18 +86,22 @@ class Walker:
         self._u32 = struct.Struct(">I" if big_endian else "<I").unpack_from
 
     def align(self, size: int) -> None:
+        """Go on to the next multiple of ``size``."""
         self.at += -self.at & (size - 1)
 
     def u32(self) -> int:
+        """Read an unsigned integer of four bytes."""
         self.align(4)
         (value,) = self._u32(self.data, self.at)
         self.at += 4
         return int(value)
 
     def string(self) -> str:
+        """Read a string or an object path."""
         return self._text(self.u32())
 
     def signature(self) -> str:
+        """Read a signature."""
         length = self.data[self.at]
         self.at += 1
         return self._text(length)

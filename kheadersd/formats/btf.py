@@ -37,6 +37,7 @@ class Parts:
 
     @property
     def end(self) -> int:
+        """The offset behind the last byte."""
         return max(self.types[1], self.strings[1])
 
 

@@ -39,7 +39,8 @@ _MAX_OF_WIDE_AND_INPUT = 66 * 1024 * 1024
 class Readable(Protocol):
     """What `CompressedInput` needs of a file."""
 
-    def read(self, size: int, /) -> bytes | None: ...
+    def read(self, size: int, /) -> bytes | None:
+        """At most ``size`` bytes; none at the end."""
 
 
 class CompressedInput:
@@ -141,12 +142,19 @@ class Decoder(Protocol):
     """What `lzma.LZMADecompressor` looks like."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end of the stream was read."""
+
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether `decompress` needs more data."""
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """The bytes behind the end of the stream."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most ``max_length`` bytes, of ``data`` and of what was held back."""
 
 
 class Gunzip:
@@ -158,13 +166,16 @@ class Gunzip:
 
     @property
     def eof(self) -> bool:
+        """Whether the end of the stream was read."""
         return self._inner.eof
 
     @property
     def unused_data(self) -> bytes:
+        """The bytes behind the end of the stream."""
         return self._inner.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most ``max_length`` bytes, of ``data`` and of what was held back."""
         piece = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
         # A full piece may be full because zlib holds more back, even with all of the input taken.
         self.needs_input = not self._inner.unconsumed_tail and len(piece) < max_length

@@ -108,9 +108,11 @@ class SliceReader(io.RawIOBase):
         self._end = content.size if size is None else offset + size
 
     def readable(self) -> bool:
+        """True: a slice is read."""
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Fill ``buffer``; the number of bytes."""
         if self._content is None:
             raise ValueError("read from a closed file")
         view = memoryview(buffer).cast("B")
@@ -120,5 +122,6 @@ class SliceReader(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
+        """Let go of the file."""
         self._content = None
         super().close()

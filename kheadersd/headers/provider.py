@@ -57,6 +57,7 @@ class Failure:
 
     @classmethod
     def of(cls, source: str, error: NotFound | KheadersError) -> Failure:
+        """The failure of a source."""
         return cls(source, error.message, None if isinstance(error, NotFound) else type(error))
 
 

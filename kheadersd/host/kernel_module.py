@@ -72,15 +72,18 @@ class NoLoader:
         self._reason = reason
 
     async def load(self) -> None:
+        """Raises CannotLoad."""
         raise CannotLoad(f"kheaders is not loaded: {self._reason}")
 
     async def unload(self) -> None:
+        """Raises ModuleFailed."""
         raise ModuleFailed(f"kheaders is not unloaded: {self._reason}")
 
     async def recall(self) -> None:
         """Nothing was ever loaded."""
 
     def owned(self) -> bool:
+        """False."""
         return False
 
 

@@ -59,12 +59,15 @@ class ModprobeLoader:
         self._owned = False
 
     def owned(self) -> bool:
+        """Whether kheadersd loaded the module."""
         return self._owned
 
     async def recall(self) -> None:
+        """Find out whether an earlier kheadersd loaded the module."""
         self._owned = await in_thread(self._recall)
 
     async def load(self) -> None:
+        """Load the module."""
         await in_thread(self._note)
         try:
             code, said = await self._run("--first-time", _NAME)
@@ -79,6 +82,7 @@ class ModprobeLoader:
             raise ModuleFailed(f"kheaders could not be loaded: {self._explain(code, said)}")
 
     async def unload(self) -> None:
+        """Unload the module."""
         if self._is_loaded():
             code, said = await self._run("-r", _NAME)
             if self._is_loaded():

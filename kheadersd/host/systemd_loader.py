@@ -32,7 +32,8 @@ class Reply(Protocol):
     """What a call returns."""
 
     @property
-    def values(self) -> Sequence[Any]: ...
+    def values(self) -> Sequence[Any]:
+        """The values of the answer."""
 
 
 class Bus(Protocol):
@@ -69,9 +70,11 @@ class UnitLoader:
         self._owned = False
 
     def owned(self) -> bool:
+        """Whether kheadersd loaded the module."""
         return self._owned
 
     async def recall(self) -> None:
+        """Find out whether an earlier kheadersd loaded the module."""
         try:
             # A predecessor that was killed may have left it at work, and who stops a load half-way does not
             # know what comes of it.
@@ -81,6 +84,7 @@ class UnitLoader:
             self._owned = False
 
     async def load(self) -> None:
+        """Load the module."""
         try:
             state, refusal = await self._change(UNIT, "StartUnit", "started", self._is_there)
         except KheadersError:
@@ -91,6 +95,7 @@ class UnitLoader:
             raise ModuleFailed(f"kheaders could not be loaded: {_reason(UNIT, state, refusal)}")
 
     async def unload(self) -> None:
+        """Unload the module."""
         if self._owned:
             unit = UNIT
             state, refusal = await self._change(unit, "StopUnit", "stopped", self._is_gone)

@@ -35,6 +35,7 @@ class Command:
 
     @property
     def program(self) -> str:
+        """The name or path of the program."""
         return self.words[0]
 
 

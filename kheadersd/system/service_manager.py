@@ -58,6 +58,7 @@ class ServiceManager:
             self._socket = None
 
     def ready(self) -> None:
+        """Tell that the daemon serves."""
         self._ready = True
         self._send("ready", "READY=1")
 
@@ -67,10 +68,12 @@ class ServiceManager:
             self._send("reloading", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
+        """Tell that the configuration was read again."""
         if self._ready:
             self._send("ready", "READY=1")
 
     def stopping(self) -> None:
+        """Tell that the daemon ends."""
         self._ready = False
         self._send("stopping", "STOPPING=1")
 

@@ -59,6 +59,7 @@ class ServedTypes:
 
     @property
     def path(self) -> Path:
+        """The path of the vmlinux.h."""
         return self.entry.path / vmlinux.NAME
 
 
