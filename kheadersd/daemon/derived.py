@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..cache.entry import TYPES
+from ..cache.entry import HEADERS, TYPES
+from ..pch.compile import Compilation
+from ..pch.compiler_run import CompilerRun
 from ..pch.compilers import Compilers
 from ..pch.header_removal import HeaderRemoval
+from ..pch.profiles import Profiles
 from ..pch.provider import PchProvider
+from ..pch.requests import Base
 from ..pch.store import PchStore
 from ..sandbox.queue import RunQueue
 from ..sandbox.runners import compiler_runner
 from ..vmlinux.provider import TypesProvider
 
 if TYPE_CHECKING:
-    from ..cache.entry import Entry
-    from ..cache.leases import Leases
     from ..cache.lifecycle import Lifecycle
     from ..config import Config
     from ..headers.provider import Provider
@@ -28,12 +30,13 @@ _MOST_COMPILERS = 4
 
 
 class Derived:
-    """Makes files from headers. Belongs to the event loop. Takes an argument for each part that it uses.
+    """Makes files from headers. Belongs to the event loop.
 
     Attributes:
-        types: makes vmlinux.h.
+        types: serves vmlinux.h.
+        store: has the precompiled headers of all entries.
         header_removal: drops headers once they are precompiled.
-        pch: finds and makes precompiled headers.
+        pch: serves precompiled headers.
     """
 
     def __init__(
@@ -42,39 +45,34 @@ class Derived:
         config: Config,
         provider: Provider,
         lifecycle: Lifecycle,
-        leases: Leases,
         journal: Journal,
         progress: Progress,
     ) -> None:
         run = RunQueue(compiler_runner(), _MOST_COMPILERS)
         self.types = TypesProvider(host, lifecycle, run, progress, config.extract_timeout)
-        self._provider = provider
-        self._compilers = Compilers(config.compiler_directories, run)
-        store = PchStore(lifecycle, self._compilers)
-        self.header_removal = HeaderRemoval(lifecycle, leases, store, run, journal, self._why_lost)
+        bases = {
+            HEADERS: Base(
+                provider.existing.base, provider.existing.is_current, provider.get_entry, provider.why_lost
+            ),
+            TYPES: Base(self.types.base, self.types.is_current, self.types.get_entry, self.types.why_lost),
+        }
+        self._profiles = Profiles(journal)
+        self._compilers = Compilers(config.compiler_directories, run, default=config.compiler)
+        self._compiler_run = CompilerRun(run, config.compile_timeout)
+        self.store = PchStore(lifecycle, self._compilers, self._profiles, config.max_pchs)
+        compilation = Compilation(lifecycle, self._compilers, self.store, self._compiler_run, progress)
+        self.header_removal = HeaderRemoval(bases, lifecycle, self.store, self._compiler_run, journal)
         self.pch = PchProvider(
-            config,
-            provider,
-            self.types,
-            lifecycle,
-            self._compilers,
-            store,
-            self.header_removal,
-            run,
-            journal,
-            progress,
+            bases, self._profiles, self._compilers, self.store, compilation, self.header_removal
         )
 
     async def configure(self, config: Config) -> None:
         """Use other limits from now on, and read the profiles again; directories stay as they are."""
         self.types.find_timeout = config.extract_timeout
-        self.pch.configure(config)
-        await self.pch.load_profiles()
-
-    async def _why_lost(self, entry: Entry) -> str:
-        if entry.record.kind == TYPES:
-            return await self.types.why_lost(entry)
-        return await self._provider.why_lost(entry)
+        self.store.most = config.max_pchs
+        self._compilers.default = config.compiler
+        self._compiler_run.limit(config.compile_timeout)
+        await self._profiles.reload()
 
     async def close(self) -> None:
         """Cancel all work, and wait until it has cleaned up behind itself."""

@@ -84,7 +84,6 @@ class Parts:
                 self.config,
                 self.provider,
                 self.lifecycle,
-                self.leases,
                 self.journal,
                 self.progress,
             )
@@ -121,7 +120,7 @@ class Parts:
     async def prune(self) -> tuple[list[Release], int]:
         """Apply the retention policy; also to what was made by compilers that are not there any more."""
         if any(entry.pchs for entry in self.cache.entries()):
-            await self.derived.pch.retire()
+            await self.derived.store.remove_outdated()
         return await self.lifecycle.pruning.prune()
 
     async def close(self) -> None:

@@ -1,70 +1,154 @@
-"""The runs of a compiler: making a precompiled header, trying it, and finding out what it still needs."""
+"""From a recipe to a precompiled header in the store."""
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import TYPE_CHECKING
 
 from ..cache.entry import HEADERS
-from ..errors import CompileFailed, Corrupt, KheadersError, NoSpace, NotAvailable
+from ..cache.pch_files import Pch, PchRecord, PchStaging
+from ..errors import Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout
 from ..host.architecture import of_machine
-from ..sandbox.command import Command
-from ..sandbox.limits import exceeded_limit
-from ..sandbox.runners import COMPILE_ENVIRONMENT
-from ..sources.build_tree import AUTOCONF, Unusable, architecture, configuration
-from ..system.printable import printable
-from ..system.tasks import in_thread
+from ..sources.build_tree import Unusable, architecture, configuration
+from ..system.disk import Vanished
+from ..system.tasks import closed_at_end, in_thread
 from .bcc_recipe import bcc_recipe, lacking_names
-from .needed_headers import (
-    again,
-    again_arguments,
-    dependencies,
-    dependencies_arguments,
-    directories,
-    included_first,
-    read_again,
-)
+from .canary import canary
+from .compiler_run import FIRST_LINES, failure
 from .profiles import BCC
 from .recipe import clang_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from ..cache.entry import Entry
-    from ..cache.pch_files import Pch
-    from ..sandbox.command import Finished, Run
-    from .compilers import Compiler
+    from ..cache.lifecycle import Lifecycle
+    from ..progress import Progress
+    from .compiler_run import CompilerRun
+    from .compilers import Compiler, Compilers
     from .profiles import Profile
     from .recipe import Recipe
+    from .store import PchStore
 
-_FIRST_LINES = 5
-_LONGEST_LINE = 1000  # characters; a path in the cache has 200 before the first word
 _NO_ROOM = os.strerror(errno.ENOSPC)
-# Some thousand names of headers. What is beyond would be missed, and the canary would miss it.
-_MOST = 4 << 20
 
 
-def recipe_for(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
-    """The recipe for an entry. Blocking, for some microseconds, or milliseconds as `architecture`.
+class Compilation:
+    """Compiles headers, one precompiled header of an entry at a time. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        compilers: Compilers,
+        store: PchStore,
+        run: CompilerRun,
+        progress: Progress,
+    ) -> None:
+        self._cache = lifecycle.cache
+        self._compilers = compilers
+        self._store = store
+        self._run = run
+        self._progress = progress
+
+    async def recipe(self, entry: Entry, profile: Profile, compiler: Compiler) -> Recipe:
+        """The recipe for a precompiled header of an entry.
+
+        Raises:
+            NotAvailable: the compiler or the architecture is not supported, or the kernel is a 32-bit one.
+            Corrupt: the headers are of no architecture.
+            Vanished: the entry was removed meanwhile.
+        """
+        try:
+            return await in_thread(_recipe, profile, compiler, entry)
+        except Corrupt:
+            if entry in self._cache:
+                raise
+            raise _vanished(entry) from None
+
+    async def make(
+        self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, *, manages: bool
+    ) -> tuple[Pch, bool]:
+        """The precompiled header of a recipe, and whether it is a new one.
+
+        Args:
+            manages: whether the caller may manage the cache, see `PchStore.make_room`.
+
+        Raises:
+            CompileFailed: the compiler did not accept the headers, or needed too much.
+            NotAvailable: libbcc is too old for the headers.
+            NoSpace, Timeout: as they say.
+            Vanished: the entry or the compiler was changed or removed meanwhile.
+        """
+        async with self._cache.locks.of(entry.name):
+            if entry not in self._cache or not entry.has_headers:
+                raise _vanished(entry)
+            if (known := await self._store.get(entry, recipe.key)) is not None:
+                return known, False
+            pch = await self._compile(entry, profile, compiler, recipe)
+            await self._store.make_room(entry, pch, manages=manages)
+            return pch, True
+
+    async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe) -> Pch:
+        started = time.monotonic()
+
+        def keep(pch: Pch) -> None:
+            # Also if every caller has left: it is in the cache.
+            self._store.add(entry, pch, time.monotonic() - started)
+
+        with self._progress.of(entry.release, "pch") as report:
+            report("compile", 0.0)
+            async with closed_at_end(PchStaging, self._cache.directory) as staging:
+                try:
+                    await compile_headers(self._run, recipe, compiler, entry, staging.file)
+                except (NoSpace, Timeout):
+                    raise
+                except KheadersError:
+                    # It means nothing if some of the headers, or the compiler, were removed meanwhile.
+                    await self._check_unchanged(entry, compiler)
+                    raise
+                await self._check_unchanged(entry, compiler)
+                return await in_thread(_publish, staging, entry, profile, compiler, recipe, keep=keep)
+
+    async def _check_unchanged(self, entry: Entry, compiler: Compiler) -> None:
+        """Check that the headers and the compiler are those in the key.
+
+        Raises:
+            Vanished: they are not.
+        """
+        try:
+            now = await self._compilers.find(str(compiler.path))
+        except (NotAvailable, InvalidArgs):
+            raise _vanished(entry) from None
+        if now.digest != compiler.digest or not entry.is_intact():
+            raise _vanished(entry)
+
+
+async def compile_headers(
+    run: CompilerRun, recipe: Recipe, compiler: Compiler, entry: Entry, file: int
+) -> None:
+    """Compile the headers of a recipe.
+
+    Args:
+        file: a descriptor of the file that the result is written to.
 
     Raises:
-        NotAvailable: it is of an architecture that is not known here, or of a 32-bit kernel.
-        Corrupt: it is of no architecture.
+        CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
+        NotAvailable: the library that programs are compiled with is too old for them.
+        NoSpace: there was no room for the result.
+        Timeout: it took too long.
     """
-    recipe = bcc_recipe if profile.consumer == BCC else clang_recipe
-    return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
-
-
-def _architecture(entry: Entry) -> str:
-    """The kernel's name of it."""
-    if entry.record.kind != HEADERS:
-        return of_machine(os.uname().machine)  # types say nothing of it themselves
-    try:
-        return precompilable(entry.path, entry.release)
-    except Unusable as unusable:
-        raise Corrupt(unusable.message) from None
+    finished = await run(str(compiler.path), recipe.build, entry, recipe.source, stdout=file)
+    if _NO_ROOM in finished.stderr:
+        raise NoSpace(
+            f"the file system of the cache became full while the headers of {entry.release} were compiled: "
+            "make room there, or remove cached headers"
+        )
+    if finished.status or not os.fstat(file).st_size:
+        if recipe.library and (reason := await in_thread(_why_too_old, finished.stderr, entry)):
+            raise NotAvailable(reason)
+        raise failure(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
 
 
 def precompilable(tree: Path, release: str) -> str:
@@ -83,31 +167,19 @@ def precompilable(tree: Path, release: str) -> str:
     return architecture(tree)
 
 
-async def compile_pch(
-    run: Run, made: Recipe, compiler: Compiler, entry: Entry, file: int, seconds: float
-) -> None:
-    """Compile the headers of a recipe.
+def _recipe(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
+    recipe = bcc_recipe if profile.consumer == BCC else clang_recipe
+    return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
 
-    Args:
-        file: where the result is written to.
-        seconds: that it may take.
 
-    Raises:
-        CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
-        NotAvailable: the library that programs are compiled with is too old for them.
-        NoSpace: there was no room for the result.
-        Timeout: it took too long.
-    """
-    finished = await _run(run, str(compiler.path), made.build, entry, made.source, seconds, stdout=file)
-    if _NO_ROOM in finished.stderr:
-        raise NoSpace(
-            f"the file system of the cache became full while the headers of {entry.release} were compiled: "
-            "make room there, or remove cached headers"
-        )
-    if finished.status or not os.fstat(file).st_size:
-        if made.library and (reason := await in_thread(_why_too_old, finished.stderr, entry)):
-            raise NotAvailable(reason)
-        raise _failed(finished, f"{compiler.path} cannot compile the headers of {entry.release}")
+def _architecture(entry: Entry) -> str:
+    """The kernel's name of it."""
+    if entry.record.kind != HEADERS:
+        return of_machine(os.uname().machine)  # types do not tell it
+    try:
+        return precompilable(entry.path, entry.release)
+    except Unusable as unusable:
+        raise Corrupt(unusable.message) from None
 
 
 def _why_too_old(complaints: str, entry: Entry) -> str:
@@ -115,69 +187,35 @@ def _why_too_old(complaints: str, entry: Entry) -> str:
     library, lacking = lacking_names(complaints, entry.path)
     if not lacking:
         return ""
-    names = ", ".join(lacking[:_FIRST_LINES])
+    names = ", ".join(lacking[:FIRST_LINES])
     return (
         f"libbcc {library} is too old for the kernel {entry.release}: its own bpf.h, which takes the place "
         f"of the kernel's, lacks {names}. Install a newer bcc, or take a profile with fewer headers"
     )
 
 
-async def compile_canary(run: Run, pch: Pch, entry: Entry, seconds: float) -> None:
-    """Compile a program that includes all of a precompiled header.
-
-    Raises:
-        CompileFailed: it does not work.
-        Timeout: it took too long.
-    """
-    record = pch.record
-    arguments = ("-include-pch", str(pch.path), *record.text, "-w", "-x", "c", "-c", "-o", "/dev/null", "-")
-    finished = await _run(run, record.compiler, arguments, entry, record.canary.encode(), seconds)
-    if finished.status:
-        raise _failed(finished, f"{record.compiler} cannot compile a program with {pch.path}")
-
-
-async def find_needed(run: Run, pch: Pch, entry: Entry, seconds: float) -> tuple[str, ...]:
-    """The names in the tree without which a precompiled header is of no use.
-
-    Raises:
-        CompileFailed: the compiler does not tell.
-        Timeout: it took too long.
-    """
-    record = pch.record
-    source = record.source.encode()
-    told = await _run(run, record.compiler, dependencies_arguments(record.text), entry, source, seconds)
-    if told.status:
-        raise _failed(told, f"{record.compiler} does not tell what the headers of {entry.release} include")
-    names = dependencies(told.stdout, entry.path)
-    arguments = again_arguments(record.text, pch.path)
-    told = await _run(run, record.compiler, arguments, entry, again(names, entry.path), seconds)
-    first = included_first(record.text, entry.path)
-    told_by = (AUTOCONF,) if entry.record.kind == HEADERS else ()  # of which architecture they are
-    return (*read_again(told.stderr, entry.path), *first, *told_by, *directories(record.text, entry.path))
+def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe) -> Pch:
+    sha256, size = staging.measure()
+    record = PchRecord(
+        key=recipe.key,
+        profile=profile.name,
+        headers=profile.headers,
+        compiler=str(compiler.path),
+        compiler_version=compiler.version,
+        compiler_digest=compiler.digest,
+        text=recipe.text,
+        backend=recipe.backend,
+        source=recipe.source.decode(),
+        canary=canary(profile),
+        library=recipe.library,
+        sha256=sha256,
+        bytes=size,
+        made_at=time.time_ns() // 1000,
+    )
+    return staging.publish(entry.directory, record, recipe.prefix)
 
 
-async def _run(
-    run: Run,
-    program: str,
-    arguments: Sequence[str],
-    entry: Entry,
-    stdin: bytes,
-    seconds: float,
-    stdout: int | None = None,
-) -> Finished:
-    try:
-        command = Command([program, *arguments], COMPILE_ENVIRONMENT, seconds, stdin=stdin, max_output=_MOST)
-        return await run(command, stdout=stdout)
-    except OSError as error:
-        raise KheadersError(
-            f"cannot run {program} for {entry.release}: {error.strerror}; was it removed?"
-        ) from error
-
-
-def _failed(finished: Finished, what: str) -> CompileFailed:
-    lines = [printable(line.strip(), _LONGEST_LINE) for line in finished.stderr.splitlines()]
-    lines = [line for line in lines if line]
-    # What is wrong comes first, be it behind the names of files that led there.
-    errors = [line for line in lines if "error:" in line] or lines
-    reason = exceeded_limit(finished) or "; ".join(errors[:_FIRST_LINES]) or f"it gave {finished.status}"
-    return CompileFailed(f"{what}: {reason}")
+def _vanished(entry: Entry) -> Vanished:
+    return Vanished(
+        f"the headers of {entry.release}, or the compiler, were changed or removed meanwhile; ask again"
+    )

@@ -87,7 +87,8 @@ class Compilers:
 
     Args:
         directories: in which they are, absolute; they may be patterns, as /usr/lib/llvm-*/bin.
-        run: what runs them, apart from us.
+        run: what runs them, apart from the daemon.
+        default: the name or path of the compiler for "", which is the newest if this is "". May be changed.
         thorough_seconds: how often `current` looks at every single header of a compiler.
         ask_seconds: how long a compiler may take to say what it is.
     """
@@ -97,9 +98,11 @@ class Compilers:
         directories: Sequence[Path],
         run: Run,
         *,
+        default: str = "",
         thorough_seconds: float = 5.0,
         ask_seconds: float = 30.0,
     ) -> None:
+        self.default = default
         self._places = Places(directories)
         self._run = run
         self._thorough_seconds = thorough_seconds
@@ -110,7 +113,7 @@ class Compilers:
         self._finding = SharedWork()
 
     async def find(self, wanted: str) -> Compiler:
-        """The compiler of that name, or at that path; for "" the newest, or else what is called clang.
+        """The compiler of that name, or at that path; for "" the default.
 
         Without waiting for anything, in a tenth of a millisecond or two, if it is known and has not changed.
 
@@ -122,14 +125,14 @@ class Compilers:
         """
         path = self.leads_to(wanted)
         if path is None:
-            path = await in_thread(self._places.locate, wanted)
+            path = await in_thread(self._places.locate, wanted or self.default)
         known = self._found.get(path)
         if known is not None and self.current(known):
             return known
         return await self._finding.share(path, functools.partial(self._examine, path))
 
     def leads_to(self, wanted: str) -> Path | None:
-        """Where that name or path leads now, or for "" the newest; without links, as `Compiler.path`.
+        """Where that name or path leads now, or for "" the default; without links, as `Compiler.path`.
 
         Returns:
             None if that is not known without looking again: it was never found, or something was changed on
@@ -137,7 +140,7 @@ class Compilers:
 
         This takes less than a tenth of a millisecond.
         """
-        return self._places.known(wanted)
+        return self._places.known(wanted or self.default)
 
     def current(self, compiler: Compiler) -> bool:
         """Whether none of its files has changed since it was found, nor a directory that some of them are in.

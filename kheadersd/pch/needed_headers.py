@@ -1,9 +1,9 @@
-"""What of a tree a precompiled header still needs, so that the rest can go.
+"""The files of a tree that a precompiled header still needs when the other headers are dropped.
 
-Clang does not look for a header that went into a precompiled one, with its content. It still reads those
-without include guards, each time they are included, and it finds none in a directory that is not there. Which
-they are is asked in two runs of the compiler: the first lists the files that went in, the second includes
-each of them again and reports those that it reads.
+Clang does not look for a header whose content is in a precompiled one. It still reads those without include
+guards, each time they are included, and it finds none in a directory that is missing. Two runs of the
+compiler tell which they are: the first lists the files that went in, the second includes each of them again
+and reports those that it reads.
 
 ``text`` below are the complete arguments for a program, without the precompiled header.
 """
@@ -16,25 +16,47 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .profiles import BCC, TYPES
+from ..cache.entry import HEADERS
+from ..sources.build_tree import AUTOCONF
+from .compiler_run import failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .profiles import Profile
+    from ..cache.entry import Entry
+    from ..cache.pch_files import Pch
+    from .compiler_run import CompilerRun
 
 _FROM_STDIN = ("-x", "c", "-")
-# What libbcc's own headers include. It is in each precompiled header for bcc, and programs include it again.
-_OF_LIBBCC = (
-    "linux/types.h",
-    "linux/bpf_common.h",
-    "uapi/linux/if_packet.h",
-    "linux/version.h",
-    "linux/log2.h",
-)
 # As make wants them: a backslash before a space and before #, two dollars for one.
 _DEPENDENCY = re.compile(r"(?:\\[ #]|\$\$|\\(?!\n)|[^\s\\])+")
 _ESCAPED = re.compile(r"\\([ #])|\$(\$)")
+
+
+async def find_needed(run: CompilerRun, pch: Pch, entry: Entry) -> tuple[str, ...]:
+    """The names in the tree without which a precompiled header is not usable.
+
+    Raises:
+        CompileFailed: the compiler does not tell.
+        Timeout: it took too long.
+    """
+    record = pch.record
+    source = record.source.encode()
+    listed = await run(record.compiler, dependencies_arguments(record.text), entry, source)
+    if listed.status:
+        raise failure(listed, f"{record.compiler} does not list what the headers of {entry.release} include")
+    names = dependencies(listed.stdout, entry.path)
+    program = again(names, entry.path)
+    reported = await run(record.compiler, again_arguments(record.text, pch.path), entry, program)
+    first = included_first(record.text, entry.path)
+    # It tells the architecture of the headers.
+    configuration = (AUTOCONF,) if entry.record.kind == HEADERS else ()
+    return (
+        *read_again(reported.stderr, entry.path),
+        *first,
+        *configuration,
+        *directories(record.text, entry.path),
+    )
 
 
 def dependencies_arguments(text: Sequence[str]) -> tuple[str, ...]:
@@ -92,40 +114,6 @@ def included_first(text: Sequence[str], tree: Path) -> tuple[str, ...]:
     """
     paths = (str(tree / path) for option, path in itertools.pairwise(text) if option == "-include")
     return tuple(name for name in _names(paths, tree) if (tree / name).is_file())
-
-
-def canary(profile: Profile) -> str:
-    """A program that can be compiled only if a precompiled header of this profile is usable as it is.
-
-    It includes each header, and its debug information describes a type of the kernel.
-    """
-    before = _OF_LIBBCC if profile.consumer == BCC else ()
-    included = "".join(f"#include <{name}>\n" for name in (*before, *profile.headers))
-    if profile.base == TYPES:
-        return included + _TYPES_CANARY
-    return included + _HEADERS_CANARY
-
-
-_TYPES_CANARY = """
-__attribute__((section("kprobe/canary"), used)) int canary(struct pt_regs *registers)
-{
-	struct task_struct *task = 0;
-
-	return __builtin_preserve_field_info(task->tgid, 0) + (registers != 0);
-}
-
-char canary_license[] __attribute__((section("license"), used)) = "GPL";
-"""
-
-# A list of somebody's own need not have the registers in it.
-_HEADERS_CANARY = """
-__attribute__((section("kprobe/canary"), used)) int canary(struct pt_regs *registers)
-{
-	return registers != 0;
-}
-
-char canary_license[] __attribute__((section("license"), used)) = "GPL";
-"""
 
 
 def _names(paths: Iterable[str], tree: Path) -> tuple[str, ...]:

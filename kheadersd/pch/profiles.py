@@ -19,11 +19,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidArgs
+from ..errors import InvalidArgs, UnknownProfile
+from ..journal import Event
 from ..system.files import UnfitFile, read_file
+from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from ..journal import Journal
 
 CLANG_BPF, CLANG_HOST, BCC = "clang-bpf", "clang-host", "bcc"
 CONSUMERS = (CLANG_BPF, CLANG_HOST, BCC)
@@ -41,6 +45,7 @@ _KEYS = frozenset(("description", "consumer", "base", "headers", "flags"))
 _MAX_FILE = 64 << 10  # bytes; a profile is a page
 _MAX_FLAGS = 32
 _MAX_DESCRIPTION = 200
+_MAX_NAME = 64
 _SHOWN = 60  # characters of foreign text in a message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
@@ -76,6 +81,42 @@ class Profile:
     headers: tuple[str, ...]
     flags: tuple[str, ...]
     path: Path
+
+
+class Profiles:
+    """The profiles of this machine, read when they are first needed. Belongs to the event loop."""
+
+    def __init__(self, journal: Journal, directories: Sequence[Path] = DIRECTORIES) -> None:
+        self._journal = journal
+        self._directories = directories
+        self._known: Mapping[str, Profile] | None = None
+
+    async def reload(self) -> None:
+        """Read all profiles; files that are left out are logged."""
+        found, problems = await in_thread(load, self._directories)
+        for problem in problems:
+            self._journal.report(Event.CONFIG_PROBLEM, problem)
+        self._known = found
+
+    async def find(self, name: str, headers: Sequence[str] = ()) -> Profile:
+        """The profile of that name, with ``headers`` instead of its own, if there are any.
+
+        Raises:
+            UnknownProfile: there is none.
+            InvalidArgs: as `custom`.
+        """
+        if self._known is None:
+            await self.reload()
+        assert self._known is not None
+        profile = self._known.get(name)
+        if profile is None:
+            shown = name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "…"
+            raise UnknownProfile(f"there is no profile {shown!r}; there are {', '.join(sorted(self._known))}")
+        return custom(profile, headers) if headers else profile
+
+    def known(self, name: str) -> Profile | None:
+        """The profile of that name, if it has been read."""
+        return self._known.get(name) if self._known is not None else None
 
 
 def load(directories: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:

@@ -6,8 +6,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ..cache.entry import Entry
     from ..cache.pch_files import Pch
+    from ..headers.consent import Caller
     from ..release import Release
     from .compilers import Compiler
     from .profiles import Profile
@@ -40,7 +43,7 @@ class ServedPch:
         arguments: all that the compiler needs, in this order.
         fresh: whether it was made for the request.
         library: the digest of the library that compiles programs, where that is not the compiler.
-        wanted: what the compiler was called: a name, a path, or "" for the newest.
+        wanted: what the compiler was called: a name, a path, or "" for the default.
         why_kept: why the headers stay although the caller wants them dropped, else "".
     """
 
@@ -53,3 +56,20 @@ class ServedPch:
     library: str = ""
     wanted: str = ""
     why_kept: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Base:
+    """How the entries are had that profiles of one kind are compiled from.
+
+    Attributes:
+        find: the entry of a release that is there, or None; its headers may have been dropped.
+        is_current: whether an entry is what its source would give now; some microseconds.
+        get: the entry of a release with its headers, made if it takes that. Raises KheadersError.
+        why_lost: why no source can give the headers of an entry again; "" if one can.
+    """
+
+    find: Callable[[Release], Awaitable[Entry | None]]
+    is_current: Callable[[Entry], bool]
+    get: Callable[[Release, Caller], Awaitable[Entry]]
+    why_lost: Callable[[Entry], Awaitable[str]]

@@ -1,4 +1,4 @@
-"""The precompiled headers that are there: confirms them before they are handed out, and lets them go."""
+"""The precompiled headers in the cache: verified before they are served, removed when they are outdated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from ..system.tasks import in_thread
 from .bcc_recipe import is_current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..cache.entry import Entry
     from ..cache.lifecycle import Lifecycle
     from ..cache.pch_files import Pch
     from .compilers import Compilers
+    from .profiles import Profiles
 
 
 class PchStore:
-    """All of them, below all entries. Belongs to the event loop."""
+    """The precompiled headers of all entries. Belongs to the event loop.
 
-    def __init__(self, lifecycle: Lifecycle, compilers: Compilers) -> None:
+    Args:
+        most: how many an entry may have, see `make_room`. May be changed.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, compilers: Compilers, profiles: Profiles, most: int) -> None:
+        self.most = most
         self._lifecycle = lifecycle
         self._compilers = compilers
+        self._profiles = profiles
 
-    async def confirmed(self, entry: Entry, key: str) -> Pch | None:
+    async def get(self, entry: Entry, key: str) -> Pch | None:
         """The precompiled header of that key, known to be intact; None if there is none that is."""
         pch = entry.pchs.get(key)
         if pch is None:
@@ -36,11 +41,22 @@ class PchStore:
         await self._lifecycle.verification.on_pch_damaged(entry, pch)
         return None
 
-    def added(self, entry: Entry, pch: Pch, seconds: float) -> None:
+    def has(self, entry: Entry, pch: Pch) -> bool:
+        """Whether it is there, and neither it nor its entry has been changed; some microseconds."""
+        is_there = entry in self._lifecycle.cache and entry.pchs.get(pch.record.key) is pch
+        return is_there and pch.intact() and entry.is_intact()
+
+    def touch(self, entry: Entry, pch: Pch) -> bool:
+        """Note that both are used; return whether the entry's last use has moved."""
+        pch.touch()
+        before = entry.last_used
+        return entry.touch() != before
+
+    def add(self, entry: Entry, pch: Pch, seconds: float) -> None:
         """Make a new one known.
 
         Args:
-            seconds: that making it took.
+            seconds: that compiling it took.
         """
         record = pch.record
         entry.pchs[record.key] = pch
@@ -56,41 +72,49 @@ class PchStore:
         self._lifecycle.reports.on_change()
         self._lifecycle.pruning.start()
 
-    async def make_room(self, entry: Entry, new: Pch, most: int, may_go: Callable[[Pch], bool]) -> None:
-        """Let those go that were not used for the longest time, until there are at most so many.
+    async def make_room(self, entry: Entry, new: Pch, *, manages: bool) -> None:
+        """Remove those of an entry that are outdated, and the least recently used beyond `most`.
 
         Args:
             new: stays.
-            may_go: those of which it does not hold stay, too. Then there are more.
+            manages: whether the caller may manage the cache. For a caller who may not, none is removed that
+                was used within the last hour, is leased, or is of a caller's own list of headers, which not
+                every user can have made again: for a while there are more then.
         """
+        await self.remove_outdated_of(entry)
         others = sorted((pch for pch in entry.pchs.values() if pch is not new), key=lambda pch: pch.last_used)
-        too_many = max(0, len(entry.pchs) - most)
-        others = [pch for pch in others if may_go(pch)]
-        for pch in others[:too_many]:
+        too_many = max(0, len(entry.pchs) - self.most)
+        removable = [pch for pch in others if manages or self._is_removable(entry, pch)]
+        for pch in removable[:too_many]:
             await self._lifecycle.removal.remove_pch(
-                entry, pch, f"an entry may have {most} (MaxPCHs=), and there are newer ones"
+                entry, pch, f"an entry may have {self.most} (MaxPCHs=), and there are newer ones"
             )
 
-    async def retire(self) -> None:
-        """Let those go whose compiler was upgraded or removed since."""
+    async def remove_outdated(self) -> None:
+        """Remove those whose compiler was upgraded or removed since."""
         for entry in self._lifecycle.cache.entries():
-            if not self._lifecycle.cache.locks.is_held(entry):  # or whoever is at work there does it
-                await self.retire_of(entry)
+            if not self._lifecycle.cache.locks.is_held(entry):  # else the work that goes on there does it
+                await self.remove_outdated_of(entry)
 
-    async def retire_of(self, entry: Entry) -> None:
-        """The same, of one entry."""
+    async def remove_outdated_of(self, entry: Entry) -> None:
+        """As `remove_outdated`, of one entry."""
         for pch in list(entry.pchs.values()):
-            if not await self._is_valid(pch):
+            if await self._is_outdated(pch):
                 what = f"{pch.record.compiler} is not what it was made with any more"
                 await self._lifecycle.removal.remove_pch(entry, pch, what)
 
-    async def _is_valid(self, pch: Pch) -> bool:
+    def _is_removable(self, entry: Entry, pch: Pch) -> bool:
+        known = self._profiles.known(pch.record.profile)
+        is_of_profile = known is not None and known.headers == pch.record.headers
+        return is_of_profile and not pch.is_in_use() and not self._lifecycle.leases.held(entry.name)
+
+    async def _is_outdated(self, pch: Pch) -> bool:
         try:
             compiler = await self._compilers.find(pch.record.compiler)
         except (NotAvailable, InvalidArgs):
-            return False
+            return True
         except KheadersError:
-            return True  # that it does not answer now says nothing
+            return False  # that it does not answer now tells nothing
         if compiler.digest != pch.record.compiler_digest:
-            return False
-        return not pch.record.library or await in_thread(is_current, pch.record.library)
+            return True
+        return bool(pch.record.library) and not await in_thread(is_current, pch.record.library)

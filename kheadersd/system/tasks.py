@@ -12,14 +12,23 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Protocol, TypeVar, cast
 
 from ..errors import LimitsExceeded
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """Something that holds a resource until it is closed. Closing it may block."""
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
 
 PATIENCE = 2.0
 """Seconds after which a thread is given up that does not end although it was told to."""
@@ -363,6 +372,20 @@ async def in_thread(
         LimitsExceeded: too many threads that were given up still hang.
     """
     return await (threads or THREADS).run(function, *args, cancelled=cancelled, keep=keep)
+
+
+@contextlib.asynccontextmanager
+async def closed_at_end(make: Callable[..., C], *args: object) -> AsyncIterator[C]:
+    """What ``make`` returns, closed when the block ends, or when the caller is cancelled while it is made.
+
+    Both are done in threads.
+    """
+    made: list[C] = []
+    try:
+        yield await in_thread(make, *args, keep=made.append)
+    finally:
+        for each in made:
+            await in_thread(each.close)
 
 
 async def in_idle_thread(

@@ -91,10 +91,22 @@ class TypesProvider:
         """Give up all work, and wait until it has cleaned up behind itself."""
         await self._work.close()
 
-    def ready(self, release: Release) -> Entry | None:
+    async def base(self, release: Release) -> Entry | None:
+        """The entry that precompiled headers of a release are made from, if it is there now."""
+        return self._entry(release)
+
+    def is_current(self, entry: Entry) -> bool:
+        """Whether the entry is what the kernel's BTF would give now; microseconds."""
+        return self._entry(entry.release) is entry
+
+    async def get_entry(self, release: Release, caller: Caller) -> Entry:
+        """As `get`, the entry alone."""
+        return (await self.get(release, caller)).entry
+
+    def _entry(self, release: Release) -> Entry | None:
         """The entry that is there, checked at this moment; microseconds.
 
-        It need not have the file any more: what was precompiled from it is still good.
+        It may be without the file: what was precompiled from that is still good.
         """
         for entry in self._cache.all_of(release, TYPES):
             record = entry.record
@@ -112,7 +124,7 @@ class TypesProvider:
 
     def there(self, release: Release) -> ServedTypes | None:
         """What can be handed out at once."""
-        entry = self.ready(release)
+        entry = self._entry(release)
         return self._served(entry, fresh=False) if entry is not None and entry.has_headers else None
 
     async def get(self, release: Release, caller: Caller) -> ServedTypes:

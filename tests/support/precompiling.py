@@ -14,6 +14,7 @@ from pathlib import Path
 from kheadersd.cache.pch_files import PREFIX
 from kheadersd.pch import needed_headers as reduction
 from kheadersd.pch import profiles
+from kheadersd.pch.canary import canary
 from kheadersd.pch.compilers import Compiler
 from kheadersd.pch.profiles import TYPES, Profile
 from kheadersd.pch.recipe import LIBBPF, Recipe, clang_recipe
@@ -143,7 +144,7 @@ def precompile(compiler: Compiler, profile: Profile, tree: Path, arch: str = ARC
         )  # fmt: skip
     if done.returncode or done.stderr:
         raise Refused(done.stderr.decode(errors="replace"))
-    return Made(compiler, made, tree, pch.parent / "reduced", pch, reduction.canary(profile))
+    return Made(compiler, made, tree, pch.parent / "reduced", pch, canary(profile))
 
 
 def needed(compiler: Compiler, made: Recipe, tree: Path, pch: Path) -> tuple[str, ...]:

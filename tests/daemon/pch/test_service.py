@@ -347,7 +347,7 @@ def test_headers_without_which_it_does_not_work_stay(
     daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=arguments)
     answer = get_pch(bus, keep_headers=False)
     assert isinstance(answer, Refused)
-    assert "is of no use, so they were kept" in answer.message
+    assert "is not usable, so they were kept" in answer.message
     assert bus.call("Verify", "sa{sv}", "", "0") == [True, []]
     path, details = bus.call("Lookup", "s", "")
     assert details["headers_kept"] is True

@@ -55,7 +55,7 @@ async def test_what_is_made_anew_is_served_meanwhile(state: Parts, entry: Entry,
 async def test_what_was_removed_does_not_come_back_without_headers(
     state: Parts, entry: Entry, milliseconds: int
 ) -> None:
-    reducing = asyncio.create_task(state.derived.header_removal.reduce(entry, 10, at_once=True))
+    reducing = asyncio.create_task(state.derived.header_removal.drop(entry, at_once=True))
     await asyncio.sleep(milliseconds / 1000)
     await state.lifecycle.removal.remove(OTHER, force=False)
     await asyncio.wait([reducing])
@@ -68,7 +68,7 @@ async def test_what_was_removed_does_not_come_back_without_headers(
 async def test_a_reduction_that_cannot_be_done_says_why(state: Parts, entry: Entry) -> None:
     (entry.directory / "manifest").unlink()
     with pytest.raises(Corrupt, match="manifest: cannot be read"):
-        await state.derived.header_removal.reduce(entry, 10, at_once=True)
+        await state.derived.header_removal.drop(entry, at_once=True)
 
 
 async def test_each_prune_chooses_for_itself(state: Parts, host: Host, entry: Entry) -> None:

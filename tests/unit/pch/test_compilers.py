@@ -13,7 +13,7 @@ import pytest
 
 from kheadersd.config import Config
 from kheadersd.errors import InvalidArgs, KheadersError, NotAvailable, Timeout
-from kheadersd.pch import compile as compiling
+from kheadersd.pch.compiler_run import failure
 from kheadersd.pch.compilers import Compiler, Compilers
 from kheadersd.sandbox.command import Finished
 from kheadersd.sandbox.confined_child import run_confined
@@ -607,7 +607,7 @@ def test_the_compilers_lines_are_long_enough() -> None:
     """What is wrong is named at the end of a line that begins with a path."""
     wrong = "error: use of undeclared identifier 'KASAN_SHADOW_SCALE_SHIFT'"
     line = f"/var/cache/kheaders/{'6.1.0' * 50}/include/linux/kasan.h:31:2: {wrong}"
-    error = compiling._failed(Finished(1, "", f"In file included from x\n{line}\x1b[0m\n"), "it fails")
+    error = failure(Finished(1, "", f"In file included from x\n{line}\x1b[0m\n"), "it fails")
     assert error.message == f"it fails: {line}\\x1b[0m"
-    error = compiling._failed(Finished(1, "", "error: " + "x" * 5000), "it fails")
+    error = failure(Finished(1, "", "error: " + "x" * 5000), "it fails")
     assert len(error.message) == len("it fails: ") + 1000

@@ -136,14 +136,14 @@ async def test_the_same_types_from_a_file_that_was_replaced(
 ) -> None:
     image = put_image(host, RELEASE)
     made = await maker.get(WANTED, Root())
-    assert maker.ready(WANTED) is made.entry
+    assert await maker.base(WANTED) is made.entry
     os.utime(image, ns=(1, 1))
-    assert maker.ready(WANTED) is None
+    assert await maker.base(WANTED) is None
     again = await maker.get(WANTED, Root())
     assert again.entry is made.entry
     assert not again.fresh
     # From now on it is known again, here and by whoever reads the cache.
-    assert maker.ready(WANTED) is made.entry
+    assert await maker.base(WANTED) is made.entry
     assert Record.decode((made.entry.directory / "entry.json").read_bytes()) == made.entry.record
     assert made.entry.record.origin == str(image)
     assert tool.dumps == 1
