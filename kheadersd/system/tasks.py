@@ -23,9 +23,11 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """Something that holds a resource until it is closed. Closing it may block."""
+    """Something that holds a resource."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give it back. Blocking."""
+        ...
 
 
 C = TypeVar("C", bound=Closable)
