@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, KheadersError, NoSpace
 from ..formats.tar import DIRECTORY, FILE, SYMLINK, Member, TarReader, shown
-from ..system.space import free_bytes, is_full
+from ..system.disk import free_bytes, is_full
 from ..system.tasks import Cancelled
 from .manifest import Manifest
 from .tree_writer import TreeWriter

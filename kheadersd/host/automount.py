@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..system.links import steps
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..release import Release
     from .host import Host
 
 AUTOMOUNT = "/run/kheaders/build"
 """Where systemd mounts the daemon's headers at the first access, for which it asks the daemon."""
-
-_MAX_LINKS = 40  # the kernel's own limit, MAXSYMLINKS
 
 
 def standard_directory(name: str, release: Release, host: Host) -> Path | None:
@@ -40,21 +40,9 @@ def real_directory(path: Path, host: Host) -> Path | None:
 
 
 def leads_to_automount(path: Path, host: Host) -> bool:
-    """Whether ``path`` is a symlink to our own automount, or to one that is; only reads links.
-
-    Raises:
-        OSError: a link's directory cannot be looked at.
-    """
+    """Whether ``path`` leads to the automount or below it; the automount itself is not looked at."""
     automount = host.path(AUTOMOUNT)
-    for _ in range(_MAX_LINKS):
-        if path.is_relative_to(automount):
-            return True
-        try:
-            target = str(path.readlink())
-        except OSError:  # not a link: EINVAL; or not there
-            return False
-        if target.startswith("/"):
-            path = Path(os.path.normpath(host.path(target)))
-        else:
-            path = Path(os.path.normpath(host.resolve(path.parent) / target))
-    return False
+    try:
+        return any(step == automount for step in steps(path, host.root, strict=False))
+    except OSError:
+        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import struct
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from ..errors import InvalidArgs, NotAvailable
 from ..release import Release, parse_release
 from ..system.files import read_file, read_text
+from ..system.links import resolved
 
-_MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS
 _NT_GNU_BUILD_ID = 3
 _OSRELEASE = "proc/sys/kernel/osrelease"
 _MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
@@ -89,28 +88,7 @@ class Host:
         """
         if self.is_live:
             return Path(os.path.realpath(path, strict=True))
-        pending = list(reversed(path.relative_to(self.root).parts))
-        resolved = self.root
-        links = 0
-        while pending:
-            part = pending.pop()
-            if part == "..":
-                if resolved != self.root:
-                    resolved = resolved.parent
-                continue
-            step = resolved / part
-            if not step.is_symlink():
-                step.lstat()  # ENOENT, ENOTDIR
-                resolved = step
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-            target = step.readlink()
-            if target.is_absolute():
-                resolved = self.root
-            pending.extend(part for part in reversed(target.parts) if part != "/")
-        return resolved
+        return resolved(path, self.root)
 
     def inside(self, path: Path) -> Path:
         """What to open for ``path``: itself on this machine, and in an image what it is there.

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, LimitsExceeded, NoSpace
 from ..formats.deb import HeldFile
 from ..host.architecture import of_debian_port
-from ..system.disk import explained
+from ..system.disk import explained, free_bytes
 from ..system.files import read_text
-from ..system.space import free_bytes
 from ..system.tasks import in_thread
 from .apt_command import AptCommands
 from .apt_output import (

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import KheadersError, NoSpace
 from .files import read_file, read_text
-from .space import free_bytes, is_full
 from .tasks import Cancelled
 
 if TYPE_CHECKING:
@@ -58,6 +57,21 @@ def explained(what: str, where: Path) -> Iterator[None]:
                 f"cannot {what}: {where} or a part of it was removed by another program; ask again"
             ) from error
         raise DiskError(f"cannot {what} in {where}: {reason}") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the file system, or a quota on it, is full; or a file is larger than any may be."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def free_bytes(where: Path | int) -> int:
+    """What an unprivileged process may still write on the file system of a path or a descriptor.
+
+    Raises:
+        OSError: there is no such path.
+    """
+    status = os.statvfs(where)
+    return status.f_bavail * status.f_frsize
 
 
 def _free(path: Path) -> int:

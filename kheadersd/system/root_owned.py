@@ -6,13 +6,13 @@ and those of the links on the way.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 from ..errors import InvalidArgs
-
-_MAX_LINKS = 40  # as the kernel follows, path_resolution(7)
+from .links import MAX_LINKS, steps
 
 
 def trusted_path(path: Path) -> tuple[Path, list[Path]]:
@@ -23,34 +23,19 @@ def trusted_path(path: Path) -> tuple[Path, list[Path]]:
 
     Raises:
         InvalidArgs: a component belongs to another user than root, or others can write to it; the message
-            names it. Or it is a loop of links.
+            names it. Or it leads through too many links.
         OSError: it leads nowhere.
     """
-    at = Path("/")
-    _check(path, at, at.lstat())
-    through = [at]
-    links = 0
-    pending = list(reversed(path.parts[1:]))
-    while pending:
-        part = pending.pop()
-        if part == "..":
-            at = at.parent
-            continue
-        here = at / part
-        status = here.lstat()
-        _check(path, here, status)
-        through.append(here)
-        if not stat.S_ISLNK(status.st_mode):
-            at = here
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            raise InvalidArgs(f"{path} is not used: it leads through more than {_MAX_LINKS} links")
-        target = here.readlink()
-        if target.is_absolute():
-            at = Path("/")
-        pending.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
-    return at, through
+    through = []
+    try:
+        for step in steps(path):
+            _check(path, step, step.lstat())
+            through.append(step)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidArgs(f"{path} is not used: it leads through more than {MAX_LINKS} links") from None
+        raise
+    return through[-1], list(dict.fromkeys(through))
 
 
 def _check(path: Path, component: Path, status: os.stat_result) -> None:

@@ -22,10 +22,10 @@ from ..formats import elf, payload
 from ..formats.file_slice import Content
 from ..host.host import find_build_id
 from ..sources.source import NotFound, Reason
+from ..system.disk import is_full
 from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import printable
-from ..system.space import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
