@@ -46,13 +46,13 @@ install_all() {
     put_package
     put_units
     put_rest
-    for unit in $enabled; do enable "$unit"; done
+    for unit in $enabled; do enable_unit "$unit"; done
     remove_what_left
     compile_package
     note "$list"
     install -m 644 "$new" "$root$list"
     settle
-    is_live && start || true
+    if is_live; then start || true; fi
 }
 
 note() { printf '%s\n' "$1" >>"$new"; }
@@ -156,7 +156,7 @@ link_of() { echo "/etc/systemd/system/$(sed -n 's/^WantedBy=//p' "$here/units/$1
 is_enabled() { [ -L "$(link_of "$1")" ]; }
 
 # As systemctl enable does it, also where there is no systemctl. Who has disabled a unit keeps it so.
-enable() {
+enable_unit() {
     link=$(link_of "$1")
     if was_installed "$link" && [ ! -L "$root$link" ]; then note "$link"; return 0; fi
     put_link "/usr/lib/systemd/system/$1" "$link"
@@ -242,7 +242,9 @@ uninstall_all() {
 
 stop() {
     if has_systemd; then
+        # shellcheck disable=SC2086 # a word for each unit: one transaction stops them in order
         systemctl stop $all
+        # shellcheck disable=SC2086
         systemctl reset-failed $all 2>/dev/null || true
     elif is_live; then
         stop_unmanaged
