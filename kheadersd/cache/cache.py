@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 from ..system import disk
 from .directory_lock import DirectoryLock
 from .entry import HEADERS, Entry, entry_name
+from .hidden import move_to_trash
 from .integrity import TreeWatch
 from .leftovers import Leftovers
 from .recovery import recover
-from .staging import Staging, move_to_trash
+from .staging import Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING
 
-from .staging import move_to_trash
+from .hidden import move_to_trash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

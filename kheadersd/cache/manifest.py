@@ -33,8 +33,6 @@ _MODES = {FILE: FILE_MODE, DIRECTORY: DIRECTORY_MODE}
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 _LETTERS = {FILE: "f", DIRECTORY: "d", SYMLINK: "l"}
 _BY_LETTER = {letter: kind for kind, letter in _LETTERS.items()}
-_BLOCK = 256 * 1024
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not make us wait
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -242,8 +240,8 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
 
 def _problems_in(fd: int, prefix: str, expected: Iterable[str], entries: Mapping[str, Item]) -> Iterator[str]:
     """The problems of one directory, without what is in its subdirectories."""
-    if prefix:
-        yield from _wrong_mode(os.fstat(fd), DIRECTORY, prefix[:-1])
+    if prefix and (problem := _mode_problem(os.fstat(fd), DIRECTORY)):
+        yield f"{shown(prefix[:-1])}: {problem}"
     for base in _listed(fd):
         if prefix + base not in entries:
             yield f"{shown(prefix + base)}: extra, nothing of that name was extracted"
@@ -267,11 +265,6 @@ def _listed(fd: int) -> Iterable[str]:
     return ()
 
 
-def _wrong_mode(status: os.stat_result, kind: str, name: str) -> Iterator[str]:
-    if problem := _mode_problem(status, kind):
-        yield f"{shown(name)}: {problem}"
-
-
 def _mode_problem(status: os.stat_result, kind: str) -> str:
     mode = stat.S_IMODE(status.st_mode)
     return "" if mode == _MODES[kind] else f"mode {mode:04o} instead of {_MODES[kind]:04o}"
@@ -283,20 +276,12 @@ def _file_problem(directory: int, name: str, entry: Item) -> str:
     before = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(before.st_mode):
         return _kind_problem(before, FILE)
-    fd = os.open(name, _OPEN, dir_fd=directory)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return _kind_problem(status, FILE)
+    digest = hashlib.sha256()
+    with files.opened(name, directory=directory, follow=False) as (descriptor, status):
         if status.st_size != entry.size:
             return f"changed, {status.st_size} bytes instead of {entry.size}"
-        digest = hashlib.sha256()
-        left = entry.size + 1  # a file that grows is not followed for ever
-        while left and (piece := os.read(fd, min(left, _BLOCK))):
+        for piece in files.read_pieces(descriptor, entry.size + 1):  # a file that grows is not read for ever
             digest.update(piece)
-            left -= len(piece)
-    finally:
-        os.close(fd)
     if digest.hexdigest() != entry.content:
         return "changed, the content is not what was extracted"
     return _mode_problem(status, FILE)

@@ -20,9 +20,11 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from ..errors import Corrupt
 from ..system import disk, files
 from ..system.file_identity import FileIdentity, identity_of
 from . import records
+from .hidden import STAGING, move_to_trash, new_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,13 +40,9 @@ Bytes = bytes  # a record has a field of that name
 
 _VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_MAX_RECORD = 4 << 20
 _MAX_PREFIX = 1 << 20
-_BLOCK = 1 << 20
 _MINUTE = 60_000_000  # microseconds
 _IN_USE = 60 * _MINUTE
-_STAGING = ".staging-"
-_TRASH = ".trash-"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -117,39 +115,39 @@ class Pch:
         last_used: microseconds since the epoch; right to a minute, it is the mtime of the record.
     """
 
-    __slots__ = ("_files", "_noted", "_stamps", "last_used", "path", "record")
+    __slots__ = ("_files", "_identities", "_noted", "last_used", "path", "record")
 
-    def __init__(self, record: PchRecord, path: Path, *, confirmed: bool = False, last_used: int = 0) -> None:
+    def __init__(self, record: PchRecord, path: Path, *, verified: bool = False, last_used: int = 0) -> None:
         self.record = record
         self.path = path
         self.last_used = self._noted = last_used or record.made_at
         has_prefix = any(item.endswith(f"/{record.key}/{PREFIX}") for item in record.text)
         self._files = (path, path.with_name(PREFIX)) if has_prefix else (path,)
-        self._stamps = _stamps(self._files) if confirmed else None
+        self._identities = _identities(self._files) if verified else None
 
-    def intact(self) -> bool:
-        """Whether its files are those that were made or last confirmed, untouched; some microseconds."""
-        return self._stamps is not None and _stamps(self._files) == self._stamps
+    def is_intact(self) -> bool:
+        """Whether its files are those that were made or last verified, unchanged; some microseconds."""
+        return self._identities is not None and _identities(self._files) == self._identities
 
     def touch(self) -> None:
         """Note that it is used, in memory and, at most once a minute, on the disk."""
         self.last_used = now = time.time_ns() // 1000
         if not 0 <= now - self._noted < _MINUTE:
             self._noted = now
-            with contextlib.suppress(OSError):  # then it may leave earlier
+            with contextlib.suppress(OSError):  # it may be pruned earlier then
                 os.utime(self.path.parent / "record.json", ns=(now * 1000, now * 1000))
 
     def is_in_use(self) -> bool:
         """Whether a program was given it within the last hour, and is taken to use it still."""
         return time.time_ns() // 1000 - self.last_used < _IN_USE
 
-    def confirm(self) -> bool:
-        """Read all of it; some 20 ms. Afterwards `intact` holds, if this does."""
-        self._stamps = None
-        before = _stamps(self._files)
+    def verify(self) -> bool:
+        """Read all of it; some 20 ms. Afterwards `is_intact` holds, if this does."""
+        self._identities = None
+        before = _identities(self._files)
         if before is None or self.problem():
             return False
-        self._stamps = before
+        self._identities = before
         return True
 
     def problem(self) -> str:
@@ -190,8 +188,8 @@ class PchStaging:
         Raises:
             NoSpace, DiskError: it cannot be made; nothing is left.
         """
-        self.path = cache / (_STAGING + os.urandom(8).hex())
-        self._published = False
+        self.path = new_name(cache, STAGING)
+        self._is_published = False
         with disk.explained("make a precompiled header", cache):
             self.path.mkdir(mode=0o700)
             try:
@@ -204,7 +202,7 @@ class PchStaging:
     def close(self) -> None:
         """Close the file; remove it, unless it was published."""
         os.close(self.file)
-        if not self._published:
+        if not self._is_published:
             disk.remove_tree(self.path)
 
     def measure(self) -> tuple[str, int]:
@@ -242,43 +240,19 @@ class PchStaging:
             parent.chmod(0o755)
             self.path.chmod(0o755)
             target = parent / record.key
-            if (old := _to_trash(target)) is not None:
+            if (old := move_to_trash(target)) is not None:
                 disk.remove_tree(old)
             self.path.rename(target)
             disk.sync_directory(parent)
-        self._published = True
+        self._is_published = True
         path = target / NAME
-        return Pch(record, path, confirmed=True)
-
-
-def move_to_trash(pch: Pch) -> Path | None:
-    """Make a precompiled header vanish in one step, so that no program sees half of it; 0.1 ms.
-
-    Returns:
-        Where its files are now, to be removed; None if they were gone already.
-
-    Raises:
-        DiskError: it cannot be renamed, and is still there.
-    """
-    try:
-        return _to_trash(pch.path.parent)
-    except OSError as error:
-        raise disk.DiskError(f"cannot remove {pch.path}: {error.strerror}") from error
-
-
-def _to_trash(directory: Path) -> Path | None:
-    trash = directory.parent / (_TRASH + os.urandom(8).hex())
-    try:
-        directory.rename(trash)
-    except FileNotFoundError:
-        return None
-    return trash
+        return Pch(record, path, verified=True)
 
 
 def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
     """What is there for an entry at start; what is damaged is removed, unless it may be in use.
 
-    None of it is known to be intact: it is confirmed before it is handed out. What is of another version, or
+    None of it is known to be intact: it is verified before it is handed out. What is of another version, or
     cannot be read now, is left alone.
     """
     found: dict[str, Pch] = {}
@@ -290,21 +264,19 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
         directory = entry / "pch" / name
         try:
             if not stat.S_ISDIR(os.lstat(directory).st_mode):
-                raise ValueError("it is not a directory")
-            with files.opened(directory / "record.json", follow=False) as (descriptor, status):
-                record = PchRecord.decode(files.read_up_to(descriptor, _MAX_RECORD))
+                raise Corrupt("it is not a directory")
+            record, last_used = records.read(directory / "record.json", PchRecord.decode)
             if record.key != name or os.lstat(directory / NAME).st_size != record.bytes:
-                raise ValueError("it is not what was written")
+                raise Corrupt("it is not what was written")
         except records.OtherVersion:
             continue
-        except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError):
+        except (Corrupt, FileNotFoundError):
             if discard_damaged:
                 disk.remove_tree(directory)
         except OSError:
             continue
         else:
-            used = min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
-            found[name] = Pch(record, directory / NAME, last_used=used)
+            found[name] = Pch(record, directory / NAME, last_used=last_used)
     return found
 
 
@@ -312,7 +284,7 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
     """Let a directory that is about to replace an entry have what was precompiled from it.
 
     It is linked, not moved, so that it is there at every moment. That is another change of the files, and
-    they are confirmed before they are handed out again.
+    they are verified before they are handed out again.
 
     Args:
         old: the entry's directory, if there is one.
@@ -327,29 +299,21 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
     found = load(old, discard_damaged=False)
     for key, pch in found.items():
         target = new / "pch" / key
-        target.mkdir(parents=True)
-        for directory in (new / "pch", target):
-            directory.chmod(0o755)
-        for child in pch.path.parent.iterdir():
-            _link(child, target / child.name)
+        disk.make_directory(target.parent, exist_ok=True)
+        disk.make_directory(target)
+        for source in sorted(pch.path.parent.rglob("*")):
+            copy = target / source.relative_to(pch.path.parent)
+            if source.is_symlink():
+                copy.symlink_to(source.readlink())
+            elif source.is_dir():
+                disk.make_directory(copy)
+            else:
+                os.link(source, copy)
     return found
 
 
-def _link(old: Path, new: Path) -> None:
-    """Link files; make directories and symlinks anew."""
-    if old.is_symlink():
-        new.symlink_to(old.readlink())
-    elif old.is_dir():
-        new.mkdir()
-        new.chmod(0o755)
-        for child in old.iterdir():
-            _link(child, new / child.name)
-    else:
-        os.link(old, new)
-
-
-def _stamps(paths: Iterable[Path]) -> tuple[FileIdentity, ...] | None:
-    """Those of files; None if one is not there."""
+def _identities(paths: Iterable[Path]) -> tuple[FileIdentity, ...] | None:
+    """The identities of files; None if one is not there."""
     try:
         found = [os.lstat(path) for path in paths]
     except OSError:
@@ -362,8 +326,7 @@ def _sha256(path: Path) -> str:
 
     digest = hashlib.sha256()
     with files.opened(path, follow=False) as (descriptor, status):
-        left = status.st_size + 1  # a file that grows is not followed for ever
-        while left and (piece := os.read(descriptor, min(left, _BLOCK))):
+        # A file that grows is not read for ever.
+        for piece in files.read_pieces(descriptor, status.st_size + 1):
             digest.update(piece)
-            left -= len(piece)
     return digest.hexdigest()

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import Corrupt
+from ..system import files
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from _typeshed import DataclassInstance
 
 R = TypeVar("R", bound="DataclassInstance")
+T = TypeVar("T")
 
 _MAX_NUMBER = 2**64
+_MAX_SIZE = 4 << 20  # bytes
 
 
 class OtherVersion(ValueError):
@@ -44,6 +53,27 @@ def decode(cls: type[R], data: bytes, version: int) -> R:
     if set(values) != set(kinds):
         raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(kinds) ^ set(values)))}")
     return cls(**{name: _checked(name, kinds[name], value) for name, value in values.items()})
+
+
+def read(path: Path, decode_record: Callable[[bytes], T]) -> tuple[T, int]:
+    """Read a record file.
+
+    Returns:
+        The record, and when the file was last modified: microseconds since the epoch, not after now.
+
+    Raises:
+        OtherVersion: it is one of another version.
+        Corrupt: it is none.
+        OSError: it cannot be read now.
+    """
+    try:
+        with files.opened(path, follow=False) as (descriptor, status):
+            record = decode_record(files.read_up_to(descriptor, _MAX_SIZE))
+    except OtherVersion:
+        raise
+    except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError) as error:
+        raise Corrupt(f"{path.name} cannot be used: {error}") from None
+    return record, min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
 
 
 def _checked(name: str, kind: str, value: Any) -> Any:

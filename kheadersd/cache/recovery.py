@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..system import disk, files
-from . import manifest, pch_files
+from . import manifest, pch_files, records
 from .entry import Entry, Record, is_entry_name
+from .hidden import ASIDE, STAGING, TRASH, new_name
 from .integrity import Integrity
 from .leftovers import Leftover, Stay
 from .records import OtherVersion
-from .staging import ASIDE, STAGING, TRASH, new_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-_MAX_RECORD = 64 * 1024
 _MAX_MARK = 4 << 20
 _INTERRUPTED = "left over from an interrupted run"
 
@@ -230,18 +229,5 @@ def _examine(directory: Path, record: Record) -> tuple[Integrity, bool]:
 
 
 def _read_record(directory: Path) -> tuple[Record, int]:
-    """The record of an entry, and when it was last used, in microseconds since the epoch.
-
-    Raises:
-        OtherVersion: it is one of another version.
-        Corrupt: it is none.
-        OSError: it cannot be read now.
-    """
-    try:
-        with files.opened(directory / "entry.json", follow=False) as (descriptor, status):
-            record = Record.decode(files.read_up_to(descriptor, _MAX_RECORD))
-    except OtherVersion:
-        raise
-    except (FileNotFoundError, NotADirectoryError, files.UnfitFile, ValueError, RecursionError) as error:
-        raise Corrupt(f"entry.json cannot be used: {error}") from None
-    return record, min(status.st_mtime_ns // 1000, time.time_ns() // 1000)
+    """The record of an entry, and when it was last used; raises as `records.read`."""
+    return records.read(directory / "entry.json", Record.decode)

@@ -13,7 +13,7 @@ from ..errors import InUse, NotCached
 from ..journal import Event
 from ..system.disk import DiskError, remove_tree, used_bytes
 from ..system.tasks import Background, Cancelled, in_thread
-from . import pch_files
+from .hidden import move_to_trash
 from .leftovers import Leftover, Stay
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Removal:
         if entry not in self._cache or entry.pchs.get(pch.record.key) is not pch:
             return True
         try:
-            trash = pch_files.move_to_trash(pch)
+            trash = move_to_trash(pch.path.parent)
         except DiskError as error:
             self._reports.on_failure(error.message)
             return False

@@ -70,25 +70,18 @@ class Reports:
         """
         record = entry.record
         what = "Extracted the headers" if record.kind == HEADERS else "Made vmlinux.h"
-        self._journal.report(
+        self._report(
             Event.ENTRY_ADDED,
             f"{what} of {record.release} from {record.origin} ({record.source}) "
             f"to {entry.path} in {seconds:.2f} s",
-            release=record.release,
+            entry,
             source=record.source,
-            path=str(entry.path),
-            digest=record.digest,
             bytes=record.bytes,
             duration_usec=int(seconds * 1e6),
             client_uid=uid,
         )
         if record.randomised:
-            self._journal.report(
-                Event.RANDOMISED,
-                RANDOMISED.format(record.release),
-                release=record.release,
-                path=str(entry.path),
-            )
+            self._report(Event.RANDOMISED, RANDOMISED.format(record.release), entry)
         self._observer.entry_added(entry)
         self.on_change()
 
@@ -98,13 +91,11 @@ class Reports:
 
     def on_removed(self, entry: Entry, reason: str) -> None:
         """An entry was removed."""
-        self._journal.report(
+        self._report(
             Event.ENTRY_REMOVED,
             f"Removed the {entry.record.kind} of {entry.release} from {entry.path}: {reason}",
-            release=entry.release,
+            entry,
             source=entry.record.source,
-            path=str(entry.path),
-            digest=entry.record.digest,
             bytes=entry.bytes,
         )
         self._observer.entry_removed(entry, reason)
@@ -117,39 +108,32 @@ class Reports:
 
     def on_damaged(self, entry: Entry, what: str) -> None:
         """An entry is not as it was made."""
-        self._journal.report(
+        self._report(
             Event.ENTRY_DAMAGED,
             f"The {entry.record.kind} of {entry.release} in {entry.path} are damaged: {what}; "
             "they are made again when they are needed",
-            release=entry.release,
-            path=str(entry.path),
-            digest=entry.record.digest,
+            entry,
         )
 
     def on_headers_dropped(self, entry: Entry) -> None:
         """An entry is without its headers from now on."""
-        self._journal.report(
+        self._report(
             Event.HEADERS_REDUCED,
             f"Dropped the headers of {entry.release} in {entry.path}; what was precompiled from them stays",
-            release=entry.release,
-            path=str(entry.path),
-            digest=entry.record.digest,
+            entry,
             bytes=entry.bytes,
         )
         self.on_change()
 
     def on_pch(self, event: Event, message: str, entry: Entry, pch: Pch, **more: object) -> None:
         """A precompiled header was added, removed, or found damaged."""
-        self._journal.report(
-            event,
-            message,
-            release=entry.release,
-            path=str(pch.path),
-            digest=entry.record.digest,
-            profile=pch.record.profile,
-            compiler=pch.record.compiler,
-            **more,  # type: ignore[arg-type]
-        )
+        record = pch.record
+        fields = {"path": str(pch.path), "profile": record.profile, "compiler": record.compiler}
+        self._report(event, message, entry, **fields, **more)
+
+    def _report(self, event: Event, message: str, entry: Entry, **more: object) -> None:
+        fields = {"release": entry.release, "path": str(entry.path), "digest": entry.record.digest, **more}
+        self._journal.report(event, message, **fields)  # type: ignore[arg-type]
 
     def _cleared(self, name: str, message: str, size: int | None = None) -> None:
         self._journal.report(Event.CACHE_CLEARED, message, path=str(self._cache.directory / name), bytes=size)

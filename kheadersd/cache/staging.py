@@ -12,6 +12,7 @@ from ..system import disk
 from ..system.tasks import Cancelled
 from . import pch_files
 from .entry import Entry, Record, set_last_used
+from .hidden import STAGING, TRASH, new_name
 from .integrity import Integrity
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .manifest import Manifest
-
-STAGING = ".staging-"
-TRASH = ".trash-"
-ASIDE = ".aside-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,29 +172,3 @@ def _swap(one: Path, other: Path) -> None:
         other.rename(aside)
         one.rename(other)
         aside.rename(one)
-
-
-def new_name(parent: Path, prefix: str) -> Path:
-    """A name in the cache directory that nothing has: `STAGING`, `TRASH` or `ASIDE` and a random number."""
-    return parent / (prefix + os.urandom(8).hex())
-
-
-def move_to_trash(directory: Path, inode: int) -> Path | None:
-    """Make a directory vanish in one step; 0.1 ms.
-
-    Returns:
-        Where its files are now, to be removed; None if it is gone, or was replaced by another, already.
-
-    Raises:
-        DiskError: it cannot be renamed, and is still there.
-    """
-    trash = new_name(directory.parent, TRASH)
-    try:
-        if os.lstat(directory).st_ino != inode:
-            return None
-        directory.rename(trash)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise disk.DiskError(f"cannot remove {directory}: {error.strerror}") from error
-    return trash

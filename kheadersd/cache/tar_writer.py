@@ -129,7 +129,7 @@ class _Content:
             with files.opened(name, directory=self._tree, follow=False) as (descriptor, status):
                 if status.st_size != item.size:
                     raise self._corrupt(name, f"has {status.st_size} bytes instead of {item.size}")
-                while left and (piece := os.read(descriptor, min(left, _PIECE))):
+                for piece in files.read_pieces(descriptor, item.size):
                     left -= len(piece)
                     digest.update(piece)
                     yield piece

@@ -36,7 +36,7 @@ class PchStore:
         if pch is None:
             return None
         pch.touch()
-        if pch.intact() or await in_thread(pch.confirm):
+        if pch.is_intact() or await in_thread(pch.verify):
             return pch
         await self._lifecycle.verification.on_pch_damaged(entry, pch)
         return None
@@ -44,7 +44,7 @@ class PchStore:
     def has(self, entry: Entry, pch: Pch) -> bool:
         """Whether it is there, and neither it nor its entry has been changed; some microseconds."""
         is_there = entry in self._lifecycle.cache and entry.pchs.get(pch.record.key) is pch
-        return is_there and pch.intact() and entry.is_intact()
+        return is_there and pch.is_intact() and entry.is_intact()
 
     def touch(self, entry: Entry, pch: Pch) -> bool:
         """Note that both are used; return whether the entry's last use has moved."""

@@ -90,6 +90,16 @@ def boot_id() -> str:
         return ""
 
 
+def make_directory(path: Path, *, exist_ok: bool = False) -> None:
+    """Make a directory that every user can read, whatever the umask.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(exist_ok=exist_ok)
+    os.chmod(path, 0o755)  # noqa: S103 - all users read the cache
+
+
 def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False) -> None:
     """Write a file that must not exist yet, and with ``sync`` wait until it is on the disk.
 

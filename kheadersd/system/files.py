@@ -126,11 +126,14 @@ def read_text(path: str | os.PathLike[str], limit: int = PSEUDO_FILE, encoding: 
 
 def read_up_to(descriptor: int, size: int) -> bytes:
     """The next ``size`` bytes of a descriptor, fewer where it ends before."""
-    pieces = []
+    return b"".join(read_pieces(descriptor, size))
+
+
+def read_pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of a descriptor, fewer where it ends before, in pieces of at most 1 MiB."""
     while size and (piece := os.read(descriptor, min(size, _PIECE))):
-        pieces.append(piece)
+        yield piece
         size -= len(piece)
-    return b"".join(pieces)
 
 
 def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:

@@ -262,4 +262,5 @@ async def test_ended_in_the_middle(host: Host, state: Parts, ahead: Prefetch) ->
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     await state.provider.close()
+    await state.lifecycle.close()
     assert not list(state.cache.directory.glob(".staging-*"))

@@ -39,7 +39,6 @@ ALLOWED = {
     "cli/commands.py: open(descriptor)": OPENED,
     "daemon/main.py: Connection.open(address)": NO_FILE,
     "cache/manifest.py: os.open(directory or '.')": DIRECTORY,
-    "cache/manifest.py: os.open(name)": "a file of the cache: looked at, and opened without waiting",
     "cache/manifest.py: os.open(tree)": DIRECTORY,
     "cache/tree_writer.py: open('/proc/self/status')": "the kernel's own file",
     "cache/tree_writer.py: os.open(base)": NEW,
