@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import InUse, NotCached
-from ..journal import Event
+from ..events import Event
 from ..system.disk import DiskError, remove_tree, used_bytes
 from ..system.tasks import Background, Cancelled, in_thread
 from .hidden import move_to_trash

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..journal import Event
+from ..events import Event
 from ..sources.source import RANDOMISED
 from .entry import HEADERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import NotCached
-from ..journal import Event
+from ..events import Event
 from ..system.tasks import SharedWork, in_thread
 from .entry import HEADERS, TYPES
 from .manifest import Unread

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 from ..dbus.codec import encode, escaped
 from ..dbus.objects import Interface, Method, Reply
 from ..errors import KheadersError
+from ..events import Event
 from ..headers.consent import Action
 from ..headers.requests import Request
-from ..journal import Event
 from ..names import SERVICE
 from ..pch.requests import PchRequest
 from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options

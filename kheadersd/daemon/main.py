@@ -20,11 +20,12 @@ from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.connection import Connection
 from ..dbus.errors import ConnectionLost
 from ..errors import KheadersError, Timeout
+from ..events import Event
 from ..host.host import Host
 from ..host.kernel_module import NoLoader
 from ..host.modprobe_loader import ModprobeLoader
 from ..host.systemd_loader import UNIT, UnitLoader
-from ..journal import LEVELS, Event, Handler, Journal
+from ..journal import LEVELS, Handler, Journal
 from ..names import SERVICE, SERVICE_PATH
 from ..system import malloc as memory
 from ..system.printable import printable

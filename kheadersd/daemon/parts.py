@@ -8,13 +8,13 @@ from ..cache.cache import Cache
 from ..cache.leases import Lease, Leases
 from ..cache.lifecycle import Lifecycle
 from ..errors import Corrupt, KheadersError
+from ..events import Event
 from ..headers.existing import ExistingHeaders
 from ..headers.export import Exports
 from ..headers.extraction import Extraction
 from ..headers.prefetch import Prefetch
 from ..headers.provider import Provider
 from ..host.kernel_module import KernelModule
-from ..journal import Event
 from ..progress import Progress
 from ..sources.sources import Sources
 from ..system.tasks import in_thread

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ..events import Event
 from ..host.installed_kernels import Change, Kernels
 from ..host.uevents import Uevents
-from ..journal import Event
 from ..system.tasks import Background
 
 if TYPE_CHECKING:

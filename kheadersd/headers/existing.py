@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import HEADERS
 from ..errors import Corrupt, NotCached, Timeout
-from ..journal import Event
+from ..events import Event
 from ..progress import unreported
 from ..sources import tree_copy
 from ..sources.installed_tree import NOT_LOOKED_AT

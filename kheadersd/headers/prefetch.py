@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..cache.entry import TYPES
 from ..errors import KheadersError, NotAvailable
-from ..journal import Event
+from ..events import Event
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry

@@ -18,7 +18,7 @@ from ..errors import (
     ReleaseMismatch,
     Timeout,
 )
-from ..journal import Event
+from ..events import Event
 from ..sources.source import NotFound
 from ..system.tasks import SharedWork
 from . import restore

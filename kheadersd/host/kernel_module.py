@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import InUse, KheadersError, ModuleFailed
-from ..journal import Event
+from ..events import Event
 from ..system.tasks import in_thread, to_the_end
 from .module_file import locate
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..cache.without_headers import drop_headers
 from ..errors import CompileFailed, KheadersError
-from ..journal import Event
+from ..events import Event
 from ..system.disk import Vanished, is_mounted
 from ..system.tasks import Background, in_thread
 from .canary import compile_canary

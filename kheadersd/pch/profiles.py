@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgs, UnknownProfile
-from ..journal import Event
+from ..events import Event
 from ..system.files import UnfitFile, read_file
 from ..system.tasks import in_thread
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, KheadersError, NotAvailable
-from ..journal import Event
+from ..events import Event
 from ..system.tasks import in_thread
 from .bcc_recipe import is_current
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import KheadersError
+from kheadersd.events import Event
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import KernelModule
-from kheadersd.journal import Event
 from tests.support.archives import make_kheaders
 from tests.support.clients import wait_until
 from tests.support.hosts import OTHER, Loader, hide_from_sysfs, install, make_host, make_module, show_in_sysfs

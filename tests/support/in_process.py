@@ -11,10 +11,11 @@ from kheadersd.cache.entry import Entry
 from kheadersd.cache.without_headers import drop_headers
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
+from kheadersd.events import Event
 from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
-from kheadersd.journal import Event, Journal
+from kheadersd.journal import Journal
 from kheadersd.sources.source import Limits
 
 

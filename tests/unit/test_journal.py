@@ -18,7 +18,8 @@ import pytest
 
 from kheadersd import journal as journal_module
 from kheadersd.errors import Corrupt, InvalidArgs, NotCached, Timeout
-from kheadersd.journal import LEVELS, TARGETS, Event, Handler, Journal
+from kheadersd.events import Event
+from kheadersd.journal import LEVELS, TARGETS, Handler, Journal
 from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from kheadersd.journal import Event
+from kheadersd.events import Event
 from tests.support.running import INTERFACE, NAME, OBJECT, plain
 from tests.vm.figures import Figures
 from tests.vm.guest import Guest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kheadersd.journal import Event
+from kheadersd.events import Event
 from tests.vm.figures import Figures
 from tests.vm.guest import Guest
 from tests.vm.image import Image

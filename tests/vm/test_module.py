@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from kheadersd.journal import Event
+from kheadersd.events import Event
 from tests.vm.figures import Figures
 from tests.vm.guest import Guest
 from tests.vm.service import (

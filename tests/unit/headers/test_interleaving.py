@@ -14,9 +14,9 @@ from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
 from kheadersd.errors import Corrupt
+from kheadersd.events import Event
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
-from kheadersd.journal import Event
 from kheadersd.release import Release
 from kheadersd.system.disk import Vanished
 from tests.support.clients import eventually

@@ -13,12 +13,12 @@ import pytest
 from kheadersd.cache.entry import HEADERS, TYPES, Entry
 from kheadersd.daemon.parts import Parts
 from kheadersd.errors import NotCached
+from kheadersd.events import Event
 from kheadersd.headers.extraction import Extraction, Found
 from kheadersd.headers.prefetch import Prefetch
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
 from kheadersd.host.installed_kernels import Change
-from kheadersd.journal import Event
 from kheadersd.release import Release
 from kheadersd.sources.module_file import ModuleFileSource
 from kheadersd.system.tasks import in_idle_thread

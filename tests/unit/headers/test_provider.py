@@ -12,13 +12,13 @@ import pytest
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
 from kheadersd.errors import AccessDenied, Corrupt, KheadersError, NoSpace, NotAvailable, Timeout
+from kheadersd.events import Event
 from kheadersd.headers.consent import Action
 from kheadersd.headers.existing import ExistingHeaders
 from kheadersd.headers.extraction import Extraction
 from kheadersd.headers.provider import Provider
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
-from kheadersd.journal import Event
 from tests.support.hosts import RELEASE, make_host, put_tree
 from tests.support.in_process import Kept
 from tests.support.made_up_cache import archive

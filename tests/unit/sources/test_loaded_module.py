@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.errors import Corrupt, InUse, ModuleFailed
+from kheadersd.events import Event
 from kheadersd.host.kernel_module import KernelModule, NoLoader
-from kheadersd.journal import Event
 from kheadersd.sources.loaded_module import ModuleSource
 from kheadersd.sources.source import NotFound, Reason
 from tests.support.archives import make_kheaders
