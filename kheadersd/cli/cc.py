@@ -241,9 +241,9 @@ class _Compilation:
 async def _clang(*words: str, stdout: int | None = None) -> Finished:
     """Run a compiler in this directory and environment."""
     directory = Path.cwd()
-    command = Command(words, os.environ, MAX_SECONDS, directory, max_output=_MAX_OUTPUT)
+    command = Command(words, os.environ, MAX_SECONDS, directory, max_output=_MAX_OUTPUT, stdout=stdout)
     try:
-        return await run(command, stdout=stdout)
+        return await run(command)
     except KheadersError as error:
         raise CommandError(FAILED, error.message) from None
     except OSError as error:

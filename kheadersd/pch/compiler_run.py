@@ -52,9 +52,11 @@ class CompilerRun:
             KheadersError: it cannot be started.
         """
         words = [program, *arguments]
-        command = Command(words, COMPILE_ENVIRONMENT, self._seconds, stdin=stdin, max_output=_MAX_OUTPUT)
+        command = Command(
+            words, COMPILE_ENVIRONMENT, self._seconds, stdin=stdin, max_output=_MAX_OUTPUT, stdout=stdout
+        )
         try:
-            return await self._run(command, stdout=stdout)
+            return await self._run(command)
         except OSError as error:
             raise KheadersError(
                 f"cannot run {program} for {entry.release}: {error.strerror}; was it removed?"

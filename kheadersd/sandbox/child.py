@@ -29,18 +29,13 @@ _MFD_NOEXEC_SEAL = 8
 _DRAIN_SECONDS = 1.0
 
 
-async def run(
-    command: Command,
-    *,
-    on_line: Callable[[str], None] | None = None,
-    stdout: int | None = None,
-) -> Finished:
+async def run(command: Command) -> Finished:
     """Run a command as a child; see `Run`."""
     with _readable(command.stdin) as stdin:
         child = await start(
             *command.words,
             stdin=stdin,
-            stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
+            stdout=asyncio.subprocess.PIPE if command.stdout is None else command.stdout,
             stderr=asyncio.subprocess.PIPE,
             env=command.environment,
             cwd=command.directory,
@@ -51,7 +46,7 @@ async def run(
 
     finished = None
     try:
-        finished = await within(command.seconds, _collect(child, command, on_line), late)
+        finished = await within(command.seconds, _collect(child, command), late)
         return finished
     finally:
         if finished is None:
@@ -127,15 +122,13 @@ async def end(child: asyncio.subprocess.Process) -> None:
         child._transport.close()  # type: ignore[attr-defined]
 
 
-async def _collect(
-    child: asyncio.subprocess.Process, command: Command, on_line: Callable[[str], None] | None
-) -> Finished:
+async def _collect(child: asyncio.subprocess.Process, command: Command) -> Finished:
     assert child.stderr is not None
     async with asyncio.TaskGroup() as group:
         stderr = group.create_task(_keep(child.stderr, command.max_output))
         stdout = None
-        if child.stdout is not None and on_line is not None:
-            stdout = group.create_task(_lines(child.stdout, on_line))
+        if child.stdout is not None and command.on_line is not None:
+            stdout = group.create_task(_lines(child.stdout, command.on_line))
         elif child.stdout is not None:
             stdout = group.create_task(_keep(child.stdout, command.max_output))
     status = await child.wait()

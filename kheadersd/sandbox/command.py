@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 MAX_OUTPUT = 64 << 10
 """How many bytes of each output are kept by default; the rest is read and dropped."""
@@ -24,6 +21,8 @@ class Command:
         directory: its working directory.
         stdin: its standard input; it need not read that.
         max_output: how many bytes of standard output and of standard error are kept, each.
+        stdout: a descriptor, the caller's to close, that is its standard output; none of that is kept then.
+        on_line: is given every line of standard output as it comes; none of it is kept then.
     """
 
     words: Sequence[str]
@@ -32,6 +31,8 @@ class Command:
     directory: Path = Path("/")
     stdin: bytes = b""
     max_output: int = MAX_OUTPUT
+    stdout: int | None = None
+    on_line: Callable[[str], None] | None = None
 
     @property
     def program(self) -> str:
@@ -54,27 +55,13 @@ class Finished:
     stderr: str
 
 
-class Run(Protocol):
-    """Runs a command: as a child, as a confined child, in a unit, or later."""
+Run = Callable[[Command], Awaitable[Finished]]
+"""Runs a command until it has ended and no process holds its outputs any more.
 
-    async def __call__(
-        self,
-        command: Command,
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stdout: int | None = None,
-    ) -> Finished:
-        """Run a command until it has ended and no process holds its outputs any more.
+However that ends, no process of the command's group is left.
 
-        However this ends, no process of the command's group is left.
-
-        Args:
-            on_line: is given every line of standard output as it comes; none of it is kept then.
-            stdout: a descriptor, the caller's to close, that the command writes to; none of it is kept then.
-
-        Raises:
-            Timeout: the command took longer than it may, and was killed.
-            OSError: it could not be started.
-            KheadersError: it could not be started in a unit.
-        """
-        ...
+Raises:
+    Timeout: the command took longer than it may, and was killed.
+    OSError: it could not be started.
+    KheadersError: it could not be started in a unit.
+"""

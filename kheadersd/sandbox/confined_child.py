@@ -23,7 +23,7 @@ from .command import Command, Finished
 from .limits import FILE_BYTES, MEMORY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 _NOBODY = 65534
 # Of all that the user nobody runs. The limit of another user would be that of his whole session.
@@ -43,12 +43,7 @@ _TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROBE_SECONDS = 30.0
 
 
-async def run_confined(
-    command: Command,
-    *,
-    on_line: Callable[[str], None] | None = None,
-    stdout: int | None = None,
-) -> Finished:
+async def run_confined(command: Command) -> Finished:
     """As `process.run`, with less that it can do.
 
     Its limits have to be set before it runs, and Python cannot do that safely in a process with threads: the
@@ -64,7 +59,7 @@ async def run_confined(
     words = [_tool("setpriv"), _WITH_PARENT, "--", *_limits(command.seconds), *namespaces, *_identity()]
     words += [*_SHELL, found, *command.words[1:]]
     try:
-        finished = await run(dataclasses.replace(command, words=words), on_line=on_line, stdout=stdout)
+        finished = await run(dataclasses.replace(command, words=words))
     except Timeout:
         raise Timeout(f"{command.program} took longer than {command.seconds:g} s and was stopped") from None
     return _by_signal(finished)

@@ -6,8 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .command import Command, Finished, Run
 
 
@@ -21,13 +19,7 @@ class RunQueue:
         self._run = run
         self._turns = asyncio.Semaphore(max_running)
 
-    async def __call__(
-        self,
-        command: Command,
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stdout: int | None = None,
-    ) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         """As `Run`, after waiting for a turn."""
         async with self._turns:
-            return await self._run(command, on_line=on_line, stdout=stdout)
+            return await self._run(command)

@@ -50,13 +50,7 @@ class UnitClient:
             return False
         return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.geteuid()
 
-    async def __call__(
-        self,
-        command: Command,
-        *,
-        on_line: Callable[[str], None] | None = None,
-        stdout: int | None = None,
-    ) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         """As `Run`."""
         request = {
             "words": list(command.words),
@@ -65,7 +59,7 @@ class UnitClient:
             "directory": str(command.directory),
             "stdin": len(command.stdin),
             "max_output": command.max_output,
-            "streamed": on_line is not None,
+            "streamed": command.on_line is not None,
         }
 
         def late() -> Timeout:
@@ -74,10 +68,10 @@ class UnitClient:
                 f"and {self.path.name}.socket did not stop it"
             )
 
-        reader, writer = await self._connect(command.program, stdout)
+        reader, writer = await self._connect(command)
         try:
             return await within(
-                command.seconds + _GRACE, self._converse(reader, writer, request, command, on_line), late
+                command.seconds + _GRACE, self._converse(reader, writer, request, command), late
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise KheadersError(
@@ -86,20 +80,18 @@ class UnitClient:
         finally:
             await _hang_up(reader, writer)
 
-    async def _connect(
-        self, program: str, stdout: int | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, command: Command) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.setblocking(False)
             await asyncio.get_running_loop().sock_connect(connection, str(self.path))
             # An empty socket has room for one byte.
-            socket.send_fds(connection, [b"\n"], [] if stdout is None else [stdout])
+            socket.send_fds(connection, [b"\n"], [] if command.stdout is None else [command.stdout])
             return await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
         except OSError as error:
             connection.close()
             raise KheadersError(
-                f"cannot run {program} by {self.path.name}.socket: {error.strerror}"
+                f"cannot run {command.program} by {self.path.name}.socket: {error.strerror}"
             ) from error
         except BaseException:
             connection.close()
@@ -111,17 +103,14 @@ class UnitClient:
         writer: asyncio.StreamWriter,
         request: Mapping[str, Any],
         command: Command,
-        on_line: Callable[[str], None] | None,
     ) -> Finished:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may say why
             write(writer, encode(request), command.stdin)
             await writer.drain()
-        return await self._result(reader, command, on_line)
+        return await self._result(reader, command)
 
-    async def _result(
-        self, reader: asyncio.StreamReader, command: Command, on_line: Callable[[str], None] | None
-    ) -> Finished:
-        answer = await self._last_answer(reader, on_line)
+    async def _result(self, reader: asyncio.StreamReader, command: Command) -> Finished:
+        answer = await self._last_answer(reader, command.on_line)
         if "timeout" in answer:
             raise Timeout(str(answer["timeout"]))
         if "error" in answer:

@@ -57,9 +57,9 @@ async def _answer(request: dict[str, Any], stdout: int | None, writer: asyncio.S
 
     outputs: tuple[bytes, ...] = ()
     try:
-        streamed = request.pop("streamed")
-        command = Command(**{**request, "directory": Path(request["directory"])})
-        finished = await run(command, on_line=on_line if streamed else None, stdout=stdout)
+        lines = on_line if request.pop("streamed") else None
+        request["directory"] = Path(request["directory"])
+        finished = await run(Command(**request, stdout=stdout, on_line=lines))
     except Timeout as error:
         answer: dict[str, Any] = {"timeout": error.message}
     except OSError as error:

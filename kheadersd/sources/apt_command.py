@@ -183,7 +183,7 @@ class AptCommands:
         on_line = functools.partial(_report_line, report) if report is not None else None
         try:
             words = [command[0], *arguments, *command[1:]]
-            return await run_it(Command(words, environment, seconds, directory), on_line=on_line)
+            return await run_it(Command(words, environment, seconds, directory, on_line=on_line))
         except OSError as error:
             raise KheadersError(f"cannot run {command[0]} in {directory}: {error.strerror}") from error
 

@@ -60,7 +60,7 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
     # bpftool takes only what it can open by a name and seek in, and what a command is given to read is such a
     # file.
     words = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
-    finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data), stdout=out)
+    finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data, stdout=out))
     if finished.status != 0:
         lines = "; ".join(finished.stderr.splitlines()[:_FIRST_LINES])
         said = exceeded_limit(finished) or lines or f"it ended with status {finished.status}"

@@ -31,8 +31,8 @@ async def main(words, stdin, out, seconds):
     assert isinstance(run, UnitClient), run
     stdout = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out else None
     try:
-        command = Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode())
-        done = await run(command, stdout=stdout)
+        command = Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode(), stdout=stdout)
+        done = await run(command)
     except KheadersError as error:
         return {"error": error.message}
     return {**dataclasses.asdict(done), "limit": exceeded_limit(done)}

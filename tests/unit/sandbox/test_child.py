@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 async def shell(
     script: str, directory: Path, seconds: float = 20, on_line: Callable[[str], None] | None = None
 ) -> Finished:
-    return await run(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
+    return await run(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory, on_line=on_line))
 
 
 async def test_outputs_and_status(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ async def test_it_need_not_read() -> None:
 
 async def test_output_to_a_descriptor(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
-        done = await run(Command(["echo", "a"], {}, 20), stdout=file.fileno())
+        done = await run(Command(["echo", "a"], {}, 20, stdout=file.fileno()))
     assert done == Finished(0, "", "")
     assert (tmp_path / "out").read_bytes() == b"a\n"
 
@@ -124,7 +125,7 @@ async def test_cancelled_while_it_is_given_something_to_read(turns: int, size: i
     started = asyncio.Event()
     words = ["sh", "-c", "echo started; exec sleep 100"]
     command = Command(words, _ENVIRONMENT, 20, stdin=b"x" * size)
-    task = asyncio.create_task(run(command, on_line=lambda _: started.set()))
+    task = asyncio.create_task(run(dataclasses.replace(command, on_line=lambda _: started.set())))
     if turns >= 10:
         await started.wait()
     for _ in range(turns % 10):

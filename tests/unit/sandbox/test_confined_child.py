@@ -28,7 +28,7 @@ async def shell(
     script: str, seconds: float = 20, *, stdin: bytes = b"", stdout: int | None = None
 ) -> Finished:
     words = ["/bin/sh", "-c", script]
-    return await run_confined(Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin), stdout=stdout)
+    return await run_confined(Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin, stdout=stdout))
 
 
 def status(output: str) -> Mapping[str, str]:

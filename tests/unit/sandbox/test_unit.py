@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import subprocess
@@ -56,7 +57,7 @@ def shell(
     on_line: Callable[[str], None] | None = None,
 ) -> asyncio.Task[Finished]:
     return asyncio.create_task(
-        UnitClient(path)(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory), on_line=on_line)
+        UnitClient(path)(Command(["sh", "-c", script], _ENVIRONMENT, seconds, directory, on_line=on_line))
     )
 
 
@@ -83,7 +84,7 @@ async def test_what_it_reads_and_where_it_writes(listening: Path, tmp_path: Path
     text = b"\0\xff\n" * 1_000_000
     with (tmp_path / "out").open("wb") as file:
         command = Command(["sh", "-c", "cat; echo done >&2"], _ENVIRONMENT, 20, stdin=text)
-        done = await UnitClient(listening)(command, stdout=file.fileno())
+        done = await UnitClient(listening)(dataclasses.replace(command, stdout=file.fileno()))
     assert done == Finished(0, "", "done\n")
     assert (tmp_path / "out").read_bytes() == text
 
@@ -238,7 +239,7 @@ async def test_the_limit_holds_whatever_the_other_end_does(
     path = await other_end(serve)
     command = Command(["clang"], {}, 0.2, stdin=stdin)
     with pytest.raises(Timeout, match=r"clang took longer than 0\.2 s, and kheaders-fetch\.socket did not"):
-        await asyncio.wait_for(UnitClient(path)(command, on_line=lambda _: None), 30)
+        await asyncio.wait_for(UnitClient(path)(dataclasses.replace(command, on_line=lambda _: None)), 30)
 
 
 @pytest.mark.parametrize("serve", _BAD_ENDS)
@@ -279,7 +280,7 @@ async def test_lines_leave_the_event_loop_to_others(other_end: Callable[[_Serve]
 
     looking = asyncio.create_task(look())
     with pytest.raises(Timeout):
-        await UnitClient(path)(Command(["clang"], {}, 0.2), on_line=count)
+        await UnitClient(path)(Command(["clang"], {}, 0.2, on_line=count))
     looking.cancel()
     await asyncio.wait([looking])
     assert 0 < most <= 200

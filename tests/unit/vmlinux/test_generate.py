@@ -28,10 +28,10 @@ class Canned:
         self._written = written
         self._finished = Finished(status, output, complaints)
 
-    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         self.commands.append(command.words)
-        if stdout is not None:
-            os.write(stdout, self._written)
+        if command.stdout is not None:
+            os.write(command.stdout, self._written)
         return self._finished
 
 

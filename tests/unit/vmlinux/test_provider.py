@@ -50,13 +50,13 @@ class Tool:
         self.versions = 0
         self.dumps = 0
 
-    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         if command.words[1:] == ["version"]:
             self.versions += 1
             return Finished(0, "bpftool v7.1.0\n", "")
-        assert stdout is not None
+        assert command.stdout is not None
         self.dumps += 1
-        os.write(stdout, GUARD + PUSH + TASK + END)
+        os.write(command.stdout, GUARD + PUSH + TASK + END)
         return Finished(0, "", "")
 
 
