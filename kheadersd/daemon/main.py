@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__, config
@@ -22,18 +21,16 @@ from ..dbus.errors import ConnectionLost
 from ..errors import KheadersError, Timeout
 from ..events import Event
 from ..host.host import Host
-from ..host.kernel_module import NoLoader
-from ..host.modprobe_loader import ModprobeLoader
-from ..host.systemd_loader import UNIT, UnitLoader
 from ..journal import LEVELS, Handler, Journal
 from ..names import SERVICE, SERVICE_PATH
 from ..system import malloc as memory
-from ..system.printable import printable
 from ..system.service_manager import ServiceManager
 from ..system.tasks import Background, hanging, in_thread, stop_within
 from . import log_control as logcontrol
 from .answers import Answers
+from .arguments import cache_directory, parse_arguments, root_directory
 from .interface import Service
+from .loader import choose_loader
 from .observer import StatusObserver
 from .parts import Parts
 from .polkit import Authority
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ..dbus.objects import Answer
-    from ..host.kernel_module import Loader
 
 log = logging.getLogger(__name__)
 
@@ -61,26 +57,6 @@ _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _SPARE_DESCRIPTORS = 512
 _FIXED = ("Directory=", "Directories=", "Loader=")
 """Settings that are only looked at when the daemon starts."""
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The parsed command line. Ends the process after --help and --version (0) and on mistakes (2)."""
-    parser = argparse.ArgumentParser(
-        prog="kheadersd", description="Provides kernel headers to tracing tools over D-Bus."
-    )
-    parser.add_argument(
-        "--session", action="store_true", help="serve on the session bus, a trial without root"
-    )
-    parser.add_argument(
-        "--root", type=Path, metavar="DIR", default=Path("/"), help="serve the host whose files are below DIR"
-    )
-    parser.add_argument(
-        "--cache-directory", type=Path, metavar="DIR", help="instead of Directory= in [Cache]"
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="read only this configuration file")
-    parser.add_argument("--debug", action="store_true", help="log everything")
-    parser.add_argument("--version", action="version", version=f"kheadersd {__version__}")
-    return parser.parse_args(arguments)
 
 
 def main() -> None:
@@ -141,8 +117,8 @@ class _Daemon:
         self._session = arguments.session
         self._settings = settings
         self._journal = journal
-        self._host = Host(_existing_directory(arguments.root))
-        self._cache_directory = self._choose_cache_directory(arguments.cache_directory)
+        self._host = Host(root_directory(arguments))
+        self._cache_directory = cache_directory(arguments, settings.cache_directory)
         self._connection: Connection | None = None
         self._authority = Authority(trusted_uid=os.getuid() if self._session else None)
         self._stop = asyncio.Event()
@@ -202,7 +178,7 @@ class _Daemon:
 
     def _make_parts(self, signals: Signals) -> Parts:
         observer = StatusObserver(signals, lambda: self._manager.status(summary(parts)))
-        loader = self._choose_loader()
+        loader = choose_loader(self._host, self._settings.loader, self, session=self._session)
         parts = Parts(self._host, self._settings, self._cache_directory, self._journal, loader, observer)
         return parts
 
@@ -335,69 +311,6 @@ class _Daemon:
         if self._connection is None:
             raise ConnectionLost("there is no connection to the bus at this moment")
         return await self._connection.call(*arguments, **keywords)
-
-    # Choices
-
-    def _choose_loader(self) -> Loader:
-        wanted = self._settings.loader
-        if not self._host.is_live:
-            return NoLoader(f"the host below {self._host.root} is not this machine")
-        if self._session:
-            return NoLoader("a daemon on a session bus has no business with the kernel's modules")
-        if wanted == "none":
-            return NoLoader("Loader=none in [Module] forbids it")
-        if wanted == "systemd" or (wanted == "auto" and _unit_is_installed()):
-            return UnitLoader(self._host, self)
-        if os.geteuid() != 0:
-            return NoLoader("kheadersd neither runs as root nor has the unit kheaders-module.service")
-        record = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/kheaders"))
-        record.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return ModprobeLoader(self._host, record / "module-owned")
-
-    def _choose_cache_directory(self, chosen: Path | None) -> Path:
-        configured = self._settings.cache_directory
-        if chosen is not None:
-            directory = Path(os.path.abspath(chosen))  # noqa: PTH100 - links stay as they are given
-        elif self._session and configured == config.Config().cache_directory:
-            directory = _user_cache() / "kheaders"
-        else:
-            directory = configured
-        return _utf8(directory, "the cache directory")
-
-
-def _user_cache() -> Path:
-    """As the XDG Base Directory Specification has it, which ignores relative paths."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if base.is_absolute():
-        return base
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError as error:
-        raise KheadersError("there is no home directory; choose one with --cache-directory") from error
-
-
-def _existing_directory(path: Path) -> Path:
-    if not path.is_dir():
-        raise KheadersError(f"--root {path}: there is no such directory")
-    return _utf8(path.resolve(), "--root")
-
-
-def _utf8(path: Path, what: str) -> Path:
-    """``path``, if its name can be told to callers: D-Bus has no other text than UTF-8."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise KheadersError(
-            f"{what} {printable(str(path))}: its path is not UTF-8, as D-Bus needs it; rename it"
-        ) from None
-    return path
-
-
-def _unit_is_installed() -> bool:
-    """Whether systemd runs here and has the unit that loads the module."""
-    return Path("/run/systemd/system").is_dir() and any(
-        Path(directory, "systemd/system", UNIT).exists() for directory in ("/etc", "/run", "/usr/lib", "/lib")
-    )
 
 
 def _allow_descriptors(wanted: int) -> None:

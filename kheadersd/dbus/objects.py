@@ -24,18 +24,9 @@ class Answer(NamedTuple):
 class Peer(Protocol):
     """The connection that a call came in on, as far as a method needs it; see `connection.Connection`."""
 
-    async def call(
-        self,
-        destination: str,
-        path: str,
-        interface: str,
-        member: str,
-        signature: str = "",
-        values: Sequence[Any] = (),
-        *,
-        timeout: float = 25.0,  # noqa: ASYNC109 - the error names what did not answer
-    ) -> Answer:
-        """Call a method of another program; see `Connection.call`."""
+    @property
+    def call(self) -> Callable[..., Awaitable[Answer]]:
+        """`Connection.call`."""
 
     async def credentials(self, sender: str) -> Credentials:
         """The credentials of a caller."""
