@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -224,52 +223,3 @@ def test_every_shipped_profile_has_a_key_of_its_own() -> None:
         for profile, arch in itertools.product(profiles, ("x86", "arm64"))
     }
     assert len(keys) == 2 * len(profiles)
-
-
-_DEPENDENCIES: dict[str, Callable[[Path], str]] = {
-    "one a line": lambda tree: f"x: {tree}/include/a.h \\\n  {tree}/include/b.h\n",
-    "in any order": lambda tree: f"x: {tree}/include/b.h {tree}/include/a.h {tree}/include/b.h\n",
-    "by a detour": lambda tree: f"x: {tree}/include/x/../b.h {tree}/./include//a.h\n",
-    "others too": lambda tree: (
-        f"x: <stdin> /usr/a.h {tree}2/include/c.h {tree}/include/a.h {tree}/include/b.h"
-    ),
-}
-
-
-@pytest.mark.parametrize("output", _DEPENDENCIES.values(), ids=_DEPENDENCIES.keys())
-def test_dependencies(output: Callable[[Path], str]) -> None:
-    assert reduction.dependencies(output(_TREE), _TREE) == ("include/a.h", "include/b.h")
-
-
-def test_names_that_make_would_not_understand() -> None:
-    tree = Path("/a b/$c#d")
-    assert reduction.dependencies("x: /a\\ b/$$c\\#d/e\\ f.h \\\n /a\\ b/$$c\\#d/g.h\n", tree) == (
-        "e f.h",
-        "g.h",
-    )
-
-
-def test_no_dependencies() -> None:
-    assert reduction.dependencies("", _TREE) == ()
-    assert reduction.dependencies("x:\n", _TREE) == ()
-
-
-def test_what_is_read_again() -> None:
-    said = (
-        f". {_TREE}/include/b.h\n.. {_TREE}/include/c.h\nIn file included from {_TREE}/include/d.h:1:\n"
-        f". {_TREE}/include/a.h\n. /usr/include/e.h\n{_TREE}/include/f.h:1:1: error: . no\n"
-    )
-    assert reduction.read_again(said, _TREE) == ("include/a.h", "include/b.h")
-    assert reduction.again(("include/a.h",), _TREE) == f'#include "{_TREE}/include/a.h"\n'.encode()
-
-
-def test_directories_that_are_there(tmp_path: Path) -> None:
-    made = Inputs(tree=tmp_path).recipe()
-    for name in ("include/uapi", "arch/x86/include/generated"):
-        (tmp_path / name).mkdir(parents=True)
-    assert reduction.directories(made.text, tmp_path) == (
-        "arch/x86/include",
-        "arch/x86/include/generated",
-        "include",
-        "include/uapi",
-    )
