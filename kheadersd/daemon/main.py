@@ -133,6 +133,7 @@ class _Daemon:
         Raises:
             KheadersError: it could not start.
         """
+        self._bus_address()  # without a session bus, a trial ends before it opens a cache
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, loop)
@@ -270,23 +271,29 @@ class _Daemon:
         if connection.closed.done():
             self._journal.report(Event.BUS_LOST, f"The bus was lost: {connection.closed.result()}")
 
-    async def _connect(self, first: bool) -> Connection | None:
-        """Find the bus. None when told to stop meanwhile.
+    def _bus_address(self) -> str:
+        """The address of the bus.
 
         Raises:
-            ConnectionLost, Timeout: it is not there, at start.
+            KheadersError: there is no session bus.
+        """
+        try:
+            return session_bus_address() if self._session else system_bus_address()
+        except ValueError as error:
+            raise KheadersError(str(error)) from None
+
+    async def _connect(self, first: bool) -> Connection | None:
+        """Connect to the bus, as often as it takes; None when told to stop meanwhile.
+
+        Raises:
+            KheadersError: the bus is not there, at start.
         """
         deadline = asyncio.get_running_loop().time() + _FIRST_CONNECT
         pauses = iter(_PAUSES)
         while not self._stop.is_set():
             try:
-                address = session_bus_address() if self._session else system_bus_address()
-                return await self._unless_stopped(Connection.open(address))
-            except ValueError as error:
-                if first:
-                    raise KheadersError(str(error)) from None
-                log.debug("no bus yet: %s", error)
-            except (ConnectionLost, Timeout) as error:
+                return await self._unless_stopped(Connection.open(self._bus_address()))
+            except KheadersError as error:
                 if first and asyncio.get_running_loop().time() > deadline:
                     raise
                 log.debug("no bus yet: %s", error.message)

@@ -250,7 +250,7 @@ def test_no_bus_at_all(bus: Bus, host: ServedHost, tmp_path: Path) -> None:
 
 
 def test_no_session_bus(host: ServedHost, tmp_path: Path) -> None:
-    """A trial is told at once that there is none, in words."""
+    """A trial ends at once, with the reason, and leaves nothing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DBUS_")}
     done = subprocess.run(
         [sys.executable, "-m", "kheadersd", "--session", f"--root={host.root}"],
@@ -265,6 +265,7 @@ def test_no_session_bus(host: ServedHost, tmp_path: Path) -> None:
     assert "kheadersd cannot run: there is no session bus" in done.stderr
     assert "dbus-run-session" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".cache").exists()
 
 
 @pytest.fixture
