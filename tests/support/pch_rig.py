@@ -85,7 +85,7 @@ class Clang:
         self.meanwhile: Callable[[], None] = lambda: None
         self.at_canary: Callable[[], None] = lambda: None
 
-    async def __call__(self, command: Command, *, stdout: int | None = None, **_: object) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         words = command.words
         tree = next(word[2:-8] for word in words if word.startswith("-I") and word.endswith("/tree/include"))
         if "c-header" in words:
@@ -93,8 +93,8 @@ class Clang:
             self.meanwhile()
             if self.complaint:
                 return Finished(1, "", self.complaint)
-            assert stdout is not None
-            os.write(stdout, b"precompiled")
+            assert command.stdout is not None
+            os.write(command.stdout, b"precompiled")
             return Finished(0, "", "")
         if "-M" in words:
             self.listed += 1

@@ -73,7 +73,7 @@ class Compiler:
         self._answers = list(answers)
         self.programs: list[bytes] = []
 
-    async def __call__(self, command: Command, **_: object) -> Finished:
+    async def __call__(self, command: Command) -> Finished:
         self.programs.append(command.stdin)
         return self._answers.pop(0)
 
