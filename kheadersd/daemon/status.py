@@ -22,7 +22,7 @@ def properties(parts: Parts) -> dict[str, Property]:
         "RunningRelease": Property("s", lambda: parts.host.running or "", emits="const"),
         "CacheDirectory": Property("s", lambda: str(cache.directory), emits="const"),
         "ModuleState": Property("s", module.state),
-        "ModuleOwned": Property("b", lambda: module.owned),
+        "ModuleOwned": Property("b", lambda: module.is_owned),
         "Activity": Property("s", lambda: parts.progress.activity),
         "EntryCount": Property("u", lambda: len(cache.entries())),
         "CacheBytes": Property("t", cache.total_bytes),
@@ -53,7 +53,7 @@ def describe(parts: Parts) -> dict[str, object]:
             "running_release": host.running or "",
             "build_id": host.build_id,
         },
-        "module": {"state": parts.module.state(), "owned": parts.module.owned},
+        "module": {"state": parts.module.state(), "owned": parts.module.is_owned},
         "activity": parts.progress.activity,
         "cache": {
             "directory": str(cache.directory),

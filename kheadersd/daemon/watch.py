@@ -62,13 +62,13 @@ class Watching:
         while True:
             # Also at first: something may have happened before we listened.
             self._happened.clear()
-            await self._module.noticed()
+            await self._module.on_uevent()
             self._observer.changed()
             await self._happened.wait()
 
     async def _kernels_changed(self, change: Change) -> None:
         if self._host.running in change.changed | change.gone:
-            await self._module.noticed()
+            await self._module.on_uevent()
             self._observer.changed()
         await self._prefetch.follow(change)
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Tell = Callable[[Event, str, KheadersError | None], None]
 
 ARCHIVE = "sys/kernel/kheaders.tar.xz"
-"""What the module shows below the root, readable for everybody (the kernel's kernel/kheaders.c)."""
+"""The module's archive, below the root; every user can read it (the kernel's kernel/kheaders.c)."""
 
 LOADED = "sys/module/kheaders"
-"""Is there while the module is loaded, and never for a built-in one."""
+"""Exists while the module is loaded, and never for a built-in one."""
 
 TIME_LIMIT = 30.0
 """Seconds for a load or an unload; it takes 0.1 to 0.3 seconds on a slow machine."""
@@ -35,10 +35,10 @@ class CannotLoad(Exception):
 
 
 class Loader(Protocol):
-    """Loads and unloads the module, and remembers whether it was us, beyond our own death."""
+    """Loads and unloads the module, and remembers whether the daemon loaded it, also after it was killed."""
 
     async def load(self) -> None:
-        """Load the module. When it is loaded already, nothing happens, and it does not become ours.
+        """Load the module. If it is loaded already, nothing happens, and the daemon does not own it.
 
         Raises:
             CannotLoad: there is no way to load modules here.
@@ -48,7 +48,7 @@ class Loader(Protocol):
         ...
 
     async def unload(self) -> None:
-        """Unload the module. When it is not loaded, nothing happens.
+        """Unload the module. If it is not loaded, nothing happens.
 
         Raises:
             ModuleFailed: it could not be unloaded.
@@ -56,17 +56,17 @@ class Loader(Protocol):
         """
         ...
 
-    async def recall(self) -> None:
-        """Find out what a predecessor, who may have been killed, left loaded. Called once, at start."""
+    async def restore_ownership(self) -> None:
+        """Find out whether an earlier run of the daemon left the module loaded. Called once, at start."""
         ...
 
-    def owned(self) -> bool:
-        """Whether the module was loaded by us, and not unloaded by us since."""
+    def is_owned(self) -> bool:
+        """Whether the daemon has loaded the module, and has not unloaded it since."""
         ...
 
 
 class NoLoader:
-    """For hosts whose module is none of our business, and for daemons that may not load it."""
+    """For images, and for daemons that may not load the module."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -79,10 +79,10 @@ class NoLoader:
         """Raises ModuleFailed."""
         raise ModuleFailed(f"kheaders is not unloaded: {self._reason}")
 
-    async def recall(self) -> None:
-        """Nothing was ever loaded."""
+    async def restore_ownership(self) -> None:
+        """Nothing to do: the daemon never loads the module."""
 
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         """False."""
         return False
 
@@ -97,7 +97,8 @@ class KernelModule:
     def __init__(self, host: Host, loader: Loader, tell: Tell | None = None) -> None:
         """
         Args:
-            tell: called when the module was loaded or unloaded by us, or could not be unloaded.
+            tell: called with an event, a message and an error, if there is one, when the module was loaded or
+                unloaded, or could not be unloaded.
         """
         self.path = host.path(ARCHIVE)
         self._tell = tell or _tell_nobody
@@ -106,13 +107,13 @@ class KernelModule:
         self._lock = asyncio.Lock()
         self._readers = 0
         self._file: Path | None = None
-        # The state, but for what we do ourselves and undo soon: what differs from it was done by others.
+        # The state, apart from the daemon's own changes: another program caused any other state.
         self._known = ""
 
     def state(self) -> str:
         """ "absent", "available", "loaded" or "builtin"; a few microseconds.
 
-        Whether the module is installed is known from the last `look`.
+        Whether the module is installed is known from the last `refresh`.
         """
         if self._host.exists(self._host.path(LOADED)):
             return "loaded"
@@ -121,37 +122,37 @@ class KernelModule:
         return "available" if self._file is not None and self._file.exists() else "absent"
 
     @property
-    def owned(self) -> bool:
-        """Whether it is loaded, and by us."""
-        return self._loader.owned() and self.state() == "loaded"
+    def is_owned(self) -> bool:
+        """Whether it is loaded, and the daemon has loaded it."""
+        return self._loader.is_owned() and self.state() == "loaded"
 
-    async def look(self) -> str:
-        """The state, after looking for the module file again: tens of milliseconds in a thread."""
+    async def refresh(self) -> str:
+        """Look for the module file again, tens of milliseconds in a thread, and return the state."""
         if (running := self._host.running) is not None:
             self._file = await in_thread(locate, self._host, running)
         return self.state()
 
     async def recover(self) -> None:
-        """At start: look, and unload what a predecessor loaded and was killed before it unloaded."""
+        """At start: unload the module if an earlier run of the daemon loaded it and was killed."""
         async with self._lock:
-            await self._loader.recall()
-            await self._give_back()
-        self._known = await self.look()
+            await self._loader.restore_ownership()
+            await self._unload_own()
+        self._known = await self.refresh()
 
-    async def noticed(self) -> None:
-        """Look, and tell if others have loaded, unloaded, installed or removed the module.
+    async def on_uevent(self) -> None:
+        """Look again, and tell if another program has loaded, unloaded, installed or removed the module.
 
-        What we do ourselves is waited for, so that it is not taken for somebody else's doing.
+        The daemon's own loading and unloading is waited for, and is not told.
         """
-        await self.look()
+        await self.refresh()
         async with self._lock:
             before, self._known = self._known, self.state()
             if self._known != before:
                 self._tell(Event.MODULE_CHANGED, _what_happened(before, self._known), None)
 
     @contextlib.contextmanager
-    def needed(self) -> Iterator[None]:
-        """While this is entered the module's file is being read, and `unload_if_idle` refuses."""
+    def in_use(self) -> Iterator[None]:
+        """While this is entered, the archive is being read, and `unload_if_idle` refuses."""
         self._readers += 1
         try:
             yield
@@ -160,25 +161,25 @@ class KernelModule:
 
     @contextlib.asynccontextmanager
     async def loaded(self) -> AsyncIterator[None]:
-        """Load the module for the time this is entered, and unload it then if it was us who loaded it.
+        """Load the module while this is entered, and unload it then if the daemon has loaded it.
 
-        One at a time. Neither loading nor unloading is ever left half done: a cancellation goes on when they
-        are done, after at most 30 seconds each. A failed unload is told, and no failure of the request.
+        Only one caller at a time. A cancellation waits for the end of loading and unloading, which take at
+        most 30 seconds each. A failure to unload is told, and does not fail the request.
 
         Raises:
             CannotLoad, ModuleFailed, Timeout: as `Loader.load`.
         """
         async with self._lock:
-            with self.needed():
+            with self.in_use():
                 try:
                     if not self._host.exists(self.path):
                         await to_the_end(self._load())
                     yield
                 finally:
-                    await to_the_end(self._give_back())
+                    await to_the_end(self._unload_own())
 
     async def unload_if_idle(self) -> str:
-        """Unload the module, whoever loaded it; nothing to do if it is not loaded, or built in.
+        """Unload the module, also one that another program has loaded. A built-in one stays.
 
         Returns:
             The state afterwards.
@@ -193,20 +194,20 @@ class KernelModule:
         async with self._lock:
             if self.state() == "loaded":
                 await to_the_end(self._unload())
-        return await self.look()
+        return await self.refresh()
 
-    async def _give_back(self) -> None:
-        if not self._loader.owned():
+    async def _unload_own(self) -> None:
+        if not self._loader.is_owned():
             return
         try:
             await self._unload()
         except KheadersError as error:
-            # Whoever needed the module has what it wanted.
+            # The request has its archive.
             self._tell(Event.MODULE_UNLOAD_FAILED, f"kheaders stays loaded: {error.message}", error)
 
     async def _load(self) -> None:
         await self._loader.load()
-        if self._loader.owned():
+        if self._loader.is_owned():
             self._known = "loaded"
             self._tell(Event.MODULE_LOADED, "Loaded kheaders to read its archive", None)
 
@@ -218,11 +219,11 @@ class KernelModule:
 
 def _what_happened(before: str, now: str) -> str:
     if now == "loaded":
-        return "kheaders was loaded by somebody else; it is used, and left alone"
+        return "kheaders was loaded by another program; it is used, and not unloaded"
     if before == "loaded":
-        return "kheaders was unloaded by somebody else"
+        return "kheaders was unloaded by another program"
     return f"kheaders was {before or 'unknown'}, and is {now} now"
 
 
 def _tell_nobody(event: Event, message: str, error: KheadersError | None) -> None:
-    """What is told where nobody listens."""
+    """Ignore what happened."""

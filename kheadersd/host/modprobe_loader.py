@@ -36,11 +36,11 @@ _REFUSALS = (
 class ModprobeLoader:
     """Runs modprobe(8), for a daemon that is root on a machine without systemd.
 
-    A blacklist line does not stop it: modprobe.d(5) has them for automatic loading. Who wants kheaders never
-    to be loaded writes "install kheaders /bin/false", and that is honoured.
+    "blacklist kheaders" in modprobe.d(5) only prevents automatic loading, and does not prevent this.
+    "install kheaders /bin/false" does.
 
-    That the module is ours is noted in a file before it is loaded, with the boot id, so that a successor
-    knows when we are killed in between.
+    Before the daemon loads the module, it writes the boot id to a file. If the daemon is killed, its next run
+    finds that file, and unloads the module.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ModprobeLoader:
     ) -> None:
         """
         Args:
-            record: the file of the note, in a directory that is there and that only root can write to.
+            record: that file, in an existing directory that only root can write to.
             modprobe: the program; by default it is searched in PATH and where root has it.
             time_limit: seconds.
         """
@@ -58,26 +58,26 @@ class ModprobeLoader:
         self._time_limit = time_limit
         self._owned = False
 
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether kheadersd loaded the module."""
         return self._owned
 
-    async def recall(self) -> None:
+    async def restore_ownership(self) -> None:
         """Find out whether an earlier kheadersd loaded the module."""
-        self._owned = await in_thread(self._recall)
+        self._owned = await in_thread(self._restore_ownership)
 
     async def load(self) -> None:
         """Load the module."""
-        await in_thread(self._note)
+        await in_thread(self._write_record)
         try:
             code, said = await self._run("--first-time", _NAME)
         except BaseException:
-            # It may have done its work before it was killed. Nobody else's loading can be told from that.
+            # modprobe may have loaded the module before it was killed, and so may another program.
             self._owned = self._is_loaded()
             raise
         self._owned = code == 0 and self._is_loaded()
         if not self._owned:
-            await in_thread(self._forget)
+            await in_thread(self._remove_record)
         if not self._host.path(ARCHIVE).exists():
             raise ModuleFailed(f"kheaders could not be loaded: {self._explain(code, said)}")
 
@@ -88,7 +88,7 @@ class ModprobeLoader:
             if self._is_loaded():
                 raise ModuleFailed(f"kheaders could not be unloaded: {self._explain(code, said)}")
         self._owned = False
-        await in_thread(self._forget)
+        await in_thread(self._remove_record)
 
     def _is_loaded(self) -> bool:
         return self._host.path(LOADED).exists()
@@ -96,29 +96,30 @@ class ModprobeLoader:
     def _boot_id(self) -> str:
         return read_text(self._host.path("proc/sys/kernel/random/boot_id")).strip()
 
-    def _note(self) -> None:
+    def _write_record(self) -> None:
         try:
             self._record.write_text(self._boot_id(), encoding="ascii")
         except OSError as error:
             raise ModuleFailed(
-                f"kheaders is not loaded: that it is ours cannot be noted in {self._record}: {error.strerror}"
+                f"kheaders is not loaded: {self._record}, which records that the daemon loads it, "
+                f"cannot be written: {error.strerror}"
             ) from error
 
-    def _forget(self) -> None:
+    def _remove_record(self) -> None:
         self._record.unlink(missing_ok=True)
 
-    def _recall(self) -> bool:
+    def _restore_ownership(self) -> bool:
         try:
-            ours = read_text(self._record) == self._boot_id() and self._is_loaded()
+            is_owned = read_text(self._record) == self._boot_id() and self._is_loaded()
         except OSError:
-            ours = False
-        if not ours:
-            self._forget()
-        return ours
+            is_owned = False
+        if not is_owned:
+            self._remove_record()
+        return is_owned
 
     async def _run(self, *arguments: str) -> tuple[int, str]:
-        """The exit code of modprobe and what it said."""
-        import shutil  # brings all the compressions with it
+        """The exit code of modprobe, and its message."""
+        import shutil  # which imports all compressions
 
         search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         program = self._modprobe or shutil.which("modprobe", path=search)
@@ -134,7 +135,7 @@ class ModprobeLoader:
     def _explain(self, code: int, said: str) -> str:
         if code == 0:
             return (
-                "modprobe reports success, but nothing happened; "
+                "modprobe reports success, but did nothing; "
                 "an 'install' or 'remove' line for kheaders in /etc/modprobe.d does that"
             )
         if "not permitted" in said:

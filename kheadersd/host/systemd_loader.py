@@ -21,7 +21,7 @@ UNIT = "kheaders-module.service"
 """A oneshot unit that remains active: starting it loads the module, stopping it unloads it."""
 
 UNLOAD_UNIT = "kheaders-module-unload.service"
-"""A oneshot unit that unloads the module, whoever loaded it."""
+"""A oneshot unit that unloads the module, also one that another program has loaded."""
 
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
@@ -37,7 +37,7 @@ class Reply(Protocol):
 
 
 class Bus(Protocol):
-    """What is needed of a connection to the system bus, see `kheadersd.dbus.Connection`."""
+    """The part of `kheadersd.dbus.connection.Connection` that is used here."""
 
     async def call(
         self, destination: str, path: str, interface: str, member: str, signature: str, values: Sequence[Any]
@@ -53,9 +53,9 @@ class Bus(Protocol):
 class UnitLoader:
     """Has systemd start and stop a small unit, so that the daemon itself needs no privilege.
 
-    The unit being active is the note that the module is ours; the service manager keeps it when we are
-    killed. The unit does not start when the module is loaded already. What others loaded is unloaded by a
-    second unit, and only because somebody asked for that.
+    While the unit is active, the daemon owns the module; the service manager remembers that when the daemon
+    is killed. The unit does not start when the module is loaded already. A second unit unloads what another
+    program has loaded, and only when a caller asks for that.
     """
 
     def __init__(self, host: Host, bus: Bus, *, time_limit: float = TIME_LIMIT) -> None:
@@ -69,15 +69,14 @@ class UnitLoader:
         self._time_limit = time_limit
         self._owned = False
 
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether kheadersd loaded the module."""
         return self._owned
 
-    async def recall(self) -> None:
+    async def restore_ownership(self) -> None:
         """Find out whether an earlier kheadersd loaded the module."""
         try:
-            # A predecessor that was killed may have left it at work, and who stops a load half-way does not
-            # know what comes of it.
+            # An earlier run of the daemon may have been killed while the unit was starting or stopping.
             async with self._limited(UNIT, "done with what it was told before"):
                 self._owned = await self._settled(UNIT, _never) == "active"
         except KheadersError:  # no service manager, or no such unit: it has loaded nothing
@@ -88,7 +87,7 @@ class UnitLoader:
         try:
             state, refusal = await self._change(UNIT, "StartUnit", "started", self._is_there)
         except KheadersError:
-            self._owned = True  # the job was not seen to its end; what comes of it is to be stopped
+            self._owned = True  # the result of the job is not known; if it loads the module, that is unloaded
             raise
         self._owned = state == "active"
         if not self._is_there():
@@ -115,13 +114,13 @@ class UnitLoader:
     async def _change(
         self, unit: str, member: str, done: str, has_happened: Callable[[], bool]
     ) -> tuple[str, str]:
-        """Start or stop a unit and wait for the end of that.
+        """Start or stop a unit, and wait until it has started or stopped.
 
         Args:
             has_happened: whether the kernel has done what the unit asks it for.
 
         Returns:
-            the unit's state then, and why the service manager refused, "" if it did not.
+            The state of the unit, and why the service manager refused, "" if it did not.
         """
         async with self._limited(unit, done):
             try:
@@ -135,11 +134,11 @@ class UnitLoader:
             return await self._settled(unit, has_happened), ""
 
     async def _settled(self, unit: str, has_happened: Callable[[], bool]) -> str:
-        """The unit's state once nothing is going on with it any more.
+        """The state of the unit when it has no job any more.
 
-        Polled, because to be told we would have to subscribe to everything that the manager does. The longer
-        it takes, the more seldom; but once it has happened, it is a matter of milliseconds, in which the
-        module takes up memory for nothing.
+        It is polled: the alternative is a subscription to all signals of the service manager. The pause grows
+        until the kernel has loaded or unloaded the module; then the job ends within milliseconds, and the
+        module takes up memory until this returns.
         """
         pause = _FIRST_PAUSE
         while (await self._get(unit, "Job"))[0]:
@@ -150,7 +149,7 @@ class UnitLoader:
         return await self._state(unit)
 
     async def _state(self, unit: str) -> str:
-        """ "active", "inactive", "failed", and while something is going on "activating" and the like."""
+        """ "active", "inactive" or "failed", or "activating" and the like while there is a job."""
         return str(await self._get(unit, "ActiveState"))
 
     async def _get(self, unit: str, name: str) -> Any:
@@ -179,7 +178,7 @@ class UnitLoader:
 
 
 async def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether it is met within so many seconds; returns as soon as it is."""
+    """Whether ``condition`` becomes true within so many seconds; returns as soon as it does."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:

@@ -43,7 +43,7 @@ class ModuleSource:
                 Reason.NOT_RUNNING,
                 f"only {self._host.running_kernel}, which runs, can load a module of its own",
             )
-        if await self._module.look() == "absent":
+        if await self._module.refresh() == "absent":
             raise NotFound(Reason.MISSING, f"kernel {release} has no kheaders module installed")
         for _ in range(_TRIES - 1):
             try:

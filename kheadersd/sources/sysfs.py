@@ -51,7 +51,7 @@ class SysfsSource:
                 Reason.NOT_RUNNING, f"{self._module.path} is of {self._host.running_kernel}, which runs"
             )
         report("reading", 0.0)
-        with self._module.needed():
+        with self._module.in_use():
             return await read_archive(self._host, self._module.path)
 
     def is_lasting(self) -> bool:

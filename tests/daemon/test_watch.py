@@ -64,19 +64,19 @@ async def test_what_others_do_with_the_module(tmp_path: Path) -> None:
     archive = make_kheaders(RELEASE)
     module = KernelModule(host, Loader(host, archive), told)
     await module.recover()
-    await module.noticed()
+    await module.on_uevent()
     assert told.events == []
     install(host, RELEASE, make_module(archive))
-    await module.noticed()
+    await module.on_uevent()
     show_in_sysfs(host, archive)
-    await module.noticed()
-    await module.noticed()
+    await module.on_uevent()
+    await module.on_uevent()
     hide_from_sysfs(host)
-    await module.noticed()
+    await module.on_uevent()
     assert told.events == [
         (Event.MODULE_CHANGED, "kheaders was absent, and is available now"),
-        (Event.MODULE_CHANGED, "kheaders was loaded by somebody else; it is used, and left alone"),
-        (Event.MODULE_CHANGED, "kheaders was unloaded by somebody else"),
+        (Event.MODULE_CHANGED, "kheaders was loaded by another program; it is used, and not unloaded"),
+        (Event.MODULE_CHANGED, "kheaders was unloaded by another program"),
     ]
 
 
@@ -89,11 +89,11 @@ async def test_what_we_do_is_not_told_as_somebody_elses(tmp_path: Path) -> None:
     await module.recover()
     async with module.loaded():
         assert module.state() == "loaded"
-    await module.noticed()
+    await module.on_uevent()
     loader.fails_to_unload = True
     async with module.loaded():
         pass
-    await module.noticed()
+    await module.on_uevent()
     assert [event for event, _ in told.events] == [
         Event.MODULE_LOADED,
         Event.MODULE_UNLOADED,
@@ -104,5 +104,5 @@ async def test_what_we_do_is_not_told_as_somebody_elses(tmp_path: Path) -> None:
     await module.unload_if_idle()
     show_in_sysfs(host, archive)
     await module.unload_if_idle()
-    await module.noticed()
+    await module.on_uevent()
     assert [event for event, _ in told.events[4:]] == [Event.MODULE_UNLOADED, Event.MODULE_UNLOADED]

@@ -97,10 +97,10 @@ class Loader:
         hide_from_sysfs(self._host)
         self.is_ours = False
 
-    async def recall(self) -> None:
+    async def restore_ownership(self) -> None:
         self.is_ours = self.left_by_predecessor
 
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         return self.is_ours
 
 

@@ -110,7 +110,7 @@ async def test_somebody_elses_is_used_and_left(host: Host, loader: Loader) -> No
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
     assert loader.calls == []
     assert module.state() == "loaded"
-    assert not module.owned
+    assert not module.is_owned
 
 
 async def test_another_kernel(host: Host, loader: Loader) -> None:
@@ -172,10 +172,10 @@ async def test_a_failed_unload_is_told_and_no_failure(host: Host, loader: Loader
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
     assert [event for event, _ in told] == [Event.MODULE_LOADED, Event.MODULE_UNLOAD_FAILED]
     assert "it is stuck" in told[1][1]
-    assert module.owned
+    assert module.is_owned
     loader.fails_to_unload = False
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
-    assert not module.owned  # the next occasion is used
+    assert not module.is_owned  # the next occasion is used
 
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.07])
@@ -189,7 +189,7 @@ async def test_cancelled_at_any_moment(host: Host, after: float) -> None:
         await asyncio.sleep(0.01)
     with pytest.raises(asyncio.CancelledError):
         await finding
-    assert await module.look() == "available"
+    assert await module.refresh() == "available"
     assert len(asyncio.all_tasks()) == 1
     assert (await source.find(RELEASE, ignore)).digest == DIGEST  # nothing is locked
 
@@ -206,7 +206,7 @@ async def test_unload_if_idle(host: Host, loader: Loader) -> None:
     assert await module.unload_if_idle() == "available"
     assert loader.calls == []
     show_in_sysfs(host, ARCHIVE)
-    with module.needed(), pytest.raises(InUse, match="being read"):
+    with module.in_use(), pytest.raises(InUse, match="being read"):
         await module.unload_if_idle()
     assert await module.unload_if_idle() == "available"
 
@@ -255,9 +255,9 @@ async def test_a_kernel_without_the_module(host: Host, loader: Loader) -> None:
 
 async def test_states(host: Host, loader: Loader) -> None:
     module = KernelModule(host, loader)
-    assert await module.look() == "absent"
+    assert await module.refresh() == "absent"
     install_module(host)
-    assert await module.look() == "available"
+    assert await module.refresh() == "available"
     show_in_sysfs(host, ARCHIVE)
     assert module.state() == "loaded"
     hide_from_sysfs(host)
