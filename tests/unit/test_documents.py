@@ -1,0 +1,41 @@
+"""The files that CONTRIBUTING.md, README.md and SECURITY.md name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import REPOSITORY
+
+# A room with a module, a path in the repository, or a target of a link.
+_NAMED = re.compile(
+    r"`(?:\./)?([\w./-]+(?:/|\.(?:py|md|toml|xml|[1-8])))`|`(?:\./)?((?:tests|kheadersd)/[\w/.-]+)`|\]\(([^)]+)\)"
+)
+
+
+def _named(text: str) -> set[str]:
+    return {name for names in _NAMED.findall(text) for name in names if name}
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "README.md", "SECURITY.md"])
+def test_paths_exist(document: str) -> None:
+    named = {name for name in _named((REPOSITORY / document).read_text()) if not name.startswith("http")}
+    assert named
+    missing = {
+        name
+        for name in named
+        if not (REPOSITORY / name).exists() and not (REPOSITORY / "kheadersd" / name).exists()
+    }
+    assert not missing
+
+
+def test_modules_of_the_figure_exist() -> None:
+    figure = re.search(r"```\n( cli/.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert figure is not None
+    rooms = re.findall(r"^ (\w+)/ .*   (\S.*)$", figure[1], re.MULTILINE)
+    modules = {Path("kheadersd", room, f"{name}.py") for room, names in rooms for name in names.split(", ")}
+    assert {path for path in modules if not (REPOSITORY / path).exists()} == set()
+    known = {path.name for path in (REPOSITORY / "kheadersd").iterdir() if (path / "__init__.py").exists()}
+    assert {room for room, _ in rooms} == known
