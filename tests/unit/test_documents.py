@@ -11,7 +11,7 @@ from tests.support.running import REPOSITORY
 
 # A room with a module, a path in the repository, or a target of a link.
 _NAMED = re.compile(
-    r"`(?:\./)?([\w./-]+(?:/|\.(?:py|md|toml|xml|[1-8])))`|`(?:\./)?((?:tests|kheadersd)/[\w/.-]+)`|\]\(([^)]+)\)"
+    r"`(?:\./)?(\w[\w./-]*(?:/|\.(?:py|md|toml|xml|[1-8])))`|`(?:\./)?((?:tests|kheadersd)/[\w/.-]+)`|\]\(([^)]+)\)"
 )
 
 
