@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.cache.cache import Cache
+from kheadersd.cache.leases import Leases
+from tests.support.made_up_lifecycle import MadeUp, empty_host
 from tests.support.threads import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +63,15 @@ def small_disk(directory: Path) -> Iterator[Path]:
         pytest.skip("nothing can be mounted here")
     yield directory
     subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.fixture
+async def made_up(cache: Cache, tmp_path: Path) -> AsyncIterator[MadeUp]:
+    def on_change() -> None:
+        found.lifecycle.on_leases_changed()
+
+    leases = Leases(cache.directory / ".leases", on_change=on_change)
+    found = MadeUp(cache, leases, empty_host(tmp_path / "host"))
+    yield found
+    await found.lifecycle.close()
+    leases.close()
