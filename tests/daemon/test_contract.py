@@ -310,7 +310,7 @@ def test_introspection_equals_the_installed_file(bus: Bus, daemon: Daemon) -> No
     }
 
 
-def test_what_is_declared_is_what_is_served(tmp_path: Path) -> None:
+async def test_what_is_declared_is_what_is_served(tmp_path: Path) -> None:
     """The table of methods in the code cannot drift from the XML."""
     interface = _interface(tmp_path)
     root = ET.parse(REPOSITORY / "kheadersd/data/org.kheaders.Provide.xml").getroot()
