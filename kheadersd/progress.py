@@ -15,7 +15,7 @@ INTERVAL = 0.2
 """Seconds between two reports of one stage; a new stage is told at once, if the budget allows it."""
 
 _RATE = 20.0
-"""Reports told a second in all, however many callers make us work; a short burst may be twice that."""
+"""Reports told a second in all, however many callers there are; a short burst may be twice that."""
 
 Report = Callable[[str, float], None]
 """Called with a stage and the fraction done, 0 to 1; cheap, from any thread."""

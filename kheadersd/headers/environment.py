@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def environment(tree: Tree, release: Release, host: Host) -> dict[str, str]:
     """The variables with which bcc and bpftrace use ``tree``; some tens of microseconds.
 
-    Empty when the tools find the tree by themselves, in /lib/modules of the machine we run on. bcc gets no
-    variable for a split tree: BCC_KERNEL_SOURCE names the one directory that it then takes for both
-    (bcc's kbuild_helper.cc). bpftrace takes two (its get_kernel_dirs).
+    Empty when the tools find the tree by themselves, in /lib/modules of the machine that the daemon runs on.
+    bcc gets no variable for a split tree: BCC_KERNEL_SOURCE names the one directory that it then takes for
+    both (bcc's kbuild_helper.cc). bpftrace takes two (its get_kernel_dirs).
     """
     if host.is_live and release == host.running and _is_standard(tree, release, host):
         return {}

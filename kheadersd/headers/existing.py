@@ -11,7 +11,7 @@ from ..errors import Corrupt, NotCached, Timeout
 from ..events import Event
 from ..progress import unreported
 from ..sources import tree_copy
-from ..sources.installed_tree import NOT_LOOKED_AT
+from ..sources.installed_tree import NOT_IDENTIFIED
 from ..sources.source import NotFound, Tree
 from ..system.tasks import SharedWork
 from .environment import environment
@@ -103,7 +103,8 @@ class ExistingHeaders:
         last_used = entry.touch()
         served = self._served.get(entry.name)
         if served is None or served.entry is not entry or served.last_used != last_used:
-            served = self._remember(entry.name, self.describe(entry))
+            served = self.describe(entry)
+            self._remember(entry.name, served)
         return served
 
     def is_cached(self, release: Release) -> bool:
@@ -150,7 +151,15 @@ class ExistingHeaders:
         """An entry as it is served, unchecked."""
         tree = Tree(entry.path, entry.path, entry.record.randomised)
         variables = environment(tree, entry.release, self._host) if entry.record.kind == HEADERS else {}
-        return Served(entry.release, entry.record.source, tree, fresh, variables, entry, entry.last_used)
+        return Served(
+            entry.release,
+            entry.record.source,
+            tree,
+            fresh=fresh,
+            environment=variables,
+            entry=entry,
+            last_used=entry.last_used,
+        )
 
     def _entry(self, request: Request) -> Entry | None:
         """The preferred entry, whose headers may have been dropped."""
@@ -170,18 +179,18 @@ class ExistingHeaders:
         served = self._served.get(release)
         if served is None or served.tree != tree:
             variables = environment(tree, release, self._host)
-            served = self._remember(release, Served(release, "tree", tree, False, variables))
+            served = Served(release, "tree", tree, fresh=False, environment=variables)
+            self._remember(release, served)
             if tree.randomised:
                 self._journal.report(
                     Event.RANDOMISED, served.warnings[0], release=release, path=str(tree.build_tree)
                 )
         return served
 
-    def _remember(self, name: str, served: Served) -> Served:
+    def _remember(self, name: str, served: Served) -> None:
         if len(self._served) >= _MAX_SERVED:
             self._served.clear()
         self._served[name] = served
-        return served
 
     async def _look_at_trees(self, release: Release) -> None:
         """Let `is_current` know whether the trees have changed that entries of a release were copied from."""
@@ -191,8 +200,8 @@ class ExistingHeaders:
                 await self.find_tree(release)
         records = [entry.record for entry in self._cache.all_of(release)]
         for origin in {record.origin for record in records if record.source == "tree"}:
-            if tree_source.stamp(origin) == NOT_LOOKED_AT:
-                look = functools.partial(tree_source.look_at, release, origin, limits_of(self._config))
+            if tree_source.stamp(origin) == NOT_IDENTIFIED:
+                look = functools.partial(tree_source.identify, release, origin, limits_of(self._config))
                 # A caller who wants the tree copied is told why it cannot be.
                 with contextlib.suppress(Corrupt, Timeout):
                     await in_time(self._config, release, "tree", self._work.share(("look", origin), look))

@@ -1,4 +1,4 @@
-"""Headers before anybody asks: made when a kernel is installed, gone when it is removed."""
+"""Headers before a caller asks: extracted when a kernel is installed, removed when the kernel is removed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# They came from what is installed with a kernel, or are copies of its installed headers: once it has no
-# modules in /lib/modules/<release>, it is gone.
+# Sources whose headers are of installed kernels: a kernel without modules in /lib/modules/<release> is gone.
 _INSTALLED = ("module", "module-file", "tree")
 
 
@@ -31,7 +30,7 @@ class Prefetch:
     """Follows the kernels of a host with the entries of the cache.
 
     Args:
-        is_wanted: whether the configuration lets headers be made from module files.
+        is_wanted: whether the configuration lets headers be extracted from module files.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Prefetch:
         self._removed: set[Release] = set()
 
     async def follow(self, change: Change) -> None:
-        """Let go of what belongs to kernels that are gone, and make what is missing, one after the other.
+        """Remove what belongs to kernels that are gone, then extract what is missing, one after the other.
 
         The running kernel comes first: its modules may be deleted at any time.
         """
@@ -62,7 +61,7 @@ class Prefetch:
 
     async def _retire(self, change: Change) -> None:
         if not change.installed:
-            # Not that all kernels were removed: the modules are somewhere else, or hidden from us.
+            # The modules are elsewhere, or hidden from the daemon: not all kernels were removed.
             return
         keep = {*change.installed, self._host.running}
         gone = [
@@ -73,11 +72,11 @@ class Prefetch:
         await self._lifecycle.removal.remove_unleased(gone, "its kernel was removed")
 
     def _had_its_kernel(self, entry: Entry) -> bool:
-        """Whether the entry's kernel was installed on this host, as far as we know.
+        """Whether the entry's kernel was installed on this host, as far as the daemon knows.
 
-        A package is downloaded for any kernel that somebody wants to look at, installed or not, and somebody
-        authorised it: it leaves by its age. Of a kernel that showed its headers or types itself, because they
-        are built in or were loaded by somebody else, it must have been seen how its modules went.
+        A package can be downloaded for a kernel that is not installed, and a user authorised that: only its
+        age removes it. A kernel that showed its headers or types in /sys need not have modules: it counts as
+        installed if the daemon has seen its modules go.
         """
         record = entry.record
         is_types = record.kind == TYPES

@@ -23,7 +23,7 @@ class Request:
     Attributes:
         sources: the sources to try, in this order.
         refresh: whether what is cached must not be used.
-        ahead: whether nobody waits for it, so that it is done at a low priority.
+        ahead: whether no caller waits for it, so that it is done at a low priority.
     """
 
     release: Release

@@ -1,7 +1,7 @@
 """Whether headers could be had again if they left the cache now.
 
-Decided from what is on the host at this moment, and in doubt they cannot: a source counts only if it can be
-seen to have them. Nothing is loaded, downloaded or extracted for it.
+The decision is taken from what is on the host at this moment. In doubt they could not: a source counts only
+if it is seen to have them. Nothing is loaded, downloaded or extracted for it.
 
 - ``tree``: there is a usable tree, and it can be copied.
 - ``module-file``: the module file has the very archive that the entry was made from.
@@ -54,8 +54,8 @@ async def _why_not(name: str, entry: Entry, sources: Sources, config: Config) ->
         return "" if offered else "whether there is a package is only known after a download"
     if name == "tree":
         origin = tree_copy.origin(await sources.tree.find(entry.release, unreported))
-        looked = await sources.tree.look_at(entry.release, origin, limits_of(config))
-        return "" if looked else "the tree vanished"
+        identity = await sources.tree.identify(entry.release, origin, limits_of(config))
+        return "" if identity else "the tree vanished"
     if name not in ("sysfs", "module-file"):
         return "whether it has them is only known by trying"
     archive = await sources.archives[name].find(entry.release, unreported)

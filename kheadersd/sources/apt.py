@@ -1,7 +1,7 @@
 """Headers packages of Debian and its derivatives, found, downloaded and verified by apt.
 
-The host's own lists are asked first. Where they do not know a package, or only one that has left the archive,
-lists of our own are fetched, and asked.
+The source asks the host's own lists first. Where they have no package, or only one that has left the archive,
+it fetches and asks lists of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .apt_output import (
     is_disk_full,
     summary,
 )
-from .debian_package import layer, place_generated, place_whole, place_written
+from .debian_package import layer, place_of
 from .source import Archive, NotFound, Reason
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from ..release import Release
 
 MAX_QUERIES = 2
-"""How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and everybody may cause it."""
+"""How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and any user can cause it."""
 
 QUERY_SECONDS = 60.0
 DOWNLOAD_SECONDS = 600.0
 UPDATE_INTERVAL = 600.0
-"""Lists of our own that are younger, in seconds, are not fetched again."""
+"""Seconds for which the source's own lists are not fetched again."""
 
 # Debian policy, 5.6.7, for a name that begins with a kernel's version.
 _IN_PACKAGE_NAME = re.compile(r"[0-9][a-z0-9.+-]*")
@@ -61,7 +61,7 @@ class Apt:
 
     Args:
         host: whose apt configuration and lists are used.
-        work: a directory of our own, made when first needed; our lists, some 20 MB, stay in it.
+        work: a directory of the daemon's own, made when first needed; its lists, some 20 MB, stay in it.
     """
 
     def __init__(self, host: Host, work: Path) -> None:
@@ -75,7 +75,7 @@ class Apt:
 
     @staticmethod
     def serves(host: Host) -> bool:
-        """Whether the host is configured for apt, and we have one to run."""
+        """Whether the host is configured for apt, and apt-get can be run."""
         return host.path("etc/apt").is_dir() and shutil.which("apt-get") is not None
 
     async def offered(self, release: Release) -> str | None:
@@ -84,7 +84,7 @@ class Apt:
         None if it is in none of them, but new lists may have it. Nothing is downloaded.
 
         Raises:
-            NotFound: it is in none of them, and ours are new.
+            NotFound: it is in none of them, and the own lists are new.
             Timeout: apt did not answer in a minute.
             KheadersError: apt cannot be run.
         """
@@ -149,7 +149,7 @@ class Apt:
         return package
 
     async def _update(self, report: Report) -> None:
-        """Fetch our own lists, unless they are new.
+        """Fetch the own lists, unless they are new.
 
         Failing is not final: the lists of one source can fail, and the headers be in another's.
         """
@@ -172,7 +172,7 @@ class Apt:
 
     @property
     def _update_mark(self) -> Path:
-        """As old as our lists; has what apt complained about when it fetched them."""
+        """A file as old as the own lists, with apt's complaints when it fetched them."""
         return self._work / "updated"
 
     def _is_updated(self) -> bool:
@@ -233,18 +233,19 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     srcarch = of_debian_port(own.architecture)
     if srcarch is None:
         raise NotFound(Reason.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
-    places = [place_generated if rest else place_whole] + [place_written] * len(rest)
     digest = hashlib.sha256()
     layers = []
     with contextlib.ExitStack() as opened:
-        for package, place in zip(packages, places, strict=True):
+        for package in packages:
             file = _open(package, directory)
             opened.callback(file.close)
             sha256 = file.sha256()
             if file.size != package.size or package.sha256 not in ("", sha256):
                 raise Corrupt(f"{file.label} is not what apt's lists promise: it has the sha256 {sha256}")
             digest.update(sha256.encode("ascii") + b"\n")
-            layers.append(layer(file, place(package.name, srcarch)))
+            is_own = package is own
+            place = place_of(package.name, srcarch, generated=is_own, written=not is_own or not rest)
+            layers.append(layer(file, place))
         opened.pop_all()
     return Archive(digest.hexdigest(), tuple(layers), _names(packages))
 

@@ -1,11 +1,11 @@
-"""apt's commands, run with the host's configuration, and writing only to a directory of ours.
+"""apt's commands, run with the host's configuration; they write only to a directory of the daemon's own.
 
 Of the host's, the sources, keys, pins, proxies and lists are read; nothing is locked, updated or changed,
 and none of the hooks in its configuration is run.
 
 Of a host below another root only the sources, keys, pins and lists are read: apt.conf names programs, and
 they would run on this machine, which is not theirs. What such an image says of its packages is believed, even
-that a source needs no signature ("trusted=yes", "signed-by"): it is the one who is served with them.
+that a source needs no signature ("trusted=yes", "signed-by"): only that image is served with them.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ APT::Sandbox::User "{_SANDBOX_USER}";
 
 
 def clean_environment() -> dict[str, str]:
-    """The search path and the proxies of our own environment, and a language whose messages are known."""
+    """The search path and the proxies of the daemon's environment, and a language of known messages."""
     names = ("PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
     kept = {name: os.environ[name] for name in names if name in os.environ}
     kept.setdefault("PATH", os.defpath)
-    # HOME keeps apt and gpgv from looking for anybody's own configuration.
+    # HOME keeps apt and gpgv from reading a user's configuration.
     return {**kept, "LC_ALL": "C", "HOME": "/nonexistent", "DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -106,7 +106,7 @@ class AptCommands:
     Args:
         host: whose configuration is used; of one below another root, what the module's description says.
             Keys that it names by an absolute path are taken from this machine.
-        work: a directory of our own, made when needed.
+        work: a directory of the daemon's own, made when needed.
     """
 
     def __init__(self, host: Host, work: Path) -> None:

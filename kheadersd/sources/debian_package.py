@@ -26,31 +26,20 @@ def layer(file: HeldFile, place: Callable[[str], str | None]) -> Layer:
     return Layer(file.label, functools.partial(chunks, data, file.label), place)
 
 
-def place_whole(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for a package that has the whole tree, as the kernel's own ``bindeb-pkg`` makes it."""
-    return _place(package, srcarch, generated=True, written=True)
+def place_of(
+    package: str, srcarch: str, *, generated: bool = True, written: bool = True
+) -> Callable[[str], str | None]:
+    """`Layer.place` for a package: ``usr/src/<package>/x`` is x where kernel/gen_kheaders.sh takes x, too.
 
+    The flavour's package of a split tree has what the build generated. Debian's has nothing else below
+    include/ and arch/*/include. Ubuntu's has symlinks into the common package for all the rest (include/linux
+    -> ../../linux-headers-6.8.0-31/include/linux), which is taken from there. The two kinds never meet, as
+    kbuild generates into directories that the source does not have: so no file is in two layers. Left out is
+    include/config, thousands of empty files by which kbuild notices changes.
 
-def place_generated(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for the flavour's package of a split tree: what its build generated.
-
-    Debian's has nothing else below include/ and arch/*/include. Ubuntu's has symlinks into the common package
-    for all the rest (include/linux -> ../../linux-headers-6.8.0-31/include/linux), and what they stand for
-    is merged in from there.
-    """
-    return _place(package, srcarch, generated=True, written=False)
-
-
-def place_written(package: str, srcarch: str) -> Callable[[str], str | None]:
-    """`Layer.place` for the common package of a split tree: what the kernel's source has."""
-    return _place(package, srcarch, generated=False, written=True)
-
-
-def _place(package: str, srcarch: str, *, generated: bool, written: bool) -> Callable[[str], str | None]:
-    """Map ``usr/src/<package>/x`` to ``x`` where x is in the directories kernel/gen_kheaders.sh takes.
-
-    The two kinds never meet, as kbuild generates into directories that the source does not have: so no file
-    is in two layers. Left out is include/config, thousands of empty files by which kbuild notices changes.
+    Args:
+        generated: whether what the build generated is taken.
+        written: whether what the kernel's source has is taken.
     """
     prefix = f"usr/src/{package}/"
     arch = f"arch/{srcarch}/include"

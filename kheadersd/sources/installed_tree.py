@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..host.automount import leads_to_automount, real_directory
 from ..system.file_identity import FileIdentity, Identities, identity_at
@@ -18,7 +18,7 @@ from ..system.tasks import in_thread
 from . import tree_copy
 from .build_tree import OF_SOURCE, Unusable, configuration
 from .source import NotFound, Reason, Tree
-from .usable import VERSION_H, check_inside, check_usable, witnesses
+from .usable import VERSION_H, change_indicators, check_inside, check_usable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..release import Release
     from .source import Archive, Limits
 
-# Whoever asks for many releases that do not exist must not fill the memory.
+# Requests for many releases that do not exist must not fill the memory.
 _MAX_REMEMBERED = 64
 # Nanoseconds; more than the 10 ms of a coarse kernel clock.
 _RESOLUTION = 100_000_000
@@ -41,8 +41,11 @@ _WITHOUT_LINK = ("usr/src/linux-headers-{}", "usr/src/kernels/{}", "usr/src/linu
 _SOURCES = re.compile(rb"^include (/[^\n]*)/Makefile$", re.MULTILINE)
 _MAX_MAKEFILE = 64 * 1024
 _MAX_STATED = 3
-NOT_LOOKED_AT = "not looked at"
+NOT_IDENTIFIED = "not identified"
 """No tree has this identity."""
+
+
+T = TypeVar("T")
 
 
 class _Refusal(NamedTuple):
@@ -61,8 +64,8 @@ class Look:
         refusals: why not, of each place that was looked at; the first is the one that is meant.
         links: "build" and "source" themselves, or the directory that has neither; where they lead is in
             ``files``.
-        lasting: whether these tell of every change. A link that leads nowhere in an image does not: only we
-            follow it below the image's root.
+        lasting: whether these tell of every change. A link that leads nowhere in an image does not: only the
+            daemon follows it below the image's root.
     """
 
     tree: Tree | None
@@ -72,7 +75,7 @@ class Look:
     lasting: bool
 
     def is_current(self) -> bool:
-        """Is in the path of every call for a tree: hence no niceties."""
+        """Whether all files are as they were; written for speed, as each call for a tree takes it."""
         if not self.lasting:
             return False
         for path, known in self.links:
@@ -102,10 +105,7 @@ class TreeSource:
         """
         report("looking", 0.0)
         look = await in_thread(_look, self._host, release)
-        self._looks.pop(release, None)
-        self._looks[release] = look
-        if len(self._looks) > _MAX_REMEMBERED:
-            del self._looks[next(iter(self._looks))]
+        _remember(self._looks, release, look)
         if look.tree is None:
             message = "; ".join(dict.fromkeys(refusal.message for refusal in look.refusals))
             raise NotFound(look.refusals[0].reason, message)
@@ -114,18 +114,18 @@ class TreeSource:
     def last_look(self, release: Release) -> Look | None:
         """What the last `find` saw; None if what that depends on has changed since. Some 20 microseconds.
 
-        Of a usable tree only what `witnesses` names is looked at again, not all that was checked.
+        Of a usable tree only what `change_indicators` names is looked at again, not all that was checked.
         """
         look = self._looks.get(release)
         return look if look is not None and look.is_current() else None
 
-    async def look_at(self, release: Release, origin: str, limits: Limits) -> str:
-        """As `tree_copy.look`, for `stamp` to know."""
+    async def identify(self, release: Release, origin: str, limits: Limits) -> str:
+        """As `tree_copy.identity`; `stamp` returns it for 2 seconds."""
         cancelled = threading.Event()
         work = (self._host, release, origin, limits, cancelled)
-        stamp = await in_thread(tree_copy.look, *work, cancelled=cancelled)
-        self.remember(origin, stamp)
-        return stamp
+        identity = await in_thread(tree_copy.identity, *work, cancelled=cancelled)
+        self.remember(origin, identity)
+        return identity
 
     async def archive(self, release: Release, tree: Tree, limits: Limits) -> Archive:
         """The tree as an archive, see `tree_copy.snapshot`."""
@@ -134,23 +134,27 @@ class TreeSource:
         return await in_thread(tree_copy.snapshot, *work, cancelled=cancelled)
 
     def stamp(self, origin: str) -> str:
-        """The identity of a tree that an entry was made from, as `look_at` found it just now.
+        """The identity of a tree that an entry was copied from, "" if it is gone.
 
-        `NOT_LOOKED_AT` if the last look was more than 2 seconds ago.
+        `NOT_IDENTIFIED` if the last `identify` was more than 2 seconds ago.
         """
         if tree_copy.is_gone(origin):
             return ""
         known = self._stamps.get(origin)
         if known is None or time.monotonic() - known[0] > _FRESH:
-            return NOT_LOOKED_AT
+            return NOT_IDENTIFIED
         return known[1]
 
     def remember(self, origin: str, stamp: str) -> None:
-        """Let `stamp` say for 2 seconds what was found now."""
-        self._stamps.pop(origin, None)
-        self._stamps[origin] = time.monotonic(), stamp
-        if len(self._stamps) > _MAX_REMEMBERED:
-            del self._stamps[next(iter(self._stamps))]
+        """Let `stamp` return this for 2 seconds."""
+        _remember(self._stamps, origin, (time.monotonic(), stamp))
+
+
+def _remember(known: dict[str, T], key: str, value: T) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > _MAX_REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _absence(directory: Path) -> tuple[tuple[str, FileIdentity | None], ...]:
@@ -182,6 +186,7 @@ class _Search:
         self._links: Identities = {}
         self._files: Identities = {}
         self._refusals: list[_Refusal] = []
+        self._to_automount: Path | None = None
 
     def run(self) -> Look:
         self._note_links()
@@ -190,7 +195,7 @@ class _Search:
             if tree is not None:
                 if tree.source_tree == tree.build_tree:
                     self._links.pop(f"{tree.build_tree}/source", None)
-                files = {str(path) for path in witnesses(tree.source_tree, tree.build_tree)}
+                files = {str(path) for path in change_indicators(tree.source_tree, tree.build_tree)}
                 return self._result(tree, {path: self._files.get(path) for path in files})
         if not self._refusals:
             self._refusals.append(self._why_missing())
@@ -254,6 +259,7 @@ class _Search:
         try:
             # Even a stat(2) through the automount waits for the mount, which waits for this daemon.
             if leads_to_automount(path, self._host):
+                self._to_automount = self._to_automount or path
                 return None
             if self._links.get(str(path)) is not None:
                 self._note(str(path))
@@ -293,21 +299,13 @@ class _Search:
         if not self._host.is_live:
             check_inside(self._host.root, pair.source_tree, pair.build_tree)
         self._note(*(str(pair.source_tree / name) for name in OF_SOURCE), str(pair.build_tree / VERSION_H))
-        self._note(*(str(path) for path in witnesses(pair.source_tree, pair.build_tree)))
+        self._note(*(str(path) for path in change_indicators(pair.source_tree, pair.build_tree)))
         check_usable(pair.source_tree, pair.build_tree, self._release)
 
     def _why_missing(self) -> _Refusal:
-        try:
-            automounts = [
-                name for name in ("build", "source") if leads_to_automount(self._directory / name, self._host)
-            ]
-        except OSError:
-            automounts = []
-        if automounts:
-            return _Refusal(
-                Reason.MISSING,
-                f"{self._directory}/{automounts[0]} only leads to what kheadersd itself provides",
-            )
+        if self._to_automount is not None:
+            message = f"{self._to_automount} only leads to what kheadersd itself provides"
+            return _Refusal(Reason.MISSING, message)
         others = ", ".join(f"/{name.format(self._release)}" for name in _WITHOUT_LINK)
         return _Refusal(Reason.MISSING, f"there is no {self._directory}/build, and none of {others}")
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ..release import Release
     from .source import Archive
 
-# Another program may unload what we have just loaded; then it is loaded again.
+# Another program may unload the module at once; then it is loaded again.
 _TRIES = 3
 
 
 class ModuleSource:
-    """Loads kheaders, reads its archive whole, and unloads it at once if it was us who loaded it."""
+    """Loads kheaders, reads its archive whole, and unloads it at once unless it was loaded before."""
 
     name = "module"
 
@@ -33,7 +33,7 @@ class ModuleSource:
 
         Raises:
             NotFound: NOT_RUNNING, MISSING (no such module is installed), UNSUPPORTED (modules cannot be
-                loaded here), VANISHED (others unload it as soon as we load it) or UNREADABLE.
+                loaded here), VANISHED (others unload it as soon as it is loaded) or UNREADABLE.
             ModuleFailed: it could not be loaded, or shows no archive.
             Timeout: loading took longer than 30 seconds.
             Corrupt: its archive is damaged.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PackageManager(Protocol):
-    """What a distribution's tools can do for us: apt is one, dnf may be another."""
+    """What a distribution's package manager does for the source; one module each, such as `apt`."""
 
     async def offered(self, release: Release) -> str | None:
         """Name and version of the package for ``release`` as far as is known without any download.
@@ -44,7 +44,7 @@ class PackageSource:
 
     Args:
         host: whose package manager, sources and keys are used.
-        work: a directory of our own for what the package manager has to write.
+        work: a directory of the daemon's own for what the package manager writes.
     """
 
     name = "package"

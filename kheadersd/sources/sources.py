@@ -30,7 +30,7 @@ class Sources:
     def __init__(self, host: Host, module: KernelModule, package_directory: Path) -> None:
         """
         Args:
-            package_directory: a directory of the daemon's own for what the package manager has to write.
+            package_directory: a directory of the daemon's own for what the package manager writes.
         """
         self.tree = TreeSource(host)
         self.sysfs = SysfsSource(host, module)

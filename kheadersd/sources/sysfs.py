@@ -43,7 +43,7 @@ class SysfsSource:
         """Read the running kernel's archive whole.
 
         Raises:
-            NotFound: NOT_RUNNING, MISSING, VANISHED (unloaded by somebody, again and again) or UNREADABLE.
+            NotFound: NOT_RUNNING, MISSING, VANISHED (unloaded by others each time) or UNREADABLE.
             Corrupt: it is not one whole xz file, or larger than 24 MiB.
         """
         if release != self._host.running:

@@ -1,8 +1,8 @@
-"""A tree that is served in place, as an archive: for what has to be made from headers that nobody changes.
+"""A tree in place as an archive, for what is made from headers that must not change.
 
-The tree can be anybody's (a kernel that was built at home), while the daemon may read everything and what it
-copies can be read by everybody. Hence no link is followed to where the headers of a kernel are not, nothing
-is copied that its owner keeps from others, and every file is checked once it is open.
+Any user can own the tree (of a kernel that was built at home), while the daemon may read everything, and
+every user can read what it copies. Hence no link is followed to where the headers of a kernel are not,
+nothing is copied that its owner keeps from others, and every file is checked once it is open.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PACKAGES = ("usr/src", "nix/store", "gnu/store", "opt")
 
 
 def origin(tree: Tree) -> str:
-    """What the journal calls a tree, and `is_gone` and `look` find it by."""
+    """What the journal calls a tree, and `is_gone` and `identity` find it by."""
     return _BETWEEN.join(str(path) for path in dict.fromkeys((tree.source_tree, tree.build_tree)))
 
 
@@ -62,7 +62,7 @@ def is_gone(origin: str) -> bool:
     return False
 
 
-def look(host: Host, release: Release, origin: str, limits: Limits, cancelled: threading.Event) -> str:
+def identity(host: Host, release: Release, origin: str, limits: Limits, cancelled: threading.Event) -> str:
     """The present identity of a tree: any change of what would be copied changes it. Blocking, some 0.1 s.
 
     Returns:
@@ -120,7 +120,7 @@ def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled
         size += length
         total.update(f"{digest.hexdigest()}\n".encode())
         layers.append(_layer(anew, place, parts, digest.hexdigest(), length))
-    if look(host, release, name, limits, cancelled) != stamp.text():
+    if identity(host, release, name, limits, cancelled) != stamp.text():
         raise _changed(name)
     return Archive(total.hexdigest(), layers, name, origin_stamp=stamp.text())
 

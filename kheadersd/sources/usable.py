@@ -39,10 +39,8 @@ VERSION_H = "include/generated/uapi/linux/version.h"
 OF_ARCHIVES = ("linux/spinlock.h", "uapi/linux/ptrace.h")
 """Enough to notice that a part of an archive is missing, at a third of the cost."""
 
-# The file has one line in a plain kernel; distributions add a few.
-_MAX_UTSRELEASE = 64 * 1024
 _MAX_LINKS_AND_DIRECTORIES = 100_000  # a tree has some 500; Ubuntu's some 100 links
-_MAX_MAKEFILE = 64 * 1024  # the version is in the first lines
+_MAX_START = 64 * 1024  # what is looked for in a file is in its first lines
 _UTS_RELEASE = re.compile(rb'^[ \t]*#[ \t]*define[ \t]+UTS_RELEASE[ \t]+"([^"\n]*)"', re.MULTILINE)
 _WRAPPERS = ("generated/asm", "generated/uapi/asm")
 _VERSION_MACRO = re.compile(
@@ -75,7 +73,7 @@ def check_usable(
         for name in names:
             _check_file(tree / name)
     utsrelease = build_tree / UTSRELEASE
-    found = _UTS_RELEASE.search(_read_start(utsrelease))
+    found = _UTS_RELEASE.search(_read_optional(utsrelease))
     if found is None:
         raise Unusable(Reason.INCOMPLETE, f"{utsrelease} does not define UTS_RELEASE")
     if found[1] != release.encode():
@@ -126,7 +124,7 @@ def check_inside(root: Path, source_tree: Path, build_tree: Path) -> None:
             raise unreadable(Path(real), error) from None
 
 
-def witnesses(source_tree: Path, build_tree: Path) -> list[Path]:
+def change_indicators(source_tree: Path, build_tree: Path) -> list[Path]:
     """What changes when headers are removed, updated or built again. Blocking, as `architecture`."""
     paths = [source_tree / "Makefile", source_tree / "include/linux"]
     paths += (build_tree / name for name in OF_BUILD)
@@ -245,15 +243,8 @@ def _check_file(path: Path) -> None:
 def _read_optional(path: Path) -> bytes:
     """The first lines of a file, nothing if it is not there."""
     try:
-        return read_start(path, _MAX_MAKEFILE)
+        return read_start(path, _MAX_START)
     except (FileNotFoundError, NotADirectoryError):
         return b""
     except OSError as error:
         raise unreadable(path, error) from None
-
-
-def _read_start(path: Path) -> bytes:
-    try:
-        return read_start(path, _MAX_UTSRELEASE)
-    except OSError as error:
-        raise unreadable(path, error) from error

@@ -36,7 +36,7 @@ def test_every_compression_is_read(tmp_path: Path, compression: str) -> None:
         build_deb(path, "a", "1", {"usr/x": "hello"}, compression=compression)
     except OSError:
         pytest.skip(f"this dpkg-deb has no {compression}")
-    layer = debian_package.layer(deb.HeldFile(path), debian_package.place_whole("a", "x86"))
+    layer = debian_package.layer(deb.HeldFile(path), debian_package.place_of("a", "x86"))
     path.unlink()
     first, second = b"".join(layer.chunks()), b"".join(layer.chunks())
     assert first == second
@@ -48,7 +48,7 @@ def test_the_descriptor_is_closed_when_the_layer_is_dropped(tmp_path: Path) -> N
     path = tmp_path / "a.deb"
     build_deb(path, "a", "1", {"usr/x": "hello"})
     before = len(os.listdir("/proc/self/fd"))
-    layer = debian_package.layer(deb.HeldFile(path), debian_package.place_whole("a", "x86"))
+    layer = debian_package.layer(deb.HeldFile(path), debian_package.place_of("a", "x86"))
     stream = layer.chunks()
     next(iter(stream))
     assert len(os.listdir("/proc/self/fd")) == before + 1
@@ -137,12 +137,17 @@ def test_only_a_regular_file_is_opened(tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_where_a_member_goes(name: str, whole: str | None, generated: object) -> None:
-    assert debian_package.place_whole(OWN, "x86")(name) == whole
-    assert debian_package.place_generated(OWN, "x86")(name) == (whole if generated is ... else generated)
+    assert debian_package.place_of(OWN, "x86")(name) == whole
+    assert debian_package.place_of(OWN, "x86", written=False)(name) == (
+        whole if generated is ... else generated
+    )
 
 
 def test_no_name_is_taken_from_both_packages() -> None:
-    generated, written = debian_package.place_generated(OWN, "x86"), debian_package.place_written(OWN, "x86")
+    generated, written = (
+        debian_package.place_of(OWN, "x86", written=False),
+        debian_package.place_of(OWN, "x86", generated=False),
+    )
     places: list[Callable[[str], str | None]] = [generated, written]
     for path in ("include/generated/a.h", "include/linux/a.h", "arch/x86/include/generated/a.h"):
         taken = [place(f"usr/src/{OWN}/{path}") for place in places]

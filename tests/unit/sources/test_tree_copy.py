@@ -14,7 +14,7 @@ from kheadersd.errors import Corrupt
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources import tree_copy as snapshot
-from kheadersd.sources.installed_tree import NOT_LOOKED_AT, TreeSource
+from kheadersd.sources.installed_tree import NOT_IDENTIFIED, TreeSource
 from kheadersd.sources.source import Archive, Limits, Tree
 from kheadersd.system.tasks import Cancelled
 from tests.support.archives import kheaders_files
@@ -37,7 +37,7 @@ def copied(host: Host, tree: Path, limits: Limits = LIMITS) -> Archive:
 
 
 def stamp(host: Host, tree: Path) -> str:
-    return snapshot.look(host, RELEASE, str(tree), LIMITS, threading.Event())
+    return snapshot.identity(host, RELEASE, str(tree), LIMITS, threading.Event())
 
 
 def refusal(host: Host, tree: Path, limits: Limits = LIMITS) -> str:
@@ -87,11 +87,11 @@ def test_every_change_is_noticed(host: Host, tree: Path) -> None:
 
 def test_what_was_found_is_remembered_for_a_while(host: Host, tree: Path) -> None:
     source = TreeSource(host)
-    assert source.stamp(str(tree)) == NOT_LOOKED_AT
+    assert source.stamp(str(tree)) == NOT_IDENTIFIED
     source.remember(str(tree), "it")
     assert source.stamp(str(tree)) == "it"
     time.sleep(2.1)
-    assert source.stamp(str(tree)) == NOT_LOOKED_AT
+    assert source.stamp(str(tree)) == NOT_IDENTIFIED
     source.remember(str(tree), "it")
     (tree / "include/linux/kconfig.h").unlink()
     assert source.stamp(str(tree)) == ""
