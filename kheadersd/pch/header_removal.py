@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -74,31 +75,27 @@ class HeaderRemoval:
             CompileFailed: what would be left is not enough; the headers are still there.
             Vanished: another program removed the entry meanwhile.
         """
-        done: asyncio.Future[tuple[Entry, str]] = asyncio.get_running_loop().create_future()
-        self._background.start(self._drop(entry, done, at_once=at_once, force=force))
-        return await done
+        dropping = self._background.start(self._drop(entry, at_once=at_once, force=force))
+        try:
+            result = await asyncio.shield(dropping)
+        except asyncio.CancelledError:
+            dropping.add_done_callback(functools.partial(self._log_failure, entry))
+            raise
+        if isinstance(result, KheadersError):
+            raise result
+        return result
 
-    async def _drop(
-        self, entry: Entry, done: asyncio.Future[tuple[Entry, str]], *, at_once: bool, force: bool
-    ) -> None:
+    def _log_failure(self, entry: Entry, dropping: asyncio.Task[tuple[Entry, str] | KheadersError]) -> None:
+        """Log an error that no caller waits for any more."""
+        if not dropping.cancelled() and isinstance(error := dropping.result(), KheadersError):
+            self._journal.report_failure(error, release=entry.release, path=str(entry.path))
+
+    async def _drop(self, entry: Entry, *, at_once: bool, force: bool) -> tuple[Entry, str] | KheadersError:
         try:
             async with self._cache.locks.of(entry.name):
-                result = await self._drop_locked(entry, at_once=at_once, force=force)
+                return await self._drop_locked(entry, at_once=at_once, force=force)
         except KheadersError as error:
-            if done.cancelled():
-                self._journal.report_failure(error, release=entry.release, path=str(entry.path))
-            else:
-                done.set_exception(error)
-        except asyncio.CancelledError:
-            done.cancel()
-            raise
-        except Exception as error:
-            if done.cancelled():
-                raise
-            done.set_exception(error)
-        else:
-            if not done.cancelled():
-                done.set_result(result)
+            return error
 
     async def _drop_locked(self, entry: Entry, *, at_once: bool, force: bool) -> tuple[Entry, str]:
         if entry not in self._cache or not entry.has_headers:

@@ -37,23 +37,6 @@ _NOT_AUTHORISED = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Work:
-    """What callers can share.
-
-    Attributes:
-        trusted: whether the headers, and precompiled headers in use, may be removed at the caller's word.
-    """
-
-    entry: Entry
-    profile: Profile
-    compiler: Compiler
-    has_own_headers: bool
-    keep_headers: bool
-    force: bool
-    trusted: bool
-
-
 class PchProvider:
     """Serves precompiled headers. Belongs to the event loop; compilers run in units of their own.
 
@@ -146,17 +129,11 @@ class PchProvider:
                 if (served := await self._find(request.release, profile, compiler)) is None:
                     raise
                 return served
-            work = _Work(
-                entry,
-                profile,
-                compiler,
-                has_own_headers=bool(request.headers),
-                keep_headers=request.keep_headers,
-                force=request.force,
-                trusted=uid in (0, os.getuid()),
-            )
+            # Headers, and precompiled headers in use, are removed at the word of these callers alone.
+            trusted = uid in (0, os.getuid())
+            make = functools.partial(self._make_of, entry, profile, compiler, request, trusted=trusted)
             try:
-                return await self._work.share(work, functools.partial(self._make_of, work))
+                return await self._work.share((entry, profile, compiler, request, trusted), make)
             except Vanished:
                 continue
         raise KheadersError(
@@ -164,20 +141,21 @@ class PchProvider:
             "ask again"
         )
 
-    async def _make_of(self, work: _Work) -> ServedPch:
+    async def _make_of(
+        self, entry: Entry, profile: Profile, compiler: Compiler, request: PchRequest, *, trusted: bool
+    ) -> ServedPch:
         """The precompiled header of an entry, of which the headers are dropped if that is wanted.
 
         Raises:
             Vanished: the entry or the compiler was changed or removed meanwhile.
         """
-        entry, profile, compiler = work.entry, work.profile, work.compiler
         recipe = await self._compilation.recipe(entry, profile, compiler)
-        manages = work.trusted or work.has_own_headers
+        manages = trusted or bool(request.headers)
         pch: Pch | None
         pch, fresh = await self._compilation.make(entry, profile, compiler, recipe, manages=manages)
         why_kept = ""
-        if not work.keep_headers:
-            entry, why_kept = await self._header_removal.drop(entry, at_once=work.trusted, force=work.force)
+        if not request.keep_headers:
+            entry, why_kept = await self._header_removal.drop(entry, at_once=trusted, force=request.force)
             pch = await self._store.get(entry, recipe.key)
         if pch is None or entry.pchs.get(recipe.key) is not pch:
             raise Vanished(f"what was precompiled for {entry.release} was removed meanwhile; ask again")

@@ -16,13 +16,14 @@ from ..headers.consent import Action
 from ..sources.source import NotFound
 from ..system.disk import explained
 from ..system.files import opened
-from ..system.tasks import SharedWork, in_thread, within
+from ..system.tasks import SharedWork, closed_at_end, in_thread, within
 from . import btf_finder as btf
 from . import generate as vmlinux
 from .bpftool import find_bpftool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+    from io import FileIO
     from pathlib import Path
 
     from ..cache.entry import Entry
@@ -215,14 +216,10 @@ class TypesProvider:
     async def _write(
         self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int
     ) -> Entry:
-        stagings: list[Staging] = []
-        files: list[int] = []
-        try:
-            staging = await in_thread(self._cache.stage, release, digest, keep=stagings.append)
-            out = await in_thread(_create, staging, keep=files.append)
-            size = await vmlinux.make(found, bpftool, self._run, out)
-            # Before it is watched: that somebody could write to it counts as a change.
-            os.close(files.pop())
+        async with closed_at_end(self._cache.stage, release, digest) as staging:
+            # Closed before it is watched: a file that is open for writing counts as changed.
+            async with closed_at_end(_create, staging) as file:
+                size = await vmlinux.make(found, bpftool, self._run, file.fileno())
             record = Record(
                 release=release,
                 digest=digest,
@@ -240,13 +237,7 @@ class TypesProvider:
             def keep(published: Published) -> None:
                 self._lifecycle.add(published, time.monotonic() - started, uid)
 
-            published = await in_thread(_publish, staging, record, keep=keep)
-            return published.entry
-        finally:
-            for file in files:
-                os.close(file)
-            for staging in stagings:
-                await in_thread(staging.close)
+            return (await in_thread(_publish, staging, record, keep=keep)).entry
 
 
 def _digest(found: Btf, bpftool: Bpftool) -> str:
@@ -254,10 +245,9 @@ def _digest(found: Btf, bpftool: Bpftool) -> str:
     return hashlib.sha256(f"{found.digest}\n{bpftool.digest}\n".encode()).hexdigest()
 
 
-def _create(staging: Staging) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+def _create(staging: Staging) -> FileIO:
     with explained(f"make {vmlinux.NAME}", staging.tree):
-        return os.open(vmlinux.NAME, flags, FILE_MODE, dir_fd=staging.tree_fd)
+        return (staging.tree / vmlinux.NAME).open("x+b", buffering=0)
 
 
 def _publish(staging: Staging, record: Record) -> Published:
