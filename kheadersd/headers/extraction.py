@@ -15,7 +15,7 @@ from ..sources.build_tree import Unusable, configuration
 from ..sources.source import Reason
 from ..sources.usable import OF_ARCHIVES, check_usable
 from ..system.disk import Vanished
-from ..system.tasks import Cancelled, SharedWork, in_idle_thread, in_thread
+from ..system.tasks import IDLE_THREADS, THREADS, Cancelled, SharedWork, in_thread
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache
@@ -86,7 +86,7 @@ class Extraction:
             return await self._extract(found), True
 
     async def _extract(self, found: Found) -> Entry:
-        run = in_idle_thread if found.request.ahead else in_thread
+        threads = IDLE_THREADS if found.request.ahead else THREADS
         started = time.monotonic()
 
         def keep(published: Published) -> None:
@@ -97,7 +97,10 @@ class Extraction:
             cancelled = threading.Event()
             work = (self._cache, self._root, found, cancelled)
             try:
-                return (await run(extract_entry, *work, cancelled=cancelled, keep=keep)).entry
+                published = await in_thread(
+                    extract_entry, *work, cancelled=cancelled, keep=keep, threads=threads
+                )
+                return published.entry
             except Vanished:
                 if attempt == _ATTEMPTS:
                     raise

@@ -1,9 +1,9 @@
-"""Commands as children that can do little: where there is no service manager to make a unit for them.
+"""Runs a command as a child with limits and without privileges, where no unit is offered.
 
-They are bounded in memory, processor time, and the size of what they write. Where the kernel allows it, they
-have namespaces of their own: without a network, and such that none of their descendants outlives them, and
-none of them us. Root's children are the user "nobody", without any privilege. Another user's daemon cannot
-become somebody else: its children can read and write where that user can.
+The child's memory, its processor time and the size of its files are bounded. Where the kernel allows it, the
+child has namespaces of its own, without a network; its descendants end with it, and it ends with the daemon.
+If the daemon is root, the child is the user "nobody", without any privilege. Otherwise the child can read and
+write what the daemon's user can.
 """
 
 from __future__ import annotations
@@ -26,33 +26,28 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NOBODY = 65534
-# Of all that the user nobody runs. The limit of another user would be that of his whole session.
+# Of all processes of the user "nobody". For another user, the limit would apply to the whole session.
 _PROCESSES = 1024
 
 _NAMESPACES = ("--net", "--ipc", "--pid", "--fork", "--kill-child=KILL")
-# Nobody is left to stop a command when we are killed: so what waits for its namespace ends with us, the first
-# in there with that, and all others with the first. To become somebody else revokes what --kill-child does.
+# When the daemon is killed, the process that waits for the namespace gets this signal, the first process in
+# the namespace after it, and the kernel kills all others. A change of user revokes what --kill-child does.
 _WITH_PARENT = "--pdeathsig=KILL"
 _NO_PRIVILEGE = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
-# The first process of a namespace ignores signals that others would end by: hence a shell before the command.
+# The first process of a namespace ignores signals that would end other processes: hence a shell before it.
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 _SHELL_SIGNAL = 128
 _OPEN_FILES = 1024
-_SPARE_SECONDS = 5  # of processor time, so that what takes too long ends by the clock, and is said to
+_SPARE_SECONDS = 5  # of processor time, so that the time limit ends a command first, and is reported
 _TOOLS_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROBE_SECONDS = 30.0
 
 
 async def run_confined(command: Command) -> Finished:
-    """As `process.run`, with less that it can do.
+    """Run a command as a confined child; see `Run`.
 
-    Its limits have to be set before it runs, and Python cannot do that safely in a process with threads: the
-    commands prlimit, unshare and setpriv of util-linux do it, of which each runs the next.
-
-    Raises:
-        Timeout: it took longer than it may, and was killed.
-        FileNotFoundError: the program, or one of those commands, is not there.
-        OSError: it could not be started.
+    The commands prlimit, unshare and setpriv of util-linux set the limits, each of which runs the next:
+    Python cannot safely do that in a process with threads.
     """
     found = _find(command.program, command.environment)
     namespaces = await _namespaces(command.directory)
@@ -66,7 +61,7 @@ async def run_confined(command: Command) -> Finished:
 
 
 def _find(program: str, environment: Mapping[str, str]) -> str:
-    """The program's path: it is started by others, whose complaint would be taken for its own.
+    """The path of the program, which setpriv and the others start: their errors would be taken for its own.
 
     Raises:
         FileNotFoundError: it is not there, or not executable.
@@ -95,9 +90,9 @@ def _identity() -> tuple[str, ...]:
 
 
 async def _namespaces(directory: Path) -> tuple[str, ...]:
-    """The command that makes namespaces, or nothing where the kernel does not let us have them.
+    """The command that makes namespaces, or nothing where the kernel does not allow them.
 
-    It takes some milliseconds to try it, which is little beside a compiler.
+    It is tried each time, for some milliseconds.
     """
     user = () if os.geteuid() == 0 else ("--user", "--map-current-user")
     unshare = (_tool("unshare"), *user, *_NAMESPACES, "--")
@@ -106,7 +101,7 @@ async def _namespaces(directory: Path) -> tuple[str, ...]:
 
 
 def _tool(name: str) -> str:
-    """One of our commands, wherever PATH leads those that we run.
+    """The path of a command of util-linux, which does not depend on the PATH of the child.
 
     Raises:
         FileNotFoundError: it is not installed.
@@ -115,7 +110,7 @@ def _tool(name: str) -> str:
 
 
 def _by_signal(finished: Finished) -> Finished:
-    """As a child of ours would have ended: a shell says 128 + n for a signal n."""
+    """The result as if the command had been the child: the shell's status is 128 + n for a signal n."""
     if not _SHELL_SIGNAL < finished.status < _SHELL_SIGNAL + signal.NSIG:
         return finished
     return Finished(_SHELL_SIGNAL - finished.status, finished.stdout, finished.stderr)

@@ -1,4 +1,4 @@
-"""What the standard library lacks for a directory that others may disturb: exchanging, syncing, removing."""
+"""Writes, exchanges, syncs and removes files and directories that other programs may change meanwhile."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DiskError(KheadersError):
-    """A directory or file of ours cannot be used; the message names it and says why."""
+    """A directory or file of the daemon's cannot be used; the message names it and says why."""
 
 
 class Vanished(DiskError):
-    """Somebody removed what was being worked on. Doing it again is safe."""
+    """Another program removed a directory or file that is needed. The operation may be repeated."""
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def explained(what: str, where: Path) -> Iterator[None]:
 
     Raises:
         NoSpace: the file system, or a quota on it, is full.
-        Vanished: a file or directory that was there is not there any more.
+        Vanished: a file or directory does not exist any more.
         DiskError: anything else.
     """
     try:
@@ -65,7 +65,7 @@ def is_full(error: OSError) -> bool:
 
 
 def free_bytes(where: Path | int) -> int:
-    """What an unprivileged process may still write on the file system of a path or a descriptor.
+    """How many bytes an unprivileged process may still write on the file system of a path or a descriptor.
 
     Raises:
         OSError: there is no such path.
@@ -75,7 +75,7 @@ def free_bytes(where: Path | int) -> int:
 
 
 def _free(path: Path) -> int:
-    """As `free_bytes`; 0 if ``path`` is not there any more."""
+    """As `free_bytes`; 0 if ``path`` does not exist any more."""
     try:
         return free_bytes(path)
     except OSError:
@@ -83,7 +83,7 @@ def _free(path: Path) -> int:
 
 
 def boot_id() -> str:
-    """What tells this boot from every other; "" where the kernel does not say."""
+    """The kernel's id of this boot; "" where it cannot be read."""
     try:
         return read_text(_BOOT_ID).strip()
     except OSError:
@@ -119,7 +119,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file another content in one step, on the disk too.
+    """Replace the content of a file in one step, and wait until it is on the disk.
 
     Raises:
         OSError: the old content is still there.
@@ -131,9 +131,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def check_inode(status: os.stat_result, inode: int) -> None:
-    """
+    """Check that a directory is still the one with this inode.
+
     Raises:
-        FileNotFoundError: this is another directory, which has the name of the one with that inode now.
+        FileNotFoundError: another directory has its name now.
     """
     if status.st_ino != inode:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -155,8 +156,8 @@ def sync_directory(path: Path) -> None:
 def sync_file_system(path: Path) -> None:
     """Wait until the file system of ``path`` has everything on its disk.
 
-    One syncfs takes a fraction of a second where an fsync of each of 6,000 files takes many. Since Linux
-    5.8 it also reports what could not be written, see syncfs(2).
+    One syncfs is much faster than an fsync of each of 6,000 files. Since Linux 5.8 it also reports what could
+    not be written, see syncfs(2).
 
     Raises:
         OSError: ``path`` is not there, or something could not be written.
@@ -178,10 +179,10 @@ def exchange(one: Path, other: Path) -> bool:
     """Swap two names of one file system in a single step, so that both exist at every moment.
 
     Returns:
-        False where the file system, the kernel or the C library cannot do it; nothing has happened then.
+        Whether that is done: False where the file system, the kernel or the C library cannot do it.
 
     Raises:
-        OSError: one of them does not exist, or the like.
+        OSError: one of them does not exist, or the exchange failed otherwise.
     """
     import ctypes
 
@@ -201,7 +202,7 @@ def _last_error(code: int, path: Path) -> OSError:
 
 
 def remove_tree(path: Path, cancelled: threading.Event | None = None) -> list[str]:
-    """Remove a file or a directory with all that is in it, whoever else removes it at the same time.
+    """Remove a file or a directory with all that is in it. Other programs may remove it at the same time.
 
     Symlinks are removed, never followed.
 
@@ -212,7 +213,7 @@ def remove_tree(path: Path, cancelled: threading.Event | None = None) -> list[st
         What could not be removed and why, a sentence each; the rest is gone.
 
     Raises:
-        Cancelled: ``cancelled`` was set; some of it is still there.
+        Cancelled: ``cancelled`` was set; a part is left.
     """
     removing = _Removing(cancelled)
     try:
@@ -237,7 +238,7 @@ class _Removing:
 
     def _empty(self, path: str) -> None:
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            # It is the daemon's, which lost its permission. A failure shows at the next step.
+            # The daemon owns it, but another program changed its mode. A failure shows at the next step.
             with contextlib.suppress(OSError):
                 os.chmod(path, 0o700)
         with os.scandir(path) as entries:
@@ -262,8 +263,10 @@ class _Removing:
 
 
 def used_bytes(path: Path) -> int:
-    """The space on disk of a directory and all below it; about 25 ms for 6,000 files. What cannot be read is
-    left out."""
+    """The space on disk of a directory and all below it; about 25 ms for 6,000 files.
+
+    What cannot be read is left out.
+    """
     total = 0
     pending = [os.fspath(path)]
     while pending:
@@ -277,10 +280,10 @@ def used_bytes(path: Path) -> int:
 
 
 def is_mounted(path: Path, table: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a directory of the cache is mounted somewhere besides, as for those who look in /lib/modules.
+    """Whether a directory of the cache is mounted at another place too, as it is for /lib/modules/*/build.
 
-    It is known by its last two names: the table has paths from the top of the file system, see
-    proc_pid_mountinfo(5). False where it cannot be read. Blocking, for a millisecond.
+    Its last two names identify it: the table has paths from the top of the file system, see
+    proc_pid_mountinfo(5). False where the table cannot be read. Blocks for a millisecond.
     """
     end = "/" + "/".join(path.parts[-2:])
     try:

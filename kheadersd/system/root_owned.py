@@ -1,7 +1,7 @@
 """Files that only root can have written.
 
-Whoever can write to a directory can replace what is in it: a path is worth as much as all of its components,
-and those of the links on the way.
+A user who can write to a directory can replace what is in it. So all components of a path are checked, and
+all of the links on the way.
 """
 
 from __future__ import annotations

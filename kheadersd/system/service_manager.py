@@ -1,4 +1,4 @@
-"""Tells the service manager how we are, and never waits for it (sd_notify(3), sd_watchdog_enabled(3))."""
+"""Tells the service manager the daemon's state, without waiting (sd_notify(3), sd_watchdog_enabled(3))."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _AGAIN = 0.1
 
 
 class ServiceManager:
-    """The other end of ``$NOTIFY_SOCKET``. Where there is none, nothing happens.
+    """Sends messages to ``$NOTIFY_SOCKET``; does nothing where that is not set.
 
-    A message for which the service manager has no room is sent again soon; a newer one of the same kind takes
-    its place.
+    A message for which the service manager has no room is sent again soon, unless a newer one of the same
+    kind has replaced it.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         """
         Args:
-            environment: what is ours is taken out of it, since it does not concern the programs that we run.
+            environment: variables for the daemon alone are removed from it: its children do not get them.
         """
         address = environment.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -40,7 +40,7 @@ class ServiceManager:
         self._status = ""
 
     def start(self) -> None:
-        """Feed the watchdog from now on: the event loop does it, so that a loop that hangs does not."""
+        """Feed the watchdog from now on, on the event loop: if that hangs, the watchdog is not fed."""
         if self._address:
             self._socket = socket.socket(
                 socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -49,7 +49,7 @@ class ServiceManager:
             self._feed()
 
     def close(self) -> None:
-        """Say nothing any more. May be called twice."""
+        """Send no more messages. May be called twice."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -63,7 +63,7 @@ class ServiceManager:
         self._send("ready", "READY=1")
 
     def reloading(self) -> None:
-        """We read the configuration again, until `reloaded`."""
+        """Tell that the daemon reads its configuration again, until `reloaded`."""
         if self._ready:
             self._send("reloading", f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
@@ -88,7 +88,7 @@ class ServiceManager:
         self._after(self._feeding, self._feed)
 
     def _send(self, kind: str, message: str) -> None:
-        self._pending.pop(kind, None)  # the newer one comes after what was said in between
+        self._pending.pop(kind, None)  # the newer one comes after all others
         self._pending[kind] = message
         self._flush()
 
@@ -102,7 +102,7 @@ class ServiceManager:
                 return
             except OSError as error:
                 level = logging.DEBUG if self._refused else logging.WARNING
-                self._refused = True  # a socket that is gone does not come back
+                self._refused = True  # one warning is enough
                 log.log(level, "the service manager could not be told %s: %s", self._pending[kind], error)
             del self._pending[kind]
 
@@ -113,7 +113,7 @@ class ServiceManager:
 
 
 def _watchdog_interval(environment: MutableMapping[str, str]) -> float:
-    """Seconds within which the service manager wants to hear from us; 0 if it does not."""
+    """Seconds within which the service manager expects a message; 0 if it expects none."""
     pid, interval = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
     if pid and pid != str(os.getpid()):
         return 0.0

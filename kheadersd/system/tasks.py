@@ -1,4 +1,4 @@
-"""Work that is shared by all who ask for it, owned by one task, and given up when nobody waits any more."""
+"""Work that callers share, threads for blocking functions, and tasks in the background."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Closable(Protocol):
 C = TypeVar("C", bound=Closable)
 
 PATIENCE = 2.0
-"""Seconds after which a thread is given up that does not end although it was told to."""
+"""Seconds that a cancelled caller waits for its thread before it gives the thread up."""
 
 IDLE = "kheadersd-idle"
-"""The name of a thread that waits for work. The next event loop uses it, too."""
+"""The name of a thread that waits for work."""
 
 _IDLE_NICE = 15
-# Extraction, checking, removing and syncing: more of them at a time only disturb each other.
+# Extraction, checking, removing and syncing: more of them at a time slow each other down.
 _MOST_WORKING = 4
-# Seconds after which a thread that is busy does not keep others waiting any more.
+# Seconds after which a busy thread does not count any more, so that another may start.
 _SLOW = 5.0
 _LOOK_AGAIN = 1.0
 _MOST_THREADS = 64
@@ -53,20 +53,20 @@ class Cancelled(Exception):
 
 
 class SharedWork:
-    """At most one task for each key; everybody who asks meanwhile gets its result."""
+    """At most one task for each key, whose result all callers get that ask for the key meanwhile."""
 
     def __init__(self) -> None:
         self._jobs: dict[Hashable, _Job] = {}
         self._winding_down: set[asyncio.Task[Any]] = set()
 
     def under_way(self, key: Hashable) -> bool:
-        """Whether asking for ``key`` now would join work that somebody else started."""
+        """Whether there is a task for ``key``, which a caller would join."""
         return key in self._jobs
 
     async def share(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Join the work for ``key``, or start it.
+        """Join the task for ``key``, or start it, and return its result.
 
-        When the last of those who wait is cancelled, so is the work. Errors of the work reach all of them.
+        When the last waiting caller is cancelled, so is the task. All waiting callers get its error.
         """
         job = self._jobs.get(key)
         if job is None:
@@ -78,7 +78,7 @@ class SharedWork:
         finally:
             job.waiters -= 1
             if not job.waiters and not job.task.done():
-                # Whoever asks from now on starts anew, while this task still cleans up behind itself.
+                # The next caller starts a new task, while this one still cleans up.
                 self._winding_down.add(job.task)
                 job.task.add_done_callback(self._winding_down.discard)
                 self._forget(key, job)
@@ -86,7 +86,7 @@ class SharedWork:
             del job  # an error's traceback leads here, and must not lead on to the error itself
 
     async def close(self) -> None:
-        """Cancel everything and wait until it has cleaned up behind itself."""
+        """Cancel all tasks, and wait until they have ended."""
         tasks = {job.task for job in self._jobs.values()} | self._winding_down
         for task in tasks:
             task.cancel()
@@ -95,7 +95,7 @@ class SharedWork:
     def _ended(self, key: Hashable, job: _Job, task: asyncio.Task[Any]) -> None:
         self._forget(key, job)
         if not task.cancelled():
-            task.exception()  # those who waited have it; if they all left, nobody wants it
+            task.exception()  # the callers have it, or do not wait any more
 
     def _forget(self, key: Hashable, job: _Job) -> None:
         if self._jobs.get(key) is job:
@@ -114,17 +114,17 @@ _all: weakref.WeakSet[Threads] = weakref.WeakSet()
 
 
 class Threads:
-    """Threads for what blocks: at most so many work at a time, and one that hangs delays no other.
+    """Threads for blocking functions: a number of them work at a time, and one that hangs delays no other.
 
     A thread that was given up, or that is busy for more than 5 seconds, does not count: another takes its
-    place. There is a bound to that, too. None of them keeps the process from ending.
+    place, up to 64 threads. They do not keep the process from ending.
     """
 
     def __init__(self, most: int, *, stay: bool = False, idle_priority: bool = False) -> None:
         """
         Args:
-            most: how many work at a time; more of them only disturb each other.
-            stay: whether they wait for more work when there is none.
+            most: how many work at a time.
+            stay: whether they wait for more work when there is none, instead of ending.
             idle_priority: whether they work at a low priority, as do the threads that they start.
         """
         self._most = most
@@ -138,18 +138,18 @@ class Threads:
         _all.add(self)
 
     def forget(self) -> None:
-        """Begin without any thread: in a child that was forked, which has none of its parent's."""
+        """Start without threads, in a forked child, which has none of its parent's threads."""
         self._changed = threading.Condition()
         self._queue.clear()
         self._running.clear()
         self._idle = 0
 
     def stop_within(self, seconds: float) -> None:
-        """Whatever is cancelled from now on is waited for until then at most: the process is about to end."""
+        """Have cancelled callers wait for their threads until then at most: the process is about to end."""
         self._stop_at = time.monotonic() + seconds
 
     def hanging(self) -> list[str]:
-        """Where the threads are that were given up and still run, one text each."""
+        """For each thread that was given up and still runs, the function and the line where it is."""
         with self._changed:
             calls = [call for call in self._running if call.given_up]
         return [call.place() for call in calls]
@@ -188,19 +188,19 @@ class Threads:
             del call  # an error's traceback leads here, and must not lead on to the error itself
 
     def _look_again(self, call: _Call) -> None:
-        """Until a call has a thread, look from time to time whether one has become free, or hangs."""
+        """Until a call has a thread, check regularly whether a thread may be started for it."""
         self._replace()
         if not call.began_at:
             call.timer = call.loop.call_later(_LOOK_AGAIN, self._look_again, call)
 
     def _same_given_up(self, call: _Call) -> _Call | None:
-        """A call that was given up and still does the very same: another would take one more thread."""
+        """A call that was given up and still runs the same function with the same arguments."""
         with self._changed:
             return next((each for each in self._running if each.given_up and each.is_same(call)), None)
 
     def _submit(self, call: _Call) -> None:
         with self._changed:
-            # One that was given up while it waited for a thread has only just begun.
+            # A call that was given up while it waited for a thread may only just have begun.
             since = time.monotonic() - PATIENCE
             lost = [each for each in self._running if each.given_up and each.began_at <= since]
             if len(lost) < _MOST_LOST:
@@ -220,10 +220,12 @@ class Threads:
         if not call.done.done():
             call.given_up = True
             self._replace()
-            log.warning("a thread does not end although it was told to, and is given up: %s", call.place())
+            log.warning(
+                "a thread does not end after its caller was cancelled, and is given up: %s", call.place()
+            )
 
     def _replace(self) -> None:
-        """Start the threads that what is waiting may have."""
+        """Start threads for waiting calls, as many as are allowed."""
         with self._changed:
             now = time.monotonic()
             busy = sum(not call.given_up and now - call.began_at < _SLOW for call in self._running)
@@ -233,12 +235,12 @@ class Threads:
         for _ in range(wanted):
             try:
                 threading.Thread(target=self._work, name=IDLE, daemon=True).start()
-            except RuntimeError:  # there may be no more threads now: what waits looks again
+            except RuntimeError:  # too many threads in the system: the waiting call checks again
                 with self._changed:
                     self._idle -= 1
 
     def _work(self) -> None:
-        """What each thread does: counted as idle when it begins, and when it waits."""
+        """Run calls, in a thread, which counts as idle when it starts and when it waits."""
         if self._idle_priority:
             _lower_priority()
         thread = threading.current_thread()
@@ -268,12 +270,12 @@ class Threads:
 
 
 class _Call:
-    """Something to be done in a thread.
+    """A call of a function in a thread.
 
     Attributes:
         done: what the event loop waits for.
         began_at: as time.monotonic() has it, 0 while it waits for a thread.
-        timer: of the next look for a thread.
+        timer: of the next check for a thread.
         given_up: whether its caller has stopped waiting.
     """
 
@@ -290,7 +292,7 @@ class _Call:
         self._error: BaseException | None = None
 
     def is_same(self, other: _Call) -> bool:
-        """Whether it is the same function with the same arguments, but for events that tell to stop."""
+        """Whether it is the same function with the same arguments, apart from events that cancel it."""
         return (
             self.loop is other.loop
             and self._function == other._function
@@ -329,7 +331,7 @@ class _Call:
             self.done.set_result(result)
         else:
             self.done.set_exception(error)
-            self.done.exception()  # if it was given up, no caller takes it
+            self.done.exception()  # retrieved here, as a call that was given up has no caller
         del error  # as above
 
 
@@ -339,17 +341,18 @@ def _keep_late(keep: Callable[[T], None], done: asyncio.Future[T]) -> None:
 
 
 def _lower_priority() -> None:
-    # Of this thread alone, as Linux does it (setpriority(2), "C library/kernel differences"). A sandbox can
-    # forbid it; then it is done at the priority of all else.
+    # On Linux this is the priority of this thread alone (setpriority(2), "C library/kernel differences").
+    # Where a sandbox forbids it, the priority stays.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _IDLE_NICE)
 
 
 THREADS = Threads(_MOST_WORKING, stay=True)
-"""Those of `in_thread`."""
+"""The threads that `in_thread` uses by default."""
 
 # A priority that was lowered cannot be raised again without privileges.
-_IDLE_THREADS = Threads(_MOST_WORKING, idle_priority=True)
+IDLE_THREADS = Threads(_MOST_WORKING, idle_priority=True)
+"""Threads at a low priority, which the threads that they start inherit."""
 
 
 async def in_thread(
@@ -357,23 +360,23 @@ async def in_thread(
     *args: object,
     cancelled: threading.Event | None = None,
     keep: Callable[[T], None] | None = None,
-    threads: Threads | None = None,
+    threads: Threads = THREADS,
 ) -> T:
     """Run a blocking function in a thread.
 
     When the caller is cancelled, ``cancelled`` is set, so that the function can end early, and the
-    cancellation goes on only once the thread is done: whatever the function holds has been given back. One
-    that does not end within 2 seconds is given up: the cancellation goes on without it. Who asks for the very
-    same meanwhile waits for its end.
+    cancellation waits until the function has ended and released what it holds. After 2 seconds the thread is
+    given up, and the cancellation goes on. Until that thread ends, a caller with the same function and
+    arguments waits for it.
 
     Args:
-        keep: takes the result, on the event loop, also when the caller was cancelled while it was made.
-        threads: which of them; those that all share by default.
+        keep: takes the result, on the event loop, also when the caller was cancelled meanwhile.
+        threads: the threads to use.
 
     Raises:
         LimitsExceeded: too many threads that were given up still hang.
     """
-    return await (threads or THREADS).run(function, *args, cancelled=cancelled, keep=keep)
+    return await threads.run(function, *args, cancelled=cancelled, keep=keep)
 
 
 @contextlib.asynccontextmanager
@@ -390,18 +393,8 @@ async def closed_at_end(make: Callable[..., C], *args: object) -> AsyncIterator[
             await in_thread(each.close)
 
 
-async def in_idle_thread(
-    function: Callable[..., T],
-    *args: object,
-    cancelled: threading.Event | None = None,
-    keep: Callable[[T], None] | None = None,
-) -> T:
-    """As `in_thread`, at a low priority, which the threads that it starts inherit."""
-    return await _IDLE_THREADS.run(function, *args, cancelled=cancelled, keep=keep)
-
-
 def hanging() -> list[str]:
-    """Where the threads are that were given up and still run."""
+    """As `Threads.hanging`, of all threads."""
     return [place for threads in _all for place in threads.hanging()]
 
 
@@ -412,10 +405,10 @@ def stop_within(seconds: float) -> None:
 
 
 async def to_the_end(work: Awaitable[T], *, keep: Callable[[T], None] | None = None) -> T:
-    """Wait for what must not be left half-way. A cancellation of the caller goes on once it is done.
+    """Return the result of ``work``, which a cancellation of the caller does not interrupt but waits for.
 
     Args:
-        keep: takes the result, also when the caller was cancelled while it was made.
+        keep: takes the result, also when the caller was cancelled meanwhile.
     """
     future = asyncio.ensure_future(work)
     try:
@@ -436,7 +429,7 @@ async def to_the_end(work: Awaitable[T], *, keep: Callable[[T], None] | None = N
 
 
 class Background:
-    """Tasks that nobody waits for, owned until they end."""
+    """Tasks in the background, which are referred to until they end."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -449,12 +442,12 @@ class Background:
         return task
 
     async def settle(self) -> None:
-        """Wait until everything that was started, and whatever that started, has ended."""
+        """Wait until all tasks have ended, also those that tasks have started."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Cancel everything, and wait until it has cleaned up behind itself."""
+        """Cancel all tasks, and wait until they have ended."""
         for task in self._tasks:
             task.cancel()
         await self.settle()
@@ -466,9 +459,9 @@ class Background:
 
 
 async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], Exception]) -> T:
-    """Wait for ``work`` at most so long (None: for ever); then cancel it and raise what ``late`` makes.
+    """Return the result of ``work``; after so many seconds (None: never), cancel it and raise ``late()``.
 
-    A TimeoutError of its own (an OSError with ETIMEDOUT is one) is not taken for this limit.
+    A TimeoutError that ``work`` raises, such as an OSError with ETIMEDOUT, is not taken for this limit.
     """
     try:
         async with asyncio.timeout(seconds) as limit:

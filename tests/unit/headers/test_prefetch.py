@@ -21,7 +21,7 @@ from kheadersd.host.host import Host
 from kheadersd.host.installed_kernels import Change
 from kheadersd.release import Release
 from kheadersd.sources.module_file import ModuleFileSource
-from kheadersd.system.tasks import in_idle_thread
+from kheadersd.system.tasks import IDLE_THREADS, in_thread
 from tests.support.archives import make_kheaders
 from tests.support.clients import eventually
 from tests.support.hosts import OTHER, RELEASE, ignore, make_host, make_module, put_kernel
@@ -251,7 +251,7 @@ async def test_at_a_low_priority() -> None:
         return os.getpriority(os.PRIO_PROCESS, 0)
 
     before = priority()
-    assert await in_idle_thread(priority) > before
+    assert await in_thread(priority, threads=IDLE_THREADS) > before
     assert priority() == before
 
 
