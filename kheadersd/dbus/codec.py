@@ -3,14 +3,13 @@
 The library is dbus-next, or dbus-fast where dbus-next cannot be imported. What is used of it:
 
 - public: ``Variant``, and ``SignatureTree(signature).verify(values)``, which checks values to be sent;
-- private: ``_private.marshaller``, ``_private.unmarshaller`` and the memory of parsed signatures. Neither
-  library has a public way to marshal a message without its own connection, which does not survive what
-  other programs on the bus send.
+- private: ``_private.marshaller``. Neither library has a public way to marshal values without its own
+  connection, which does not survive what other programs on the bus send.
 
 The package's ``__init__`` is not run: it imports GLib, an XML parser and the library's own connections.
 Measured on Python 3.11, where all of the idle daemon has 17 MiB of its own: ``import dbus_next`` (0.2.3)
-takes 5.2 MiB and 25 ms, the modules used here take 0.2 MiB and 3 ms; dbus-fast (5.2) takes 3.4 MiB and 25 ms
-against 1.0 MiB and 4 ms.
+takes 4.9 MiB and 25 ms, the modules used here take 0.2 MiB and 3 ms; dbus-fast (5.2) takes 3.1 MiB and 25 ms
+against 0.7 MiB and 4 ms.
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import io
-import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..system.printable import encodable
-from .validation import check_body, split
+from .unmarshal import split, unmarshal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     class Variant:
         """A value that carries its own signature."""
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
         signature: str
         value: Any
 
-        def __init__(self, signature: str, value: Any) -> None: ...
+        def __init__(self, signature: Any, value: Any) -> None: ...
 
 
 _MAX_SIGNATURES = 128
@@ -48,18 +45,12 @@ class Library(NamedTuple):
 
     Attributes:
         name: ``dbus_next`` or ``dbus_fast``.
-        known_signatures: how many parsed signatures the library remembers. Callers choose the signatures of
-            their variants, and dbus-next and older releases of dbus-fast remember all of them.
-        forget_signatures: makes it forget them.
     """
 
     name: str
     variant: Any
     signature_tree: Any
     marshaller: Any
-    unmarshaller: Any
-    known_signatures: Callable[[], int]
-    forget_signatures: Callable[[], None]
 
 
 def load_library(name: str) -> Library:
@@ -75,19 +66,10 @@ def load_library(name: str) -> Library:
             if spec is None:
                 raise ImportError(f"there is no {name}")
             sys.modules[name] = importlib.util.module_from_spec(spec)
-        # In this order: the modules import one another in a circle.
-        importlib.import_module(f"{name}.errors")
-        importlib.import_module(f"{name}.message")
+        importlib.import_module(f"{name}.errors")  # first: the modules import one another in a circle
         signature = importlib.import_module(f"{name}.signature")
-        unmarshaller = importlib.import_module(f"{name}._private.unmarshaller").Unmarshaller
         marshaller = importlib.import_module(f"{name}._private.marshaller").Marshaller
-        tree = signature.SignatureTree
-        if name == "dbus_fast":
-            parse = signature.get_signature_tree
-            memory = (lambda: parse.cache_info().currsize, parse.cache_clear)
-        else:
-            memory = (lambda: len(tree._cache), tree._cache.clear)
-        return Library(name, signature.Variant, tree, marshaller, unmarshaller, *memory)
+        return Library(name, signature.Variant, signature.SignatureTree, marshaller)
     except (ImportError, AttributeError) as error:
         for module in set(sys.modules) - before:
             if module.partition(".")[0] == name:
@@ -176,7 +158,7 @@ def encode_exactly(signature: str, values: Sequence[Any]) -> bytes:
         encoded = bytes(marshaller.marshall())
         _release(marshaller)
         # The libraries let different things pass, and the bus would end our connection for any of them.
-        check_body(signature, encoded, False)
+        unmarshal(signature, encoded, big_endian=False)
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -188,8 +170,8 @@ def decode(signature: str, body: bytes, *, big_endian: bool = False, once: bool 
     """The values of a message's body.
 
     Small bodies are remembered, because callers ask the same things again and again, unless this one is seen
-    only ``once``. So the values may be shared: treat them as immutable. Structs are lists or
-    tuples and ``ay`` is bytes or a bytearray, as the library has it.
+    only ``once``. So the values may be shared: treat them as immutable. Structs are lists, and
+    ``ay`` is bytes.
 
     Raises:
         ValueError: the body is not what its signature says.
@@ -203,30 +185,14 @@ def decode(signature: str, body: bytes, *, big_endian: bool = False, once: bool 
 
 def _decode(signature: str, body: bytes, big_endian: bool) -> list[Any]:
     try:
-        check_body(signature, body, big_endian)
-        unmarshaller = _library.unmarshaller(io.BytesIO(_minimal_frame(signature, body, big_endian)))
-        values = list(unmarshaller.unmarshall().body)
-        _release(unmarshaller)
-        return values
-    except (MemoryError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # noqa: BLE001 - the library raises nearly everything
+        return unmarshal(signature, body, _make_variant, big_endian=big_endian)
+    except ValueError as error:
         raise ValueError(f"not a body of signature '{signature}': {error}") from None
-    finally:
-        if _library.known_signatures() > _MAX_SIGNATURES:
-            _library.forget_signatures()
 
 
 _decode_memoised = functools.lru_cache(maxsize=_MEMOISED_BODIES)(_decode)
 
 
-def _minimal_frame(signature: str, body: bytes, big_endian: bool) -> bytes:
-    """A method return around the body, with nothing in its header but what the library insists on."""
-    order = ">" if big_endian else "<"
-    name = signature.encode("ascii")
-    fields = struct.pack(order + "4BI", 5, 1, ord("u"), 0, 1) + struct.pack(
-        "4BB", 8, 1, ord("g"), 0, len(name)
-    )
-    fields += name + b"\0"
-    head = struct.pack(order + "4BIII", ord("B" if big_endian else "l"), 2, 1, 1, len(body), 1, len(fields))
-    return head + fields + bytes(-len(fields) & 7) + body
+def _make_variant(signature: str, value: Any) -> Variant:
+    # Not from the text: the library would remember its parsed form for ever, and callers choose it.
+    return Variant(_signature_tree(signature), value)

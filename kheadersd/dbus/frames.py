@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from ..system.printable import encodable
-from .validation import Walker, split
+from .unmarshal import Reader, split
 
 METHOD_CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 
@@ -116,7 +116,7 @@ def parse_call_fields(data: bytes, big_endian: bool = False) -> Fields:
 
 
 def _parse_fields(data: bytes, big_endian: bool) -> Fields:
-    reader = Walker(data, big_endian)
+    reader = Reader(data, big_endian=big_endian)
     known: list[str | int] = ["", "", "", "", "", 0, "", "", "", 0]
     while reader.at < len(data):
         reader.align(8)

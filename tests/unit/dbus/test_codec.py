@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,16 +27,9 @@ def test_what_is_used_of_the_libraries_is_there(name: str) -> None:
     release = f"{name} {importlib.metadata.version(name)}"
     changed = f"{release} has changed what kheadersd.dbus.codec uses of it: "
     used.signature_tree("as").verify([["x"]])
-    before = used.known_signatures()
     body = bytes(used.marshaller("(yas)", [[7, ["x"]]]).marshall())
     assert body == b"\7\0\0\0\6\0\0\0\1\0\0\0x\0", changed + "Marshaller"
-    assert used.known_signatures() > before, changed + "the memory of signatures"
-    used.forget_signatures()
-    assert used.known_signatures() == 0, changed + "the memory of signatures"
-    frame = io.BytesIO(codec._minimal_frame("(yas)", body, False))
-    ((number, texts),) = used.unmarshaller(frame).unmarshall().body
-    assert (number, list(texts)) == (7, ["x"]), changed + "Unmarshaller"
-    variant = used.variant("u", 5)
+    variant = used.variant(used.signature_tree("u"), 5)
     assert (variant.signature, variant.value) == ("u", 5), changed + "Variant"
 
 
@@ -46,16 +38,9 @@ def test_a_library_that_lacks_what_is_used_is_named_and_leaves_nothing(
 ) -> None:
     package = tmp_path / "changed_bus"
     (package / "_private").mkdir(parents=True)
-    for module in (
-        "__init__",
-        "errors",
-        "message",
-        "signature",
-        "_private/marshaller",
-        "_private/unmarshaller",
-    ):
+    for module in ("__init__", "errors", "signature", "_private/marshaller"):
         (package / f"{module}.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match=r"changed_bus .* cannot be used: .*Unmarshaller"):
+    with pytest.raises(ImportError, match=r"changed_bus .* cannot be used: .*Marshaller"):
         codec.load_library("changed_bus")
     assert not [module for module in sys.modules if module.startswith("changed_bus")]

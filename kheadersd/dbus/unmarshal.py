@@ -1,15 +1,21 @@
-"""Walking over marshalled values without making anything of them, and refusing what is malformed.
+"""Marshalled values to Python's, and a refusal of all that is malformed.
 
 A bus need not look into the bodies that it passes on (dbus-broker does not), and the libraries trust what
-they decode: dbus-fast crashes on some malformed variants. So nothing is decoded before it was walked over.
+they decode: dbus-fast crashes on some malformed variants. So bodies are decoded here.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
+from typing import Any
 
-_SIZES = {"y": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "h": 4, "x": 8, "t": 8, "d": 8}
+_FIXED = {
+    "y": ("B", 1), "n": ("h", 2), "q": ("H", 2), "b": ("I", 4), "i": ("i", 4), "u": ("I", 4), "h": ("I", 4),
+    "x": ("q", 8), "t": ("Q", 8), "d": ("d", 8),
+}  # fmt: skip
+"""The types of a fixed size: their format in `struct`, and their bytes."""
 _BASIC = "ybnqiuxtdsogh"
 _ALIGNED_TO_8 = "xtd({"
 _MAX_SIGNATURE = 255
@@ -17,19 +23,30 @@ _MAX_NESTING = 32  # of arrays, and of structs, in one signature
 _MAX_DEPTH = 64  # of containers in a message, variants included
 _MAX_ARRAY = 64 << 20
 
+MakeVariant = Callable[[str, Any], Any]
+"""Makes a variant of a signature and a value."""
 
-def check_body(signature: str, body: bytes, big_endian: bool) -> None:
-    """
+
+def _no_variant(signature: str, value: Any) -> None:
+    """For values that are only checked."""
+
+
+def unmarshal(
+    signature: str, body: bytes, make_variant: MakeVariant = _no_variant, *, big_endian: bool
+) -> list[Any]:
+    """The values of a body: structs as lists, ``ay`` as bytes.
+
     Raises:
         ValueError: the body is not exactly the values that its signature says.
     """
-    walker = Walker(body, big_endian)
+    reader = Reader(body, make_variant, big_endian=big_endian)
     try:
-        walker.values(split(signature), 0)
+        values = reader.values(split(signature), 0)
     except (IndexError, struct.error) as error:
         raise ValueError("it is cut short") from error
-    if walker.at != len(body):
+    if reader.at != len(body):
         raise ValueError("it does not end where its values do")
+    return values
 
 
 @functools.lru_cache(maxsize=256)
@@ -74,16 +91,17 @@ def _type_end(signature: str, at: int, arrays: int, structs: int) -> int:
     raise ValueError(f"a signature has '{kind}' where a type begins")
 
 
-class Walker:
+class Reader:
     """A position in marshalled data, whose first byte is at a multiple of 8 in its message.
 
     All methods raise ValueError, IndexError or struct.error where the data are malformed or end early.
     """
 
-    def __init__(self, data: bytes, big_endian: bool) -> None:
+    def __init__(self, data: bytes, make_variant: MakeVariant = _no_variant, *, big_endian: bool) -> None:
         self.data = data
         self.at = 0
-        self._u32 = struct.Struct(">I" if big_endian else "<I").unpack_from
+        self._make_variant = make_variant
+        self._order = ">" if big_endian else "<"
 
     def align(self, size: int) -> None:
         """Go on to the next multiple of ``size``."""
@@ -91,10 +109,7 @@ class Walker:
 
     def u32(self) -> int:
         """Read an unsigned integer of four bytes."""
-        self.align(4)
-        (value,) = self._u32(self.data, self.at)
-        self.at += 4
-        return int(value)
+        return int(self._fixed("u", 1)[0])
 
     def string(self) -> str:
         """Read a string or an object path."""
@@ -106,57 +121,65 @@ class Walker:
         self.at += 1
         return self._text(length)
 
-    def values(self, types: tuple[str, ...], depth: int) -> None:
-        """Pass over one value of each complete type."""
+    def values(self, types: tuple[str, ...], depth: int) -> list[Any]:
+        """Read one value of each complete type."""
         if depth > _MAX_DEPTH:
             raise ValueError("values are nested too deeply")
-        for one in types:
-            self._value(one, depth)
+        return [self._value(one, depth) for one in types]
 
-    def variant(self, depth: int) -> None:
-        """Pass over a variant: a signature, and a value of it."""
-        types = split(self.signature())
+    def _value(self, one: str, depth: int) -> Any:
+        kind = one[0]
+        if kind in _FIXED:
+            return self._fixed(kind, 1)[0]
+        if kind == "s":
+            return self.string()
+        if kind == "o":
+            path = self.string()
+            if not _is_object_path(path):
+                raise ValueError("an object path is malformed")
+            return path
+        if kind == "g":
+            signature = self.signature()
+            split(signature)
+            return signature
+        if kind == "v":
+            return self._variant(depth + 1)
+        if kind == "a":
+            return self._array(one[1:], depth + 1)
+        self.align(8)
+        return self.values(split(one[1:-1]), depth + 1)
+
+    def _variant(self, depth: int) -> Any:
+        signature = self.signature()
+        types = split(signature)
         if len(types) != 1:
             raise ValueError("a variant is not of one complete type")
-        self.values(types, depth)
+        return self._make_variant(signature, self.values(types, depth)[0])
 
-    def _value(self, one: str, depth: int) -> None:
-        kind = one[0]
-        size = _SIZES.get(kind)
-        if size:
-            self.align(size)
-            self.at += size
-            if self.at > len(self.data):
-                raise ValueError("it is cut short")
-        elif kind == "s":
-            self.string()
-        elif kind == "o":
-            if not _is_object_path(self.string()):
-                raise ValueError("an object path is malformed")
-        elif kind == "g":
-            split(self.signature())
-        elif kind == "v":
-            self.variant(depth + 1)
-        elif kind == "a":
-            self._array(one[1:], depth + 1)
-        else:
-            self.align(8)
-            self.values(split(one[1:-1]), depth + 1)
-
-    def _array(self, element: str, depth: int) -> None:
+    def _array(self, element: str, depth: int) -> Any:
         length = self.u32()
         if element[0] in _ALIGNED_TO_8:
             self.align(8)
         end = self.at + length
         if length > _MAX_ARRAY or end > len(self.data):
             raise ValueError("an array is cut short or too long")
-        size = _SIZES.get(element)
-        if size:
-            self.at = end if length % size == 0 else end + 1
+        items: Any = []
+        if element == "y":
+            items, self.at = self.data[self.at : end], end
+        elif element in _FIXED:
+            items = self._fixed(element, length // _FIXED[element][1])
         while self.at < end:
-            self.values((element,), depth)
+            items += self.values((element,), depth)
         if self.at != end:
             raise ValueError("an array does not end where its elements do")
+        return dict(items) if element[0] == "{" else items
+
+    def _fixed(self, kind: str, count: int) -> list[Any]:
+        code, size = _FIXED[kind]
+        self.align(size)
+        values = list(struct.unpack_from(f"{self._order}{count}{code}", self.data, self.at))
+        self.at += count * size
+        return [bool(value) for value in values] if kind == "b" else values
 
     def _text(self, length: int) -> str:
         end = self.at + length
