@@ -23,7 +23,7 @@ class Event(enum.Enum):
     ENTRY_REMOVED = ("f33b086163af44dc98ee30c982db1231", "info", ("release", "path"))
     ENTRY_DAMAGED = ("c93c9f71ed1a46eaa2246a2231568635", "warning", ("release", "path"))
     RANDOMISED = ("ed7a6e3a363c49b7814aa7302f505299", "warning", ("release", "path"))
-    HEADERS_REDUCED = ("f6d1ca141c2646bfb603c2c5480b376f", "info", ("release", "path"))
+    HEADERS_DROPPED = ("f6d1ca141c2646bfb603c2c5480b376f", "info", ("release", "path"))
     PCH_ADDED = ("c67301507f464d329ebaca2c76d08f98", "info", ("release", "path", "profile", "compiler"))
     PCH_REMOVED = ("1b6ef21e90c346618b1175d494f6b52f", "info", ("release", "path"))
     PCH_DAMAGED = ("1cd2df5693194f4ca04d7b0fae026288", "warning", ("release", "path"))

@@ -1,1 +1,1 @@
-"""What is kept: entries, how they come and go on the disk, and the leases that hold them."""
+"""Entries on the disk: extracted, published, leased, verified, pruned and removed."""

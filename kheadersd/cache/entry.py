@@ -133,7 +133,7 @@ class Entry:
         last_used: microseconds since the epoch, right to a minute.
         pchs: what was precompiled from it, by key.
         is_dropping_headers: whether its headers are about to be dropped, so that no caller is given them.
-        is_on_trial: whether what it has is not yet known to be enough; it is not handed out then.
+        is_on_trial: whether what it has is not yet known to be enough; it is not served then.
         given_at: when a program was last given its headers, seconds on the monotonic clock; -inf if none was.
             Of an entry that is found at start, its last use, since what was given then may still be in use.
         is_durable: whether all of it is known to be on the disk.

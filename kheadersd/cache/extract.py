@@ -27,7 +27,7 @@ STAGE = "extract"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Extracted:
-    """What is there now.
+    """What was extracted.
 
     Attributes:
         manifest: every name, with the content that was written.

@@ -1,14 +1,14 @@
-"""Leases: a descriptor in the holder's hands, which ends when nobody has it open any more.
+"""Leases: a descriptor that the holder has open, and that ends with its last copy.
 
-The holder gets the read end of a FIFO, we keep the write end. When the last copy of the read end is closed,
-however its holders ended, the kernel reports an error on ours (pipe(7)). A FIFO has a name, so a lease also
-outlives us: the next daemon can open the write end exactly if somebody still has the read end (fifo(7)).
+The holder gets the read end of a FIFO, the daemon keeps the write end. When the last copy of the read end is
+closed, however its holders ended, the kernel reports an error on the write end (pipe(7)). A FIFO has a name,
+so a lease also outlives the daemon: the next daemon can open the write end exactly while the read end is open
+(fifo(7)).
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import errno
@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..errors import LimitsExceeded
 from ..system import disk, files
@@ -32,18 +32,16 @@ _MAX_RECORD = 16 * 1024
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _NUMBERS = ("uid", "pid", "since", "inode")
 
-K = TypeVar("K")
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Lease:
-    """Somebody needs an entry to stay.
+    """A program needs an entry to stay.
 
     Attributes:
-        entry_name: `Entry.name`; "" if the headers are in no entry of ours.
+        entry_name: `Entry.name`; "" if the headers are in no entry.
         release: the kernel release.
-        sender: the unique bus name of who asked.
-        uid, pid: of who asked; the descriptor may have been passed on since.
+        sender: the unique bus name of the caller.
+        uid, pid: of the caller; the descriptor may have been passed on since.
         reason: what for, in the holder's words.
         since: microseconds since the epoch.
         inode: of the entry's directory when the lease was granted; 0 if that is not known.
@@ -85,8 +83,6 @@ class Leases:
         self._on_change = on_change
         self._on_end = on_end
         self._leases: dict[int, tuple[Lease, Path]] = {}
-        self._by_entry: collections.Counter[str] = collections.Counter()
-        self._by_uid: collections.Counter[int] = collections.Counter()
         self._some_unread = False
 
     def limit(self, *, max_total: int, max_per_uid: int) -> None:
@@ -103,11 +99,11 @@ class Leases:
 
     def held(self, entry_name: str) -> int:
         """How many leases an entry has."""
-        return self._by_entry[entry_name]
+        return sum(lease.entry_name == entry_name for lease, _ in self._leases.values())
 
     def held_entries(self) -> frozenset[str]:
         """The names of all entries that are leased."""
-        return frozenset(self._by_entry)
+        return frozenset(lease.entry_name for lease, _ in self._leases.values())
 
     def is_leased(self, entry_name: str, inode: int) -> bool:
         """Whether a lease was granted on the directory of that inode while it had the name of the entry."""
@@ -139,7 +135,7 @@ class Leases:
             are closed, at once if it was never sent.
 
         Raises:
-            LimitsExceeded: there are too many leases, this user has too many, or we have no descriptors left.
+            LimitsExceeded: there are too many leases, this user has too many, or no descriptors are left.
             NoSpace, DiskError: the FIFO cannot be made.
         """
         self._check_limits(uid)
@@ -199,19 +195,18 @@ class Leases:
         return tuple(problems)
 
     def close(self) -> None:
-        """Stop watching, and leave the FIFOs of living leases to the next daemon. May be called twice."""
+        """Stop watching; the next daemon adopts the leases that are held. May be called twice."""
         loop = asyncio.get_running_loop()
         for writer in self._leases:
             loop.remove_reader(writer)
             os.close(writer)
         self._leases.clear()
-        self._by_entry.clear()
-        self._by_uid.clear()
 
     def _check_limits(self, uid: int) -> None:
         if len(self._leases) >= self._max_total:
             raise LimitsExceeded(f"there are {self._max_total} leases already; some have to end first")
-        if uid != 0 and self._by_uid[uid] >= self._max_per_uid:
+        held = sum(lease.uid == uid for lease, _ in self._leases.values())
+        if uid != 0 and held >= self._max_per_uid:
             raise LimitsExceeded(
                 f"user {uid} holds {self._max_per_uid} leases already; close the descriptors of some first"
             )
@@ -238,7 +233,7 @@ class Leases:
                 raise ValueError("it is not a FIFO")
             writer = os.open(path, _WRITE)
         except OSError as error:
-            # ENXIO: nobody has the read end. ENOENT: a record whose FIFO was never made.
+            # ENXIO: the read end is not open. ENOENT: a record whose FIFO was never made.
             if error.errno not in (errno.ENXIO, errno.ENOENT):
                 raise
             _forget(path)
@@ -254,16 +249,12 @@ class Leases:
         # The selector reports the error on the write end, EPOLLERR, as readable.
         asyncio.get_running_loop().add_reader(writer, self._ended, writer)
         self._leases[writer] = (lease, path)
-        self._by_entry[lease.entry_name] += 1
-        self._by_uid[lease.uid] += 1
 
     def _ended(self, writer: int) -> None:
         asyncio.get_running_loop().remove_reader(writer)
         lease, path = self._leases.pop(writer)
         os.close(writer)
         _forget(path)
-        _decrease(self._by_entry, lease.entry_name)
-        _decrease(self._by_uid, lease.uid)
         self._on_end(lease)
         self._on_change()
 
@@ -295,12 +286,6 @@ def _record_of(path: Path) -> Path:
 
 def _forget(path: Path) -> None:
     for name in (path, _record_of(path)):
-        # Gone already, or left for the next start: a FIFO without readers means nothing.
+        # It is removed already, or the next start does it: a FIFO without readers means nothing.
         with contextlib.suppress(OSError):
             name.unlink()
-
-
-def _decrease(counter: collections.Counter[K], key: K) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]

@@ -1,4 +1,4 @@
-"""What was precompiled from an entry: kept below it, so that it goes when the entry goes.
+"""Precompiled headers of an entry: kept in its directory, and removed with it.
 
 Layout, below the directory of the entry::
 
@@ -55,7 +55,7 @@ class PchRecord:
         profile: the name of the profile, also of one with a caller's own list of headers.
         headers: as in ``#include <…>``, in this order.
         compiler: the path of the compiler.
-        compiler_version: as it tells itself.
+        compiler_version: as the compiler prints it.
         compiler_digest: of all of its files.
         text: the complete arguments without the precompiled header.
         backend: the arguments of a second step, from IR to BPF; empty if there is none.
@@ -65,8 +65,7 @@ class PchRecord:
         sha256: of the file.
         bytes: of the file.
         made_at: microseconds since the epoch.
-        needed: the names in the tree without which it is of no use when the headers have gone; None as long
-            as that has not been found out.
+        needed: the names in the tree that it needs once the headers are dropped; None until that is known.
     """
 
     key: str
@@ -106,7 +105,7 @@ class PchRecord:
 class Pch:
     """A precompiled header that is there.
 
-    A damaged one crashes the compiler, or worse: it is handed out only while the file, and the prefix header
+    A damaged one crashes the compiler, or worse: it is served only while the file, and the prefix header
     that programs are compiled with besides, are known to have the content that was written.
 
     Attributes:
@@ -175,7 +174,7 @@ class Pch:
 
 
 class PchStaging:
-    """A place to make a precompiled header in. `close` it: that removes it unless it was published.
+    """A directory in which a precompiled header is made; `close` removes it unless it was published.
 
     Attributes:
         path: the directory.
@@ -217,7 +216,7 @@ class PchStaging:
     def publish(self, entry: Path, record: PchRecord, prefix: Bytes = b"") -> Pch:
         """Give it its name below the entry, in one step, after it has reached the disk.
 
-        Whatever had the name before is removed.
+        What had the name before is removed.
 
         Args:
             entry: the directory of the entry.
@@ -249,11 +248,14 @@ class PchStaging:
         return Pch(record, path, verified=True)
 
 
-def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
-    """What is there for an entry at start; what is damaged is removed, unless it may be in use.
+def load(entry: Path, *, remove_damaged: bool = True) -> dict[str, Pch]:
+    """The precompiled headers of an entry at start, by key.
 
-    None of it is known to be intact: it is verified before it is handed out. What is of another version, or
-    cannot be read now, is left alone.
+    None of them is known to be intact: each is verified before it is served. What is of another version, or
+    cannot be read now, stays.
+
+    Args:
+        remove_damaged: whether what is damaged is removed, as it cannot be in use.
     """
     found: dict[str, Pch] = {}
     try:
@@ -271,7 +273,7 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
         except records.OtherVersion:
             continue
         except (Corrupt, FileNotFoundError):
-            if discard_damaged:
+            if remove_damaged:
                 disk.remove_tree(directory)
         except OSError:
             continue
@@ -281,10 +283,10 @@ def load(entry: Path, *, discard_damaged: bool = True) -> dict[str, Pch]:
 
 
 def carry_over(old: Path, new: Path) -> dict[str, Pch]:
-    """Let a directory that is about to replace an entry have what was precompiled from it.
+    """Link what was precompiled from an entry into the directory that is about to replace it.
 
-    It is linked, not moved, so that it is there at every moment. That is another change of the files, and
-    they are verified before they are handed out again.
+    It is not moved, so that it is there at every moment. A link changes a file's ctime, so all are verified
+    before they are served again.
 
     Args:
         old: the entry's directory, if there is one.
@@ -296,7 +298,7 @@ def carry_over(old: Path, new: Path) -> dict[str, Pch]:
     Raises:
         OSError: it could not be written.
     """
-    found = load(old, discard_damaged=False)
+    found = load(old, remove_damaged=False)
     for key, pch in found.items():
         target = new / "pch" / key
         disk.make_directory(target.parent, exist_ok=True)

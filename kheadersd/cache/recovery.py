@@ -195,7 +195,7 @@ def load(directory: Path, *, is_leased: bool) -> tuple[Entry, str]:
     entry.is_durable = is_durable
     entry.is_damaged = bool(damage)
     entry.given_at = time.monotonic() - (time.time_ns() // 1000 - last_used) / 1e6
-    entry.pchs = pch_files.load(directory, discard_damaged=not is_leased)
+    entry.pchs = pch_files.load(directory, remove_damaged=not is_leased)
     return entry, damage
 
 

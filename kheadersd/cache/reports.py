@@ -118,7 +118,7 @@ class Reports:
     def on_headers_dropped(self, entry: Entry) -> None:
         """An entry is without its headers from now on."""
         self._report(
-            Event.HEADERS_REDUCED,
+            Event.HEADERS_DROPPED,
             f"Dropped the headers of {entry.release} in {entry.path}; what was precompiled from them stays",
             entry,
             bytes=entry.bytes,

@@ -1,10 +1,11 @@
-"""Which entries leave the cache: a pure decision, taken elsewhere into effect."""
+"""Which entries and leftovers the retention policy removes: decisions only, which `Pruning` carries out."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ..system import units
 from .leftovers import Stay
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ def to_remove(
     now: int,
     besides: int = 0,
 ) -> list[tuple[Entry, str]]:
-    """Choose the entries that have to go, and say why.
+    """The entries that have to be removed, and why.
 
-    Damaged ones go first, then what was not used for too long, then each that has a newer one of the same
-    release and kind, then what was not used for the longest time.
+    First those that are damaged, then those that were not used for too long, then those of which there is a
+    newer one of the same release and kind, then those that were not used for the longest time.
 
-    The newest entry of each kind of a protected release and leased entries never leave, though they count
-    towards the limits. An older entry of a protected release, which nobody is given any more, has no such
-    protection.
+    Leased entries and the newest entry of each kind of a protected release stay, and count towards the
+    limits. An older entry of a protected release, which callers are not given any more, is not protected.
 
     Args:
         protected: the running and the installed kernels.
@@ -92,10 +92,10 @@ def to_remove(
 def leftovers_to_remove(
     leftovers: Iterable[Leftover], *, policy: Retention, now: int, entry_bytes: int
 ) -> list[tuple[Leftover, str]]:
-    """Choose the leftovers that have to go, and say why: those that were not used for the longest time.
+    """The leftovers that have to be removed, and why: those that were not used for the longest time.
 
-    Those that are leased count, and stay; those that could not be removed always have to go. The others go
-    before any entry does: they are of no use now.
+    Those that are leased count, and stay; those that could not be removed always have to be. The others are
+    removed before any entry: they are of no use now.
 
     Args:
         now: microseconds since the epoch.
@@ -117,7 +117,7 @@ def leftovers_to_remove(
 
 def _too_old(policy: Retention, age: int) -> str:
     if policy.max_age is not None and age > policy.max_age:
-        return f"not used for {_duration(age)}"
+        return f"not used for {units.duration(age)}"
     return ""
 
 
@@ -125,7 +125,7 @@ def _too_much(policy: Retention, count: int, size: int) -> str:
     if policy.max_entries is not None and count > policy.max_entries:
         return f"the cache may have {policy.max_entries} entries, and had {count}"
     if policy.max_bytes is not None and size > policy.max_bytes:
-        return f"the cache may take {_size(policy.max_bytes)}, and took {_size(size)}"
+        return f"the cache may take {units.size(policy.max_bytes)}, and took {units.size(size)}"
     return ""
 
 
@@ -137,18 +137,3 @@ def _newest(entries: Iterable[Entry]) -> Collection[Entry]:
         if known is None or entry.record.extracted_at >= known.record.extracted_at:
             newest[what] = entry
     return newest.values()
-
-
-def _duration(microseconds: int) -> str:
-    seconds = microseconds // 1_000_000
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} seconds"
-
-
-def _size(count: int) -> str:
-    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= length:
-            return f"{count / length:.1f} {unit}"
-    return f"{count} bytes"

@@ -1,4 +1,4 @@
-"""Making an entry out of sight, and giving it its name in one step."""
+"""An entry is made in a hidden directory, and gets its name in one step."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Published:
 
 
 class Staging:
-    """A place to make an entry in; leaving its ``with`` block removes it unless it was published.
+    """A directory in which an entry is made; leaving its ``with`` block removes it unless it was published.
 
     An extraction that is cancelled has to end soon, and may leave 100,000 files, which ``remove_cancelled``
     removes.

@@ -1,4 +1,4 @@
-"""Makes a tree below a directory descriptor, and nothing anywhere else, whatever it is asked to make."""
+"""Writes a tree below a directory descriptor, and nothing anywhere else, whatever is in an archive."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TreeWriter:
         Raises:
             Corrupt: there is something of that name, its parent is no directory, or it exceeds the limits.
         """
-        base = self._claim(name)
+        base = self._add_name(name)
         self._bytes += member.size
         if self._bytes > self._limits.max_bytes:
             raise self.corrupt(name, f"the files have more than {self._limits.max_bytes} bytes, the limit")
@@ -135,7 +135,7 @@ class TreeWriter:
             Corrupt: there is something of that name, its parent is no directory, or the target is absolute,
                 empty, too long, or has characters that cannot be printed.
         """
-        self._claim(name)
+        self._add_name(name)
         if not target or target[0] == "/" or not target.isprintable():
             raise self.corrupt(name, f"its target {shown(target)} is not a relative path")
         if len(target.encode()) > self._limits.max_name:
@@ -155,13 +155,13 @@ class TreeWriter:
         Raises:
             Corrupt: one leads outside of the tree, nowhere, or in circles.
         """
-        follower = Follower(self.entries)
+        resolver = LinkResolver(self.entries)
         for name in self._links:
             check()
             try:
-                follower.follow(name)
-            except Astray as astray:
-                raise self.corrupt(name, f"its target {shown(self.entries[name].content)} {astray}") from None
+                resolver.resolve(name)
+            except BadLink as bad:
+                raise self.corrupt(name, f"its target {shown(self.entries[name].content)} {bad}") from None
         for name in self._links:
             check()
             target = self.entries[name].content
@@ -180,7 +180,7 @@ class TreeWriter:
         """The error for a member."""
         return Corrupt(f"{self._label} is damaged or unsafe at the member {shown(name)}: {problem}")
 
-    def _claim(self, name: str) -> str:
+    def _add_name(self, name: str) -> str:
         """Take a new name, enter its directory, and return its last component."""
         if name in self._packed:
             raise self.corrupt(name, "it occurs twice")
@@ -210,7 +210,7 @@ class TreeWriter:
         parent = name.rpartition("/")[0]
         if parent not in self._directories:
             self._make_directory(parent)
-        base = self._claim(name)
+        base = self._add_name(name)
         os.mkdir(base, DIRECTORY_MODE, dir_fd=self._open_fd)
         if self._inexact:
             os.chmod(base, DIRECTORY_MODE, dir_fd=self._open_fd)
@@ -254,11 +254,11 @@ def _umask() -> int:
     return 0o777
 
 
-class Astray(Exception):
+class BadLink(Exception):
     """A symlink does not lead to anything in the tree; the text says how, behind its target."""
 
 
-class Follower:
+class LinkResolver:
     """Follows the symlinks of a tree as the kernel does, each of them once.
 
     ".." is the parent of where a link has led, not of the link.
@@ -269,34 +269,34 @@ class Follower:
         # Where a link leads, and how many links there are on the way.
         self._known: dict[str, tuple[str, int]] = {}
 
-    def follow(self, name: str, depth: int = 1) -> tuple[str, int]:
+    def resolve(self, name: str, depth: int = 1) -> tuple[str, int]:
         """Where a link leads, "" for the top, and how many links there are on the way, itself included.
 
         Raises:
-            Astray: it leads outside of the tree, nowhere, or in circles.
+            BadLink: it leads outside of the tree, nowhere, or in circles.
         """
         if known := self._known.get(name):
             return known
         if depth > _MAX_LINKS:
-            raise Astray("leads in circles")
+            raise BadLink("leads in circles")
         at = name.rpartition("/")[0]
         links = 1
         for part in self._entries[name].content.split("/"):
             if at and self._entries[at].kind != DIRECTORY:
-                raise Astray("leads through a file")
+                raise BadLink("leads through a file")
             if part == "..":
                 if not at:
-                    raise Astray("leads outside of the tree")
+                    raise BadLink("leads outside of the tree")
                 at = at.rpartition("/")[0]
             elif part not in ("", "."):
                 at = f"{at}/{part}" if at else part
                 found = self._entries.get(at)
                 if found is None:
-                    raise Astray("leads to nothing in the archive")
+                    raise BadLink("leads to nothing in the archive")
                 if found.kind == SYMLINK:
-                    at, more = self.follow(at, depth + 1)
+                    at, more = self.resolve(at, depth + 1)
                     links += more
                     if links > _MAX_LINKS:
-                        raise Astray("leads in circles")
+                        raise BadLink("leads in circles")
         self._known[name] = at, links
         return at, links

@@ -35,7 +35,7 @@ class Verification:
     async def verify(self, release: Release) -> list[str]:
         """Compare every file of the newest entries of a release with what was made.
 
-        A damaged entry is not handed out any more.
+        A damaged entry is not served any more.
 
         Returns:
             The problems, a sentence each; empty if it is intact.
@@ -71,7 +71,7 @@ class Verification:
         return problems
 
     def on_damaged(self, entry: Entry, what: str) -> None:
-        """An entry is not as it was made: it is not handed out any more, and made again when it is needed."""
+        """An entry is not as it was made: it is not served any more, and made again when it is needed."""
         if entry.is_damaged or self._cache.locks.is_being_replaced(entry):
             return
         self._reports.on_damaged(entry, what)

@@ -17,6 +17,7 @@ from ..dbus.codec import Variant
 from ..errors import Corrupt
 from ..formats.tar import TarReader
 from ..names import SERVICE
+from ..system import units
 from ..system.printable import printable
 from ..system.tasks import in_thread
 from . import output
@@ -207,7 +208,7 @@ async def _list(client: Client, arguments: argparse.Namespace) -> int:
     elif entries:
         output.put_table(
             ("RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST USED", "PATH"),
-            (_entry_row(entry, output.size(entry.get("bytes", 0))) for entry in entries),
+            (_entry_row(entry, units.size(entry.get("bytes", 0))) for entry in entries),
             (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
         )
     elif output.is_terminal():
@@ -248,7 +249,7 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
             "Running kernel": properties["RunningRelease"] or "unknown",
             "Headers": await _whereabouts(client) if properties["RunningRelease"] else "unknown",
             "Cache": f"{output.count(properties['EntryCount'], 'entry', 'entries')}, "
-            f"{output.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
+            f"{units.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
             "Activity": properties["Activity"],
             "Leases": str(properties["LeaseCount"]),
@@ -299,14 +300,14 @@ async def _verify(client: Client, arguments: argparse.Namespace) -> int:
 
 async def _remove(client: Client, arguments: argparse.Namespace) -> int:
     (freed,) = await client.call("Remove", "sa{sv}", arguments.release, options(arguments, "force"))
-    return _show(arguments, {"bytes_freed": freed}, f"{output.size(freed)} freed")
+    return _show(arguments, {"bytes_freed": freed}, f"{units.size(freed)} freed")
 
 
 async def _prune(client: Client, arguments: argparse.Namespace) -> int:
     releases, freed = await client.call("Prune", "a{sv}", {})
     lines = (f"removed {printable(release)}" for release in releases)
     value = {"releases": releases, "bytes_freed": freed}
-    return _show(arguments, value, *lines, f"{output.size(freed)} freed")
+    return _show(arguments, value, *lines, f"{units.size(freed)} freed")
 
 
 async def _unload(client: Client, arguments: argparse.Namespace) -> int:

@@ -63,16 +63,6 @@ def by_source(text: str) -> str:
     return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text
 
 
-def size(count: int) -> str:
-    """A number of bytes with a unit, as in "44.0 MiB"."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 def moment(usec: int) -> str:
     """The local time of a time on the bus (µs since the epoch); "-" for 0."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(usec / 1e6)) if usec else "-"

@@ -144,7 +144,7 @@ class HeaderRemoval:
 
     def _kept(self, entry: Entry, why: str) -> tuple[Entry, str]:
         self._journal.report(
-            Event.HEADERS_REDUCED,
+            Event.HEADERS_DROPPED,
             f"The headers of {entry.release} stay in {entry.path}: {why}",
             level="debug",
             release=entry.release,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kheadersd.cache.manifest import Item
-from kheadersd.cache.tree_writer import Astray, Follower
+from kheadersd.cache.tree_writer import BadLink, LinkResolver
 from kheadersd.formats import decompress
 from kheadersd.formats.tar import DIRECTORY, FILE, SYMLINK
 from kheadersd.sources.source import Layer, whole
@@ -85,9 +85,9 @@ def test_each_link_is_followed_once() -> None:
         for number in range(39 * 20)
     }
     entries = Counted({"a": Item(DIRECTORY), "a/b": Item(FILE), **chains})
-    follower = Follower(entries)
+    resolver = LinkResolver(entries)
     for name in chains:
-        assert follower.follow(name)[0] == "a/b"
+        assert resolver.resolve(name)[0] == "a/b"
     # Of each step two: where it leads, and that it is a directory.
     assert entries.count <= 20 * 39 * 3 + 20 * 100 * 4
 
@@ -111,13 +111,13 @@ def test_links_lead_where_the_kernel_says(
     (top / "d/x").touch()
     for name, target in links.items():
         os.symlink(target, top / name)
-    follower = Follower(entries)
+    resolver = LinkResolver(entries)
     for name in links:
         try:
-            led = str(top / follower.follow(name)[0])
-        except Astray as astray:
+            led = str(top / resolver.resolve(name)[0])
+        except BadLink as bad:
             # What is outside may be there; it is refused even where a link comes back.
-            if "outside" in str(astray):
+            if "outside" in str(bad):
                 continue
             led = ""
         try:

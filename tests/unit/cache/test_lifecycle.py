@@ -65,7 +65,7 @@ async def test_the_headers_are_dropped(made_up: MadeUp) -> None:
     made_up.lifecycle.on_headers_dropped(published)
     await made_up.lifecycle.close()
     assert published.entry.is_durable
-    assert len(made_up.journal.of(Event.HEADERS_REDUCED)) == 1
+    assert len(made_up.journal.of(Event.HEADERS_DROPPED)) == 1
     assert (made_up.told.added, made_up.told.removed) == ([], []), "it is the same entry"
     assert published.replaced is not None
     assert not published.replaced.exists()

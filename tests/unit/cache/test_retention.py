@@ -60,7 +60,7 @@ def test_reasons_say_which_limit() -> None:
     assert [reason for _, reason in chosen] == [
         "not used for 30 days",
         "the cache may have 2 entries, and had 3",
-        "the cache may take 15 bytes, and took 20 bytes",
+        "the cache may take 15 B, and took 20 B",
     ]
 
 
