@@ -1,4 +1,4 @@
-"""What is being done right now, told by the threads that do it."""
+"""What the daemon is doing, as the threads that do it report."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ if TYPE_CHECKING:
     from .release import Release
 
 INTERVAL = 0.2
-"""Seconds between two reports of one stage; a new stage is told at once, if the budget allows it."""
+"""Seconds between two reports of one stage; a new stage is reported at once, if `_RATE` allows it."""
 
 _RATE = 20.0
-"""Reports told a second in all, however many callers there are; a short burst may be twice that."""
+"""Reports a second in all, however many callers there are; a short burst may be twice that."""
 
 Report = Callable[[str, float], None]
 """Called with a stage and the fraction done, 0 to 1; cheap, from any thread."""
-
-Tell = Callable[["Release", str, float], None]
 
 
 def unreported(stage: str, fraction: float) -> None:
@@ -28,16 +26,18 @@ def unreported(stage: str, fraction: float) -> None:
 
 
 class Progress:
-    """Collects reports from any thread, and tells them on the event loop, not too often.
+    """Collects reports from any thread, and passes some of them on, on the event loop.
 
     Args:
-        tell: called with the release, the stage and the fraction done, 0 to 1.
-        changed: called when `activity` may have changed.
+        on_progress: called with the release, the stage and the fraction done, 0 to 1.
+        on_change: called when `activity` may have changed.
     """
 
-    def __init__(self, tell: Tell, changed: Callable[[], None]) -> None:
-        self._tell = tell
-        self._changed = changed
+    def __init__(
+        self, on_progress: Callable[[Release, str, float], None], on_change: Callable[[], None]
+    ) -> None:
+        self._on_progress = on_progress
+        self._on_change = on_change
         self._doing: dict[object, str] = {}
         self._budget = _Budget(_RATE)
 
@@ -54,16 +54,16 @@ class Progress:
         """The progress of one piece of work, until the ``with`` block ends."""
         loop = asyncio.get_running_loop()
         work = object()
-        told = False
+        is_reported = False
         last_stage, last_time = "", 0.0
 
         def note(stage: str, fraction: float) -> None:
-            nonlocal told
+            nonlocal is_reported
             if work in self._doing:
                 self._doing[work] = f"{stage} {release} ({source})"
                 if self._budget.spend():
-                    told = True
-                    self._tell(release, stage, fraction)
+                    is_reported = True
+                    self._on_progress(release, stage, fraction)
 
         def report(stage: str, fraction: float) -> None:
             nonlocal last_stage, last_time
@@ -78,9 +78,9 @@ class Progress:
             yield report
         finally:
             del self._doing[work]
-            if told:
-                self._tell(release, "done", 1.0)
-            self._changed()
+            if is_reported:
+                self._on_progress(release, "done", 1.0)
+            self._on_change()
 
 
 class _Budget:

@@ -52,9 +52,14 @@ class Derived:
         self.types = TypesProvider(host, lifecycle, run, progress, config.extract_timeout)
         bases = {
             HEADERS: Base(
-                provider.existing.base, provider.existing.is_current, provider.get_entry, provider.why_lost
+                provider.existing.base,
+                provider.existing.is_current,
+                provider.get_entry,
+                provider.why_not_restorable,
             ),
-            TYPES: Base(self.types.base, self.types.is_current, self.types.get_entry, self.types.why_lost),
+            TYPES: Base(
+                self.types.base, self.types.is_current, self.types.get_entry, self.types.why_not_restorable
+            ),
         }
         self._profiles = Profiles(journal)
         self._compilers = Compilers(config.compiler_directories, run, default=config.compiler)

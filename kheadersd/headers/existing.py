@@ -47,7 +47,7 @@ class ExistingHeaders:
         self._served: dict[str, Served] = {}
 
     def configure(self, config: Config) -> None:
-        """Use other limits, for what is begun from now on."""
+        """Use other limits, for what starts from now on."""
         self._config = config
 
     async def close(self) -> None:

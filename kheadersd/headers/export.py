@@ -1,4 +1,4 @@
-"""Headers as a stream, for those who see the bus and not the cache: in containers.
+"""Headers as a stream, for callers that see the bus and not the cache: in containers.
 
 A descriptor of a directory would be simpler, and would lead out of any container by its "..".
 """
@@ -6,6 +6,7 @@ A descriptor of a directory would be simpler, and would lead out of any containe
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -22,14 +23,14 @@ MAX_TOTAL = 16
 MAX_PER_USER = 4
 """Streams at a time. Root may have all of them."""
 
-_TIME_LIMIT = 600.0  # seconds; a reader who does not read must not keep a thread for ever
+_TIME_LIMIT = 600.0  # seconds; a reader that does not read must not keep a thread for ever
 
 
 class Exports:
     """The streams that are being read. Belongs to the event loop.
 
     Args:
-        on_failure: called when a stream was cut short, with what is wrong: Corrupt if it is the entry.
+        on_failure: called when a stream is cut short; the error is Corrupt if the entry is damaged.
     """
 
     def __init__(self, on_failure: Callable[[Entry, KheadersError], None]) -> None:
@@ -39,15 +40,15 @@ class Exports:
         self._threads = Threads(MAX_TOTAL)
 
     async def close(self) -> None:
-        """Cut off what is still being read."""
+        """Cut short all streams that are still being read."""
         await self._background.close()
 
-    async def start(self, entry: Entry, uid: int, ended: Callable[[], None]) -> int:
+    async def start(self, entry: Entry, uid: int, on_end: Callable[[], None]) -> int:
         """Begin to write the headers of an entry as a tar archive.
 
         Args:
-            uid: of who asked for it.
-            ended: called when nothing of the entry is needed any more, also when this fails.
+            uid: the caller's.
+            on_end: called when nothing of the entry is needed any more, also when this fails.
 
         Returns:
             The end of a pipe to read from, the caller's to close. The archive is whole exactly if it ends as
@@ -58,36 +59,31 @@ class Exports:
             LimitsExceeded: too many are being read, or the daemon has no descriptors left.
             Vanished, DiskError: the entry cannot be read.
         """
-        try:
+        with contextlib.ExitStack() as at_failure:
+            at_failure.callback(on_end)
             if self._of_user.total() >= MAX_TOTAL or (uid and self._of_user[uid] >= MAX_PER_USER):
                 raise LimitsExceeded("too many headers are being exported; wait until some have been read")
-            self._of_user[uid] += 1
-            try:
-                reader, writer = _pipe()
-            except BaseException:
-                self._of_user[uid] -= 1
-                raise
-        except BaseException:
-            ended()
-            raise
-        self._background.start(self._see_to_its_end(entry, writer, uid, ended))
+            reader, writer = _pipe()
+            at_failure.pop_all()
+        self._of_user[uid] += 1
+        self._background.start(self._write(entry, writer, uid, on_end))
         return reader
 
-    async def _see_to_its_end(self, entry: Entry, writer: int, uid: int, ended: Callable[[], None]) -> None:
+    async def _write(self, entry: Entry, writer: int, uid: int, on_end: Callable[[], None]) -> None:
         cancelled = threading.Event()
-        work = in_thread(_write, entry, writer, cancelled, cancelled=cancelled, threads=self._threads)
+        work = in_thread(_write_to_pipe, entry, writer, cancelled, cancelled=cancelled, threads=self._threads)
         try:
             await within(_TIME_LIMIT, work, _late)
         except Cancelled:
             pass
-        except LimitsExceeded as error:  # no thread was begun
+        except LimitsExceeded as error:  # before a thread was started
             os.close(writer)
             self._on_failure(entry, error)
         except KheadersError as error:
             self._on_failure(entry, error)
         finally:
             self._of_user[uid] -= 1
-            ended()
+            on_end()
 
 
 def _pipe() -> tuple[int, int]:
@@ -103,7 +99,7 @@ def _late() -> Timeout:
     return Timeout(f"the reader of an export did not read all of it within {_TIME_LIMIT:g} s")
 
 
-def _write(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
+def _write_to_pipe(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
     from ..cache.tar_writer import write_archive  # here, as most daemons are never asked for an export
 
     # The thread's own, to the end: one that hangs must not find another file by this number.

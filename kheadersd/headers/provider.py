@@ -87,7 +87,7 @@ class Provider:
         self._consent = Consent(sources.package, self._work)
 
     def configure(self, config: Config) -> None:
-        """Use other limits, for what is begun from now on."""
+        """Use other limits, for what starts from now on."""
         self._config = config
 
     async def close(self) -> None:
@@ -104,7 +104,7 @@ class Provider:
 
         Raises:
             NotAvailable: no source has them; the message says why not for each.
-            Corrupt, ReleaseMismatch, ModuleFailed: the best that a source had was of no use.
+            Corrupt, ReleaseMismatch, ModuleFailed: what the first such source has cannot be used.
             NoSpace, Timeout: they could not be made.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
         """
@@ -147,16 +147,16 @@ class Provider:
 
         Raises:
             NotAvailable: it has no module file.
-            KheadersError: the file is of no use, or the entry could not be made.
+            KheadersError: the file cannot be used, or the entry cannot be made.
         """
         if not self.existing.is_cached(release):
             result = await self._search(Request(release, ("module-file",), ahead=True), None)
             if not isinstance(result, Served):
                 raise _error(release, result)
 
-    async def why_lost(self, entry: Entry) -> str:
+    async def why_not_restorable(self, entry: Entry) -> str:
         """Why no source could give the headers of an entry again, see `restore`; "" if one can."""
-        return await restore.why_lost(entry, self._sources, self._config)
+        return await restore.why_not_restorable(entry, self._sources, self._config)
 
     async def _get(self, phase: Request, caller: Caller) -> Served | list[Failure]:
         """Get headers from the sources of a phase, which all take the same consent."""
@@ -257,7 +257,7 @@ def _phases(request: Request) -> Iterator[Request]:
 
 
 def _error(release: Release, failures: list[Failure]) -> KheadersError:
-    """What the caller is told: the first thing that was of no use, else that no source has headers."""
+    """What the caller is told: the first thing that cannot be used, else that no source has headers."""
     texts = [f"{failure.source}: {failure.message}" for failure in failures]
     for number, failure in enumerate(failures):
         if failure.error is not None and (not issubclass(failure.error, _REFUSALS) or len(failures) == 1):

@@ -1,6 +1,6 @@
-"""Whether headers could be had again if they left the cache now.
+"""Whether a source can give the headers of an entry again once they are dropped.
 
-The decision is taken from what is on the host at this moment. In doubt they could not: a source counts only
+The decision is taken from what is on the host at this moment. In doubt it cannot: a source counts only
 if it is seen to have them. Nothing is loaded, downloaded or extracted for it.
 
 - ``tree``: there is a usable tree, and it can be copied.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..sources.sources import Sources
 
 
-async def why_lost(entry: Entry, sources: Sources, config: Config) -> str:
+async def why_not_restorable(entry: Entry, sources: Sources, config: Config) -> str:
     """Why none of the configured sources can give the headers of an entry again; "" if one can."""
     reasons = []
     for name in config.sources:

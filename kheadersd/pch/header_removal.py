@@ -101,7 +101,7 @@ class HeaderRemoval:
         if entry not in self._cache or not entry.has_headers:
             return self._cache.named(entry.name) or entry, ""
         # What takes long first, then what can change at any moment.
-        if not force and (why := await self._bases[entry.record.kind].why_lost(entry)):
+        if not force and (why := await self._bases[entry.record.kind].why_not_restorable(entry)):
             return self._kept(entry, f"no source can give them again: {why}")
         # What no compiler can use any more needs nothing.
         await self._store.remove_outdated_of(entry)

@@ -66,10 +66,10 @@ class Base:
         find: the entry of a release that is there, or None; its headers may have been dropped.
         is_current: whether an entry is what its source would give now; some microseconds.
         get: the entry of a release with its headers, made if it takes that. Raises KheadersError.
-        why_lost: why no source can give the headers of an entry again; "" if one can.
+        why_not_restorable: why no source can give the headers of an entry again; "" if one can.
     """
 
     find: Callable[[Release], Awaitable[Entry | None]]
     is_current: Callable[[Entry], bool]
     get: Callable[[Release, Caller], Awaitable[Entry]]
-    why_lost: Callable[[Entry], Awaitable[str]]
+    why_not_restorable: Callable[[Entry], Awaitable[str]]

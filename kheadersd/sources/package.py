@@ -33,7 +33,7 @@ class PackageManager(Protocol):
         """Download and verify the headers. Nothing is left on the disk but what the archive holds open.
 
         Raises:
-            NotFound: there are none, or they cannot be had now.
+            NotFound: there are none, or they cannot be downloaded now.
             KheadersError: what came is damaged or not genuine, there is no room, it took too long.
         """
         ...

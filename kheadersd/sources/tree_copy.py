@@ -304,7 +304,7 @@ def _changed(path: str) -> Corrupt:
 
 
 def _tar(walk: _Walk, place: Path, parts: list[str], stamp: _Stamp) -> Iterator[bytes]:
-    """A layer: the same bytes whenever and by whomever the same files were installed."""
+    """A layer: the same bytes for the same files, whatever their times and owners are."""
     waiting = bytearray()
     for member in walk.members(place, parts):
         stamp.add(member)

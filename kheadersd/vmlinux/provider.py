@@ -144,7 +144,7 @@ class TypesProvider:
         made, fresh = await self._work.share(release, lambda: self._make(release, uid))
         return self._served(made, fresh=fresh)
 
-    async def why_lost(self, entry: Entry) -> str:
+    async def why_not_restorable(self, entry: Entry) -> str:
         """Why the vmlinux.h of an entry could not be made again if it were dropped; "" if it could."""
         record = entry.record
         if btf.stamp(self._host, record.origin) != record.origin_stamp:

@@ -138,10 +138,12 @@ class Rig:
         self.state = state
         self.clang = Clang()
         self.compilers = Installed(self.clang)
-        self.why_lost = ""
+        self.why_not_restorable = ""
         headers = state.provider
         existing = headers.existing
-        bases = {HEADERS: Base(existing.base, existing.is_current, headers.get_entry, self._why_lost)}
+        bases = {
+            HEADERS: Base(existing.base, existing.is_current, headers.get_entry, self._why_not_restorable)
+        }
         profiles = Profiles(state.journal)
         run = CompilerRun(self.clang, None)
         self.store = PchStore(state.lifecycle, self.compilers, profiles, config.max_pchs)
@@ -167,8 +169,8 @@ class Rig:
         await self.header_removal.close()
         await self.compilers.close()
 
-    async def _why_lost(self, entry: Entry) -> str:  # noqa: ARG002
-        return self.why_lost
+    async def _why_not_restorable(self, entry: Entry) -> str:  # noqa: ARG002
+        return self.why_not_restorable
 
 
 EVERYBODY = (Action.EXTRACT,)

@@ -18,7 +18,7 @@ import pytest
 from kheadersd.cache import extract
 from kheadersd.config import Config
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
-from kheadersd.headers.restore import why_lost
+from kheadersd.headers.restore import why_not_restorable
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import KernelModule, NoLoader
 from kheadersd.release import Release
@@ -206,14 +206,14 @@ async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
     config = Config(sources=("package",))
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish()
-    assert "only known after a download" in await why_lost(entry, sources, config)
+    assert "only known after a download" in await why_not_restorable(entry, sources, config)
     apt_host.update()
-    assert await why_lost(entry, sources, config) == ""
+    assert await why_not_restorable(entry, sources, config) == ""
     # As distributions do with kernels that were replaced.
     (repository.pool / f"{OWN}_6.1.192-2_amd64.deb").unlink()
     repository.publish()
     apt_host.update()
-    assert await why_lost(entry, sources, config) != ""
+    assert await why_not_restorable(entry, sources, config) != ""
 
 
 async def test_our_lists_are_fetched_at_most_every_ten_minutes(

@@ -42,55 +42,55 @@ async def made(state: Parts, source: str) -> Entry:
     return entry
 
 
-async def why_lost(
+async def why_not_restorable(
     state: Parts,
     entry: Entry,
     sources: Sequence[str] = Config().sources,
     seconds: float | None = Config().extract_timeout,
 ) -> str:
     state.provider.configure(Config(sources=tuple(sources), extract_timeout=seconds))
-    return await state.provider.why_lost(entry)
+    return await state.provider.why_not_restorable(entry)
 
 
 async def test_a_module_file(host: Host, state: Parts) -> None:
     path = put_module(host)
     entry = await made(state, "module-file")
-    assert await why_lost(state, entry) == ""
-    assert "module-file: " not in await why_lost(state, entry, ["sysfs", "module"])
+    assert await why_not_restorable(state, entry) == ""
+    assert "module-file: " not in await why_not_restorable(state, entry, ["sysfs", "module"])
     put_module(host, OTHER_ARCHIVE)
-    assert "has another archive" in await why_lost(state, entry)
+    assert "has another archive" in await why_not_restorable(state, entry)
     put_module(host).write_bytes(b"damaged")
-    assert "module-file: " in await why_lost(state, entry)
+    assert "module-file: " in await why_not_restorable(state, entry)
     put_module(host)
-    assert await why_lost(state, entry) == ""
+    assert await why_not_restorable(state, entry) == ""
     # As distributions do while the kernel still runs.
     path.unlink()
-    assert "module-file: there is no kheaders.ko" in await why_lost(state, entry)
+    assert "module-file: there is no kheaders.ko" in await why_not_restorable(state, entry)
 
 
 async def test_what_the_kernel_shows(host: Host, state: Parts) -> None:
     show_in_sysfs(host, ARCHIVE, builtin=True)
     entry = await made(state, "sysfs")
-    assert await why_lost(state, entry) == ""
+    assert await why_not_restorable(state, entry) == ""
     show_in_sysfs(host, ARCHIVE)
-    assert "goes with the module" in await why_lost(state, entry)
+    assert "goes with the module" in await why_not_restorable(state, entry)
     put_module(host)
-    assert await why_lost(state, entry) == ""
+    assert await why_not_restorable(state, entry) == ""
 
 
 async def test_a_tree(host: Host, state: Parts) -> None:
     build = put_tree(host.path("lib/modules", RELEASE, "build"))
     entry = await state.provider.get_entry(RELEASE, Root())
     assert entry.record.source == "tree"
-    assert await why_lost(state, entry) == ""
+    assert await why_not_restorable(state, entry) == ""
     # It is usable, and cannot be copied any more.
     hidden = build / "include/linux/types.h"
     hidden.chmod(0o600)
-    assert "types.h is not copied" in await why_lost(state, entry)
+    assert "types.h is not copied" in await why_not_restorable(state, entry)
     hidden.chmod(0o644)
-    assert await why_lost(state, entry) == ""
+    assert await why_not_restorable(state, entry) == ""
     shutil.rmtree(build)
-    assert "tree: there is no" in await why_lost(state, entry)
+    assert "tree: there is no" in await why_not_restorable(state, entry)
 
 
 async def test_a_source_that_does_not_answer(
@@ -105,4 +105,4 @@ async def test_a_source_that_does_not_answer(
     put_module(host)
     entry = await made(state, "module-file")
     monkeypatch.setattr(TreeSource, "find", hang)
-    assert "took longer than 0.01 s" in await why_lost(state, entry, ["tree"], 0.01)
+    assert "took longer than 0.01 s" in await why_not_restorable(state, entry, ["tree"], 0.01)
