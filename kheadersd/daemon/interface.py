@@ -7,7 +7,6 @@ that is there already is returned at once; what takes time is a coroutine.
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import json
 import os
 import time
@@ -15,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from ..dbus.codec import encode, escaped
-from ..dbus.objects import Interface, Method, Reply
+from ..dbus.objects import Interface, Method, Reply, interface_xml
 from ..errors import KheadersError
 from ..events import Event
 from ..headers.consent import Action
@@ -90,7 +89,8 @@ class Service:
             "ListLeases": Method("", "a(ssuus)", self._list_leases, only_reads=True),
             "Describe": Method("", "s", self._describe, only_reads=True),
         }
-        self.interface = Interface(SERVICE, methods, properties(parts), interface_xml())
+        xml = interface_xml(SERVICE, "org.kheaders.Provide.xml")
+        self.interface = Interface(SERVICE, methods, properties(parts), xml)
 
     # Headers
 
@@ -278,12 +278,6 @@ class CallAuthorisation:
     async def may(self, action: Action) -> bool:
         """Whether polkit allows an action without asking."""
         return await self._authority.allows(self._call, action)
-
-
-def interface_xml() -> str:
-    """The ``<interface>`` element of the installed XML file, word for word."""
-    text = importlib.resources.files("kheadersd").joinpath("data/org.kheaders.Provide.xml").read_text("utf-8")
-    return text[text.index("<interface") : text.index("</interface>") + len("</interface>")]
 
 
 def _encode_headers(served: Served) -> Reply:

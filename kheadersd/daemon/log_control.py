@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..dbus.objects import Interface, Property
+from ..dbus.objects import Interface, Property, interface_xml
 from ..journal import IDENTIFIER
 
 if TYPE_CHECKING:
@@ -14,20 +14,6 @@ if TYPE_CHECKING:
 
 PATH = "/org/freedesktop/LogControl1"
 NAME = "org.freedesktop.LogControl1"
-
-# As org.freedesktop.LogControl1(5) has it, whose properties carry these annotations.
-_XML = """\
-<interface name="org.freedesktop.LogControl1">
-    <property name="LogLevel" type="s" access="readwrite">
-      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
-    </property>
-    <property name="LogTarget" type="s" access="readwrite">
-      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
-    </property>
-    <property name="SyslogIdentifier" type="s" access="read">
-      <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
-    </property>
-  </interface>"""
 
 
 def log_control(journal: Journal, authority: Authority) -> Interface:
@@ -46,4 +32,4 @@ def log_control(journal: Journal, authority: Authority) -> Interface:
         "LogTarget": Property("s", lambda: journal.target, set_target, emits="false"),
         "SyslogIdentifier": Property("s", lambda: IDENTIFIER, emits="false"),
     }
-    return Interface(NAME, {}, properties, _XML)
+    return Interface(NAME, {}, properties, interface_xml(NAME))

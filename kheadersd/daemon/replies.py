@@ -14,39 +14,16 @@ if TYPE_CHECKING:
     from ..headers.requests import Served
     from ..pch.requests import ServedPch
 
-_SIGNATURES = {
-    "arguments": "as",
-    "backend_arguments": "as",
-    "build_tree": "s",
-    "bytes": "t",
-    "compiler": "s",
-    "compiler_version": "s",
-    "consumer": "s",
-    "digest": "s",
-    "environment": "a{ss}",
-    "extracted_at": "t",
-    "files": "u",
-    "fresh": "b",
-    "headers": "as",
-    "headers_kept": "b",
-    "key": "s",
-    "kind": "s",
-    "last_used": "t",
-    "origin": "s",
-    "pch_bytes": "t",
-    "pch_count": "u",
-    "profile": "s",
-    "release": "s",
-    "source": "s",
-    "source_tree": "s",
-    "warnings": "as",
-    "why_kept": "s",
-}
+_SIGNATURES: dict[type, str] = {bool: "b", str: "s", int: "t", list: "as", dict: "a{ss}"}
+_OF_32_BITS = ("files", "pch_count")
 
 
 def variants(values: Mapping[str, object]) -> dict[str, Variant]:
-    """Values as ``a{sv}``, each with the signature that its key has in all replies."""
-    return {key: Variant(_SIGNATURES[key], value) for key, value in values.items()}
+    """Values as ``a{sv}``, by their types: lists are of text, numbers have 64 bits but for a few keys."""
+    return {
+        key: Variant("u" if key in _OF_32_BITS else _SIGNATURES[type(value)], value)
+        for key, value in values.items()
+    }
 
 
 def details(served: Served) -> dict[str, object]:

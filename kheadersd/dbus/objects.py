@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ..errors import UnknownInterface, UnknownMethod, UnknownObject
+from ..system.files import read_text
 
 if TYPE_CHECKING:
     from .credentials import Credentials
 
 _PEER = "org.freedesktop.DBus.Peer"
+_DATA = Path(__file__).parent.parent / "data"
 
 
 class Answer(NamedTuple):
@@ -139,6 +142,13 @@ class Interface:
     methods: Mapping[str, Method]
     properties: Mapping[str, Property]
     xml: str
+
+
+def interface_xml(name: str, file: str = "freedesktop.xml") -> str:
+    """The ``<interface>`` element of an interface, word for word as a file in ``data/`` has it."""
+    text = read_text(_DATA / file)
+    start = text.index(f'<interface name="{name}">')
+    return text[start : text.index("</interface>", start)] + "</interface>"
 
 
 class Objects:

@@ -15,7 +15,7 @@ from ..errors import (
 from ..names import PROPERTIES
 from ..system.files import read_text
 from .codec import Variant
-from .objects import Call, Interface, Method, Objects, Property
+from .objects import Call, Interface, Method, Objects, Property, interface_xml
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -26,42 +26,6 @@ _DOCTYPE = (
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 )
 _MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
-
-_INTROSPECTABLE_XML = """\
-<interface name="org.freedesktop.DBus.Introspectable">
-  <method name="Introspect">
-    <arg name="xml_data" type="s" direction="out"/>
-  </method>
-</interface>"""
-_PEER_XML = """\
-<interface name="org.freedesktop.DBus.Peer">
-  <method name="Ping"/>
-  <method name="GetMachineId">
-    <arg name="machine_uuid" type="s" direction="out"/>
-  </method>
-</interface>"""
-_PROPERTIES_XML = """\
-<interface name="org.freedesktop.DBus.Properties">
-  <method name="Get">
-    <arg name="interface_name" type="s" direction="in"/>
-    <arg name="property_name" type="s" direction="in"/>
-    <arg name="value" type="v" direction="out"/>
-  </method>
-  <method name="GetAll">
-    <arg name="interface_name" type="s" direction="in"/>
-    <arg name="properties" type="a{sv}" direction="out"/>
-  </method>
-  <method name="Set">
-    <arg name="interface_name" type="s" direction="in"/>
-    <arg name="property_name" type="s" direction="in"/>
-    <arg name="value" type="v" direction="in"/>
-  </method>
-  <signal name="PropertiesChanged">
-    <arg name="interface_name" type="s"/>
-    <arg name="changed_properties" type="a{sv}"/>
-    <arg name="invalidated_properties" type="as"/>
-  </signal>
-</interface>"""
 
 
 class NoMachineId(KheadersError):
@@ -84,7 +48,7 @@ def add_standard_interfaces(objects: Objects) -> None:
                 "org.freedesktop.DBus.Introspectable",
                 {"Introspect": Method("", "s", standard.introspect, only_reads=True)},
                 {},
-                _INTROSPECTABLE_XML,
+                interface_xml("org.freedesktop.DBus.Introspectable"),
             ),
             Interface(
                 "org.freedesktop.DBus.Peer",
@@ -93,9 +57,9 @@ def add_standard_interfaces(objects: Objects) -> None:
                     "GetMachineId": Method("", "s", _machine_id, only_reads=True),
                 },
                 {},
-                _PEER_XML,
+                interface_xml("org.freedesktop.DBus.Peer"),
             ),
-            Interface(PROPERTIES, properties, {}, _PROPERTIES_XML),
+            Interface(PROPERTIES, properties, {}, interface_xml(PROPERTIES)),
         ]
     )
 

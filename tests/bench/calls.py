@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from kheadersd.dbus import encode
+from kheadersd.dbus.codec import encode
 from tests.bench.measure import MIB, Result, median, note
 from tests.bench.rig import FLOOR
 from tests.support.callers import Flood, Watch, client, frames

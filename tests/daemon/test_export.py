@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.dbus import encode
+from kheadersd.dbus.codec import encode
 from kheadersd.dbus.connection import Connection
 from tests.support.archives import kheaders_files, make_kheaders
 from tests.support.callers import HEADERS, NO_OPTIONS, client

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from kheadersd.dbus import Variant, encode
 from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import Variant, encode
 from tests.support.archives import make_kheaders
 from tests.support.callers import (
     HEADERS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kheadersd.dbus import Variant
+from kheadersd.dbus.codec import Variant
 from tests.support.callers import HEADERS, NO_OPTIONS, acquire, client, error
 from tests.support.libraries import without_dbus_next
 from tests.support.raw import INTERFACE, Reply

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from kheadersd.dbus import Call, Connection, Interface, Method, Variant, encode
 from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import Variant, encode
+from kheadersd.dbus.connection import Connection
+from kheadersd.dbus.objects import Call, Interface, Method
 from kheadersd.errors import KheadersError
 from tests.support.apt_lists import apt_knows
 from tests.support.archives import make_kheaders

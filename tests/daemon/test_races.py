@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.dbus import Variant, encode
+from kheadersd.dbus.codec import Variant, encode
 from kheadersd.errors import FREEDESKTOP_ERRORS, PROVIDE_ERRORS
 from tests.support.archives import kheaders_files, make_kheaders
 from tests.support.callers import HEADERS, NO_OPTIONS, client

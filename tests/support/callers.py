@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from kheadersd.dbus import encode
 from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import encode
 from kheadersd.errors import FREEDESKTOP_ERRORS
 from tests.support.raw import HERE, RawClient, Reply
 from tests.support.running import Daemon

@@ -13,7 +13,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kheadersd import errors
-from kheadersd.dbus import Call, Connection, Interface, Method, Property, Reply, Variant, encode
+from kheadersd.dbus.codec import Variant, encode
+from kheadersd.dbus.connection import Connection
+from kheadersd.dbus.objects import Call, Interface, Method, Property, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

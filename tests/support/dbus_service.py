@@ -13,8 +13,9 @@ import sys
 import time
 from typing import Any
 
-from kheadersd.dbus import Call, Connection, Interface, Method, Property, Reply, encode
-from kheadersd.dbus.codec import LIBRARY
+from kheadersd.dbus.codec import LIBRARY, encode
+from kheadersd.dbus.connection import Connection
+from kheadersd.dbus.objects import Call, Interface, Method, Property, Reply
 from kheadersd.errors import NotCached
 
 NAME, PATH, INTERFACE = "org.kheaders.Provide", "/org/kheaders/Provide", "org.kheaders.Provide"

@@ -8,9 +8,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kheadersd.dbus import encode
 from kheadersd.dbus import frames as wire
-from kheadersd.dbus.codec import decode
+from kheadersd.dbus.codec import decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,20 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kheadersd.dbus import (
-    BusError,
-    Call,
-    Connection,
-    ConnectionLost,
-    Interface,
-    Method,
-    NameTaken,
-    Reply,
-    Signal,
-    encode,
-)
 from kheadersd.dbus import frames as wire
-from kheadersd.dbus.codec import decode
+from kheadersd.dbus.codec import decode, encode
+from kheadersd.dbus.connection import Connection, Signal
+from kheadersd.dbus.errors import BusError, ConnectionLost, NameTaken
+from kheadersd.dbus.objects import Call, Interface, Method, Reply
 from kheadersd.errors import AccessDenied, LimitsExceeded, Timeout
 
 if TYPE_CHECKING:

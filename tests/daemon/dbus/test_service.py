@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kheadersd.dbus import Variant, encode
 from kheadersd.dbus import frames as wire
+from kheadersd.dbus.codec import Variant, encode
 from tests.support.dbus_service import TREE
 from tests.support.raw import HERE, INTERFACE, NAME, PATH, RawClient, Reply, big_endian_call
 from tests.support.running import REPOSITORY

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kheadersd.dbus import Variant, encode
+from kheadersd.dbus.codec import Variant, encode
 from tests.support.callers import client
 from tests.support.clients import wait_until
 from tests.support.needs import needs_root

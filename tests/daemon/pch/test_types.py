@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.dbus import Variant
+from kheadersd.dbus.codec import Variant
 from kheadersd.vmlinux.bpftool import PLACES
 from tests.support.callers import HEADERS, NO_OPTIONS, client, error
 from tests.support.polkit import POLKITD, Polkit, rule

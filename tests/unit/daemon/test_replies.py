@@ -67,6 +67,13 @@ def test_a_kernel_with_randomised_structures_is_warned_of() -> None:
     assert "CONFIG_RANDSTRUCT" in warning
 
 
-def test_a_key_without_a_type_is_a_mistake() -> None:
-    with pytest.raises(KeyError):
-        variants({"unheard_of": 1})
+def test_the_types_of_values() -> None:
+    values = {"fresh": True, "files": 1, "pch_count": 2, "bytes": 3, "headers": [], "environment": {}}
+    assert {key: variant.signature for key, variant in variants(values).items()} == {
+        "fresh": "b",
+        "files": "u",
+        "pch_count": "u",
+        "bytes": "t",
+        "headers": "as",
+        "environment": "a{ss}",
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kheadersd.dbus import Variant
+from kheadersd.dbus.codec import Variant
 from kheadersd.dbus.errors import ConnectionLost
 from kheadersd.dbus.objects import Answer
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
