@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import InvalidArgs
@@ -13,7 +13,7 @@ from ..system.printable import quoted
 from .output import SHELLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -51,21 +51,35 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error(error.message)
 
 
+def _options(*flags: str, **settings: Any) -> argparse.ArgumentParser:
+    """A parser of one argument, to be a parent of the commands that take it."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(*flags, **settings)
+    return parent
+
+
 def _parser() -> argparse.ArgumentParser:
     # SUPPRESS: the default of the command's parser does not replace what was given before the command.
-    bus = argparse.ArgumentParser(add_help=False)
-    bus.add_argument(
-        "--session", action="store_true", default=argparse.SUPPRESS, help="use the session bus, for trials"
+    switch = {"action": "store_true", "default": argparse.SUPPRESS}
+    bus = _options("--session", **switch, help="use the session bus, for trials")
+    json = _options("--json", **switch, help="print JSON")
+    release = _options("release", nargs="?", default="", metavar="RELEASE")
+    used_release = _options("--release", default="", metavar="R", help="the kernel release to use")
+    compiler = _options("--compiler", default="", metavar="C", help="a name such as clang-16, or a path")
+    sources = _options(
+        "--source",
+        action="append",
+        choices=SOURCE_NAMES,
+        help="try only this source; repeat the option for several, in this order",
     )
-    output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    sources.add_argument("--refresh", action="store_true", help="do not use cached headers")
 
     parser = argparse.ArgumentParser(
         prog="kheadersctl",
         description="Get kernel headers for tracing tools, and manage their cache.",
         epilog="RELEASE is a kernel release as 'uname -r' prints it; the default is the running kernel. "
         "Exit codes: 0 done, 1 failed, 2 usage, 3 not available, 4 not authorised, 5 no daemon.",
-        parents=[bus, output],
+        parents=[bus, json],
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"kheadersctl {__version__}")
@@ -76,49 +90,33 @@ def _parser() -> argparse.ArgumentParser:
             name, help=summary, description=summary + ".", parents=[bus, *parents], allow_abbrev=False
         )
 
-    command("status", "Show the state of the daemon, its cache and the leases", output)
-    get = command("get", "Make sure that headers are in the cache, and print their path", output)
-    _add_release(get)
-    _add_sources(get)
-    export = command("export", "Write headers to stdout as a tar archive, for containers without the cache")
-    _add_release(export)
-    _add_sources(export)
-    command("list", "List the entries of the cache", output)
-    execute = command("exec", "Run a command with headers that stay until it ends")
-    execute.add_argument("--release", default="", metavar="R", help="use the headers of this kernel release")
-    _add_sources(execute)
+    command("status", "Show the state of the daemon, its cache and the leases", json)
+    command("get", "Make sure that headers are in the cache, and print their path", json, release, sources)
+    command(
+        "export",
+        "Write headers to stdout as a tar archive, for containers without the cache",
+        release,
+        sources,
+    )
+    command("list", "List the entries of the cache", json)
+    execute = command("exec", "Run a command with headers that stay until it ends", used_release, sources)
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…", help="after --")
-    env = command("env", "Print the variables that make bcc and bpftrace use the headers, if any", output)
-    _add_release(env)
-    _add_sources(env)
+    summary = "Print the variables that make bcc and bpftrace use the headers, if any"
+    env = command("env", summary, json, release, sources)
     env.add_argument(
-        "--shell",
-        choices=SHELLS,
-        default="sh",
-        help="for this shell, or for systemd's EnvironmentFile=",
+        "--shell", choices=SHELLS, default="sh", help="for this shell, or for systemd's EnvironmentFile="
     )
     env.add_argument(
         "--unless-dropped",
         action="store_true",
         help="print nothing if 'pch --drop-headers' dropped the headers, and do not extract them again",
     )
-    _add_compiling(command, output)
-    verify = command("verify", "Compare cached headers with what was extracted; all without RELEASE", output)
-    verify.add_argument("release", nargs="?", metavar="RELEASE")
-    remove = command("remove", "Remove headers from the cache", output)
-    _add_release(remove)
-    remove.add_argument("--force", action="store_true", help="remove them also while a program uses them")
-    command("prune", "Remove the entries that exceed the limits of the configuration", output)
-    command("unload", "Unload the kernel module kheaders, if no extraction needs it", output)
-    command("monitor", "Print what the daemon does, until interrupted", output)
-    return parser
 
-
-def _add_compiling(command: Callable[..., argparse.ArgumentParser], output: argparse.ArgumentParser) -> None:
-    pch = command("pch", "Make sure that headers are precompiled for clang, and print the path", output)
+    pch = command(
+        "pch", "Make sure that headers are precompiled for clang, and print the path", json, compiler
+    )
     pch.add_argument("profile", metavar="PROFILE", help="a list of headers, such as bpf-tracing")
-    _add_release(pch)
-    _add_compiler(pch)
+    pch.add_argument("release", nargs="?", default="", metavar="RELEASE")
     pch.add_argument(
         "--header", action="append", metavar="H", help="precompile this header, instead of the profile's"
     )
@@ -127,36 +125,22 @@ def _add_compiling(command: Callable[..., argparse.ArgumentParser], output: argp
     )
     pch.add_argument("--force", action="store_true", help="drop them even if no source can restore them")
     pch.add_argument("--arguments", action="store_true", help="print the compiler's arguments instead")
-    types = command("types", "Make sure that there is a vmlinux.h, and print its path", output)
-    _add_release(types)
-    compile_ = command("cc", "Compile a BPF program, with precompiled headers if possible")
-    compile_.usage = "%(prog)s [OPTION…] FILE [-- FLAG…]"
-    compile_.epilog = "The FLAGs after -- are further arguments of clang."
-    compile_.add_argument("file", metavar="FILE", help="a program in C")
-    compile_.add_argument(
-        "-o", dest="output", metavar="OUT", help="the default is FILE with .o, in this directory"
-    )
-    compile_.add_argument("--release", default="", metavar="R", help="compile for this kernel release")
-    compile_.add_argument(
+    command("types", "Make sure that there is a vmlinux.h, and print its path", json, release)
+    cc = command("cc", "Compile a BPF program, with precompiled headers if possible", used_release, compiler)
+    cc.usage = "%(prog)s [OPTION…] FILE [-- FLAG…]"
+    cc.epilog = "The FLAGs after -- are further arguments of clang."
+    cc.add_argument("file", metavar="FILE", help="a program in C")
+    cc.add_argument("-o", dest="output", metavar="OUT", help="the default is FILE with .o, in this directory")
+    cc.add_argument(
         "--profile", help="the default is bpf-tracing, or types for a program that includes vmlinux.h"
     )
-    _add_compiler(compile_)
-    compile_.add_argument("-v", "--verbose", action="store_true", help="print the compiler's command")
+    cc.add_argument("-v", "--verbose", action="store_true", help="print the compiler's command")
 
-
-def _add_compiler(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--compiler", default="", metavar="C", help="a name such as clang-16, or a path")
-
-
-def _add_release(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("release", nargs="?", default="", metavar="RELEASE")
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--source",
-        action="append",
-        choices=SOURCE_NAMES,
-        help="try only this source; repeat the option for several, in this order",
-    )
-    parser.add_argument("--refresh", action="store_true", help="do not use cached headers")
+    verify = command("verify", "Compare cached headers with what was extracted; all without RELEASE", json)
+    verify.add_argument("release", nargs="?", metavar="RELEASE")
+    remove = command("remove", "Remove headers from the cache", json, release)
+    remove.add_argument("--force", action="store_true", help="remove them also while a program uses them")
+    command("prune", "Remove the entries that exceed the limits of the configuration", json)
+    command("unload", "Unload the kernel module kheaders, if no extraction needs it", json)
+    command("monitor", "Print what the daemon does, until interrupted", json)
+    return parser
