@@ -121,6 +121,7 @@ def is_entry_name(name: str) -> bool:
     return True
 
 
+@dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """A tree in the cache, complete since it appeared. Methods that say "blocking" are for threads.
 
@@ -140,38 +141,23 @@ class Entry:
         is_damaged: whether something is known to be wrong with it: it stays for those who lease it.
     """
 
-    __slots__ = (
-        "directory",
-        "given_at",
-        "inode",
-        "integrity",
-        "is_damaged",
-        "is_dropping_headers",
-        "is_durable",
-        "is_on_trial",
-        "last_used",
-        "name",
-        "path",
-        "pchs",
-        "record",
-    )
+    record: Record
+    directory: Path
+    inode: int
+    integrity: Integrity
+    last_used: int
+    name: str = dataclasses.field(init=False)
+    path: Path = dataclasses.field(init=False)
+    pchs: dict[str, Pch] = dataclasses.field(default_factory=dict)
+    is_durable: bool = False
+    is_damaged: bool = False
+    is_dropping_headers: bool = False
+    is_on_trial: bool = False
+    given_at: float = -math.inf
 
-    def __init__(
-        self, record: Record, directory: Path, inode: int, integrity: Integrity, *, last_used: int
-    ) -> None:
-        self.record = record
-        self.name = record.name
-        self.directory = directory
-        self.path = directory / "tree"
-        self.inode = inode
-        self.integrity = integrity
-        self.last_used = last_used
-        self.pchs: dict[str, Pch] = {}
-        self.is_durable = False
-        self.is_damaged = False
-        self.is_dropping_headers = False
-        self.is_on_trial = False
-        self.given_at = -math.inf
+    def __post_init__(self) -> None:
+        self.name = self.record.name
+        self.path = self.directory / "tree"
 
     @property
     def release(self) -> Release:

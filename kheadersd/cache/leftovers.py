@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING
 
+from ..system import disk
 from .hidden import move_to_trash
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class Leftover:
     inode: int
     bytes: int
     last_used: int
+
+    @classmethod
+    def of(cls, stay: Stay, directory: Path, name: str = "", last_used: int = 0) -> Leftover:
+        """That of a directory as it is now; blocking.
+
+        Raises:
+            OSError: it is not there.
+        """
+        inode = directory.lstat().st_ino
+        return cls(stay, name, directory, inode, disk.used_bytes(directory), last_used)
 
 
 class Leftovers:

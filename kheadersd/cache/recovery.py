@@ -153,8 +153,7 @@ class _Recovery:
             last_used = os.lstat(path / "entry.json").st_mtime_ns // 1000
         except OSError:
             last_used = 0
-        inode, size = os.lstat(path).st_ino, disk.used_bytes(path)
-        self.found.leftovers.append(Leftover(stay, name or path.name, path, inode, size, last_used))
+        self.found.leftovers.append(Leftover.of(stay, path, name or path.name, last_used))
 
     def _clear(self, path: Path, why: str) -> None:
         self.found.cleared.append((path.name, why))
@@ -191,9 +190,8 @@ def load(directory: Path, *, is_leased: bool) -> tuple[Entry, str]:
         if not is_leased:
             raise
         integrity, is_durable, damage = Integrity(directory / "tree", {}), False, error.message
-    entry = Entry(record, directory, status.st_ino, integrity, last_used=last_used)
-    entry.is_durable = is_durable
-    entry.is_damaged = bool(damage)
+    entry = Entry(record, directory, status.st_ino, integrity, last_used)
+    entry.is_durable, entry.is_damaged = is_durable, bool(damage)
     entry.given_at = time.monotonic() - (time.time_ns() // 1000 - last_used) / 1e6
     entry.pchs = pch_files.load(directory, remove_damaged=not is_leased)
     return entry, damage

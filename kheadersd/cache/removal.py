@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InUse, NotCached
 from ..events import Event
-from ..system.disk import DiskError, remove_tree, used_bytes
+from ..system.disk import DiskError, remove_tree
 from ..system.tasks import Background, Cancelled, in_thread
 from .hidden import move_to_trash
 from .leftovers import Leftover, Stay
@@ -222,18 +222,11 @@ class Removal:
         found: list[str] = []
         with contextlib.suppress(Cancelled):
             found = await in_thread(remove_tree, trash, self._stopped, cancelled=self._stopped)
-        if found and (left := await in_thread(_left_of, trash)) is not None:
-            self._cache.leftovers.add(left)
+        if found:
+            with contextlib.suppress(OSError):
+                self._cache.leftovers.add(await in_thread(Leftover.of, Stay.NOT_REMOVED, trash))
         for problem in found:
             if problems is None:
                 self._reports.on_failure(problem)
             else:
                 problems.append(problem)
-
-
-def _left_of(trash: Path) -> Leftover | None:
-    try:
-        inode = os.lstat(trash).st_ino
-    except OSError:
-        return None
-    return Leftover(Stay.NOT_REMOVED, "", trash, inode, used_bytes(trash), 0)

@@ -143,8 +143,7 @@ class Staging:
             integrity = Integrity.of(self.tree).at(self._target / "tree")
             replaced = self._put_in_place()
         self._is_published = True
-        entry = Entry(record, self._target, inode, integrity, last_used=record.extracted_at)
-        entry.pchs = pchs
+        entry = Entry(record, self._target, inode, integrity, record.extracted_at, pchs=pchs)
         return Published(entry, replaced)
 
     def _put_in_place(self) -> Path | None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import select
 import tarfile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, FILE, shown
@@ -19,9 +19,10 @@ from .manifest import DIRECTORY_MODE, FILE_MODE
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
     from .entry import Entry
-    from .manifest import Item
+    from .manifest import Item, Manifest
 
 _PIECE = 1 << 16
 _RECORD = 20 * tarfile.BLOCKSIZE  # what tar(1) writes at a time, and some readers expect
@@ -55,11 +56,11 @@ def _pieces(entry: Entry) -> Generator[bytes, None, None]:
     """The archive, whose last piece comes once all of the entry was read and compared."""
     waiting = bytearray()
     total = 0
-    with _Content(entry) as content:
-        for name, item in content.manifest.entries.items():
+    with _opened(entry) as (found, tree):
+        for name, item in found.entries.items():
             waiting += _header(name, item, entry.record.extracted_at)
             if item.kind == FILE:
-                for piece in content.file(name, item):
+                for piece in _content(entry, tree, name, item):
                     waiting += piece
                     if len(waiting) >= _PIECE:
                         total += len(waiting)
@@ -83,62 +84,54 @@ def _header(name: str, item: Item, made_at: int) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape")
 
 
-class _Content:
-    """The manifest of an entry and its open tree, which stays readable when the entry is made anew.
+@contextlib.contextmanager
+def _opened(entry: Entry) -> Iterator[tuple[Manifest, int]]:
+    """The manifest of an entry, and a descriptor of its tree, which can be read when the entry is made anew.
 
-    A context manager; everything is blocking.
-
-    Attributes:
-        manifest: what the tree has, as it was extracted.
+    Raises:
+        Corrupt: its manifest is not what was written.
+        Vanished: it is not there any more, or another has its name.
+        DiskError: it cannot be read.
     """
-
-    def __init__(self, entry: Entry) -> None:
-        """Open an entry.
-
-        Raises:
-            Corrupt: its manifest is not what was written.
-            Vanished: it is not there any more, or another has its name.
-            DiskError: it cannot be read.
-        """
-        self._path = entry.path
-        with disk.explained("read the entry", entry.directory):
-            directory = os.open(entry.directory, _OPEN_DIRECTORY)
-            try:
-                disk.check_inode(os.fstat(directory), entry.inode)
-                self.manifest = manifest.read(directory, entry.record.manifest_sha256)
-                self._tree = os.open("tree", _OPEN_DIRECTORY, dir_fd=directory)
-            finally:
-                os.close(directory)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._tree)
-
-    def file(self, name: str, item: Item) -> Iterator[bytes]:
-        """The content of a file in pieces, exactly as many bytes as the manifest says.
-
-        Raises:
-            Corrupt: it is not there, or not what was extracted; known at the latest after the last piece.
-            DiskError: it cannot be read.
-        """
-        digest = hashlib.sha256()
-        left = item.size
+    with disk.explained("read the entry", entry.directory):
+        directory = os.open(entry.directory, _OPEN_DIRECTORY)
         try:
-            with files.opened(name, directory=self._tree, follow=False) as (descriptor, status):
-                if status.st_size != item.size:
-                    raise self._corrupt(name, f"has {status.st_size} bytes instead of {item.size}")
-                for piece in files.read_pieces(descriptor, item.size):
-                    left -= len(piece)
-                    digest.update(piece)
-                    yield piece
-        except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
-            raise self._corrupt(name, "is missing, or no file any more") from error
-        except OSError as error:
-            raise disk.DiskError(f"cannot read {self._path / name}: {error.strerror}") from error
-        if left or digest.hexdigest() != item.content:
-            raise self._corrupt(name, "has another content")
+            disk.check_inode(os.fstat(directory), entry.inode)
+            found = manifest.read(directory, entry.record.manifest_sha256)
+            tree = os.open("tree", _OPEN_DIRECTORY, dir_fd=directory)
+        finally:
+            os.close(directory)
+    try:
+        yield found, tree
+    finally:
+        os.close(tree)
 
-    def _corrupt(self, name: str, what: str) -> Corrupt:
-        return Corrupt(f"{shown(name)} in {self._path} {what}: it is not what was extracted")
+
+def _content(entry: Entry, tree: int, name: str, item: Item) -> Iterator[bytes]:
+    """The content of a file in pieces, exactly as many bytes as the manifest says.
+
+    Raises:
+        Corrupt: it is not there, or not what was extracted; known at the latest after the last piece.
+        DiskError: it cannot be read.
+    """
+    path = entry.path / name
+    digest = hashlib.sha256()
+    left = item.size
+    try:
+        with files.opened(name, directory=tree, follow=False) as (descriptor, status):
+            if status.st_size != item.size:
+                raise _corrupt(path, f"has {status.st_size} bytes instead of {item.size}")
+            for piece in files.read_pieces(descriptor, item.size):
+                left -= len(piece)
+                digest.update(piece)
+                yield piece
+    except (FileNotFoundError, NotADirectoryError, files.UnfitFile) as error:
+        raise _corrupt(path, "is missing, or no file any more") from error
+    except OSError as error:
+        raise disk.DiskError(f"cannot read {path}: {error.strerror}") from error
+    if left or digest.hexdigest() != item.content:
+        raise _corrupt(path, "has another content")
+
+
+def _corrupt(path: Path, what: str) -> Corrupt:
+    return Corrupt(f"{shown(str(path))} {what}: it is not what was extracted")
