@@ -1,6 +1,6 @@
-"""Every failure a caller can see: one class an error, each knowing its name on the bus.
+"""The errors that a caller can get: one class for each, with its name on the bus.
 
-A message names what was tried, why it failed and, where there is something, what the reader can do.
+A message says what was tried, why it failed and, where there is a remedy, what the reader can do.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class NotAvailable(KheadersError):
 
 
 class NotCached(KheadersError):
-    """There is nothing for the release now, and the call was one that never makes anything."""
+    """Nothing is cached for the release, and the method does not extract, load or download anything."""
 
     bus_name = PROVIDE_ERRORS + "NotCached"
 
 
 class ReleaseMismatch(KheadersError):
-    """The archive or module file that was found is another kernel's."""
+    """The archive or module file belongs to another kernel."""
 
     bus_name = PROVIDE_ERRORS + "ReleaseMismatch"
 
@@ -57,7 +57,7 @@ class NoSpace(KheadersError):
 
 
 class InUse(KheadersError):
-    """The entry is leased, or the module is needed by an extraction."""
+    """The entry is leased, or an extraction needs the module."""
 
     bus_name = PROVIDE_ERRORS + "InUse"
 
@@ -69,19 +69,19 @@ class ModuleFailed(KheadersError):
 
 
 class UnknownProfile(KheadersError):
-    """There is no profile of that name; the message names those that there are."""
+    """There is no profile of that name; the message lists the profiles."""
 
     bus_name = PROVIDE_ERRORS + "UnknownProfile"
 
 
 class CompileFailed(KheadersError):
-    """A compiler, or another program that makes something from a kernel, failed; with its first lines."""
+    """A compiler, or bpftool, failed; the message has the first lines of its output."""
 
     bus_name = PROVIDE_ERRORS + "CompileFailed"
 
 
 class Timeout(KheadersError):
-    """Something took longer than it may."""
+    """An operation took longer than its limit."""
 
     bus_name = PROVIDE_ERRORS + "Timeout"
 
@@ -99,13 +99,13 @@ class AccessDenied(KheadersError):
 
 
 class InteractiveAuthorizationRequired(KheadersError):
-    """The caller may do this after authenticating, and did not allow us to ask."""
+    """The caller may do this after authentication, but did not allow the daemon to ask for it."""
 
     bus_name = FREEDESKTOP_ERRORS + "InteractiveAuthorizationRequired"
 
 
 class LimitsExceeded(KheadersError):
-    """Too much of something: calls in flight, leases, bytes in a message."""
+    """A limit is reached: of calls in flight, of leases, or of bytes in a message."""
 
     bus_name = FREEDESKTOP_ERRORS + "LimitsExceeded"
 

@@ -8,8 +8,9 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, KheadersError, NoSpace
-from ..formats.tar import DIRECTORY, FILE, SYMLINK, Member, TarReader, shown
+from ..formats.tar import DIRECTORY, FILE, SYMLINK, Member, TarReader
 from ..system.disk import free_bytes, is_full
+from ..system.printable import quoted
 from ..system.tasks import Cancelled
 from .manifest import Manifest
 from .tree_writer import TreeWriter
@@ -176,11 +177,11 @@ def _unwritable(error: OSError, tree: TreeWriter, directory_fd: int) -> Kheaders
     """What a failure of the file system means to the caller."""
     if not is_full(error):
         return KheadersError(
-            f"{shown(tree.current)} could not be written to the cache: {error.strerror}; was the cache "
+            f"{quoted(tree.current)} could not be written to the cache: {error.strerror}; was the cache "
             "changed meanwhile, or is its file system read-only or failing?"
         )
     return NoSpace(
-        f"writing {shown(tree.current)} failed: {error.strerror}; {tree.blocks * tree.block_size} bytes were "
-        f"written and {free_bytes(directory_fd)} are free: make room on the file system of the "
+        f"writing {quoted(tree.current)} failed: {error.strerror}; {tree.blocks * tree.block_size} bytes "
+        f"were written and {free_bytes(directory_fd)} are free: make room on the file system of the "
         "cache, or remove cached headers"
     )

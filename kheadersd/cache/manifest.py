@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Corrupt
-from ..formats.tar import DIRECTORY, FILE, SYMLINK, shown
+from ..formats.tar import DIRECTORY, FILE, SYMLINK
 from ..system import files
+from ..system.printable import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -228,7 +229,7 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
                 fd = os.open(directory or ".", _OPEN_DIRECTORY, dir_fd=top)
             except OSError as error:
                 unreachable.add(directory)
-                yield _problem(shown(directory), error)
+                yield _problem(quoted(directory), error)
                 continue
             try:
                 yield from _problems_in(fd, directory + "/" if directory else "", names, manifest.entries)
@@ -241,10 +242,10 @@ def _problems(tree: Path, manifest: Manifest) -> Iterator[str]:
 def _problems_in(fd: int, prefix: str, expected: Iterable[str], entries: Mapping[str, Item]) -> Iterator[str]:
     """The problems of one directory, without what is in its subdirectories."""
     if prefix and (problem := _mode_problem(os.fstat(fd), DIRECTORY)):
-        yield f"{shown(prefix[:-1])}: {problem}"
+        yield f"{quoted(prefix[:-1])}: {problem}"
     for base in _listed(fd):
         if prefix + base not in entries:
-            yield f"{shown(prefix + base)}: extra, nothing of that name was extracted"
+            yield f"{quoted(prefix + base)}: extra, nothing of that name was extracted"
     for name in expected:
         entry = entries[name]
         if entry.kind == DIRECTORY:
@@ -253,10 +254,10 @@ def _problems_in(fd: int, prefix: str, expected: Iterable[str], entries: Mapping
         try:
             problem = _file_problem(fd, base, entry) if entry.kind == FILE else _link_problem(fd, base, entry)
         except OSError as error:
-            yield _problem(shown(name), error)
+            yield _problem(quoted(name), error)
             continue
         if problem:
-            yield f"{shown(name)}: {problem}"
+            yield f"{quoted(name)}: {problem}"
 
 
 def _listed(fd: int) -> Iterable[str]:
@@ -292,7 +293,9 @@ def _link_problem(directory: int, name: str, entry: Item) -> str:
     if not stat.S_ISLNK(status.st_mode):
         return _kind_problem(status, SYMLINK)
     target = os.readlink(name, dir_fd=directory)
-    return "" if target == entry.content else f"changed, leads to {shown(target)}, not {shown(entry.content)}"
+    return (
+        "" if target == entry.content else f"changed, leads to {quoted(target)}, not {quoted(entry.content)}"
+    )
 
 
 def _kind_problem(status: os.stat_result, expected: str) -> str:

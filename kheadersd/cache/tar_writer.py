@@ -10,8 +10,9 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..formats.tar import DIRECTORY, FILE, shown
+from ..formats.tar import DIRECTORY, FILE
 from ..system import disk, files
+from ..system.printable import quoted
 from ..system.tasks import Cancelled
 from . import manifest
 from .manifest import DIRECTORY_MODE, FILE_MODE
@@ -134,4 +135,4 @@ def _content(entry: Entry, tree: int, name: str, item: Item) -> Iterator[bytes]:
 
 
 def _corrupt(path: Path, what: str) -> Corrupt:
-    return Corrupt(f"{shown(str(path))} {what}: it is not what was extracted")
+    return Corrupt(f"{quoted(str(path))} {what}: it is not what was extracted")

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..formats.tar import DIRECTORY, SYMLINK, Member, shown
+from ..formats.tar import DIRECTORY, SYMLINK, Member
+from ..system.printable import quoted
 from .manifest import DIRECTORY_MODE, FILE_MODE, Item, PackedEntries, pack, pack_file
 
 if TYPE_CHECKING:
@@ -137,10 +138,10 @@ class TreeWriter:
         """
         self._add_name(name)
         if not target or target[0] == "/" or not target.isprintable():
-            raise self.corrupt(name, f"its target {shown(target)} is not a relative path")
+            raise self.corrupt(name, f"its target {quoted(target)} is not a relative path")
         if len(target.encode()) > self._limits.max_name:
             raise self.corrupt(
-                name, f"its target {shown(target)} has more than {self._limits.max_name} bytes"
+                name, f"its target {quoted(target)} has more than {self._limits.max_name} bytes"
             )
         self._count(name, target)
         self._packed[name] = pack(Item(SYMLINK, 0, target))
@@ -161,7 +162,7 @@ class TreeWriter:
             try:
                 resolver.resolve(name)
             except BadLink as bad:
-                raise self.corrupt(name, f"its target {shown(self.entries[name].content)} {bad}") from None
+                raise self.corrupt(name, f"its target {quoted(self.entries[name].content)} {bad}") from None
         for name in self._links:
             check()
             target = self.entries[name].content
@@ -178,7 +179,7 @@ class TreeWriter:
 
     def corrupt(self, name: str, problem: str) -> Corrupt:
         """The error for a member."""
-        return Corrupt(f"{self._label} is damaged or unsafe at the member {shown(name)}: {problem}")
+        return Corrupt(f"{self._label} is damaged or unsafe at the member {quoted(name)}: {problem}")
 
     def _add_name(self, name: str) -> str:
         """Take a new name, enter its directory, and return its last component."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..system.files import open_regular
+from ..system.printable import quoted
 from .file_slice import Content, SliceReader
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def find_data(file: HeldFile) -> tuple[int, int]:
         name, size = _member(file, offset)
         offset += _AR_HEADER
         if size > file.size - offset:
-            raise Corrupt(f"{file.label} is cut short: its member {name!r} reaches beyond the end")
+            raise Corrupt(f"{file.label} is cut short: its member {quoted(name)} reaches beyond the end")
         if _DATA_MEMBER.fullmatch(name):
             return offset, size
         offset += size + size % 2  # members begin at even offsets

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAGIC = b"\x7fELF"
 
 _PT_INTERP = 3
+_NT_GNU_BUILD_ID = 3
 _DT_NULL, _DT_NEEDED = 0, 1
 _WITHOUT_CONTENT = (0, 8)  # SHT_NULL, SHT_NOBITS
 # A kernel has some 80 sections.
@@ -159,6 +160,19 @@ def needed_libraries(content: Content) -> list[str]:
             name = found[".dynstr"].upto(value, _MAX_PATH).partition(b"\0")[0]
             needed.append(name.decode("utf-8", "replace"))
     return needed
+
+
+def build_id_in(notes: bytes) -> str:
+    """The GNU build-id in ELF notes of this machine's byte order, in hex; "" if there is none."""
+    offset = 0
+    while offset + 12 <= len(notes):
+        name_size, value_size, kind = struct.unpack_from("=III", notes, offset)
+        name_at = offset + 12
+        value_at = name_at + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
+            return notes[value_at : value_at + value_size].hex()
+        offset = value_at + (value_size + 3 & ~3)
+    return ""
 
 
 def _header(content: Content) -> _Header:

@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import Corrupt
+from ..system.printable import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,7 +32,6 @@ _MAX_EXTENSION = 64 * 1024
 _MAX_EXTENSIONS = 16 * 1024 * 1024
 # What may follow the end: pixz has its index there, some 60 bytes a file.
 _MAX_BEHIND = 16 * 1024 * 1024
-_SHOWN = 200
 
 _KINDS = {0: FILE, ord("0"): FILE, ord("5"): DIRECTORY, ord("2"): SYMLINK}
 _REFUSED = {
@@ -68,12 +68,6 @@ class Member(NamedTuple):
     data: Iterable[memoryview]
 
 
-def shown(name: str | bytes) -> str:
-    """A name for a message: quoted, escaped and at most some 200 characters."""
-    text = repr(name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 4] + "...'"
-
-
 class TarReader:
     """One pass over the members of an archive.
 
@@ -107,7 +101,7 @@ class TarReader:
             size = self._number(header[124:136])
             if flag in _EXTENSIONS:
                 if flag in flags and flag != _GLOBAL_ATTRIBUTES:
-                    raise self._corrupt(f"two headers of type {chr(flag)!r} for one member")
+                    raise self._corrupt(f"two headers of type {quoted(chr(flag))} for one member")
                 flags += header[156:157]
                 self._extend(said, flag, size)
                 continue
@@ -116,7 +110,7 @@ class TarReader:
                 name = self._name = said.get(_PATH, name)
                 target = said.get(_TARGET, target)
                 if _SIZE in said and self._decimal(said[_SIZE]) != size:
-                    raise self._corrupt(f"it has {size} bytes, and {shown(said[_SIZE])} in its attributes")
+                    raise self._corrupt(f"it has {size} bytes, and {quoted(said[_SIZE])} in its attributes")
             yield self._member(name, flag, size, target)
             self._skip()
             said = {}
@@ -138,24 +132,24 @@ class TarReader:
             return
         for key, value in self._attributes(data):
             if key.startswith(b"GNU."):
-                raise self._corrupt(f"a sparse file, or the like ({shown(key)})")
+                raise self._corrupt(f"a sparse file, or the like ({quoted(key)})")
             if key == b"hdrcharset" and value != _UTF_8:
-                raise self._corrupt(f"names in the character set {shown(value)}, not UTF-8")
+                raise self._corrupt(f"names in the character set {quoted(value)}, not UTF-8")
             if key not in (_PATH, _TARGET, _SIZE):
                 continue
             if flag == _GLOBAL_ATTRIBUTES:
-                raise self._corrupt(f"one {shown(key)} for all members")
+                raise self._corrupt(f"one {quoted(key)} for all members")
             self._say(said, key, value)
 
     def _say(self, said: dict[bytes, bytes], key: bytes, value: bytes) -> None:
         if key in said:
-            raise self._corrupt(f"its {shown(key)} is given twice")
+            raise self._corrupt(f"its {quoted(key)} is given twice")
         if not value or b"\0" in value:
-            raise self._corrupt(f"its {shown(key)} is empty or has a NUL character")
+            raise self._corrupt(f"its {quoted(key)} is empty or has a NUL character")
         said[key] = value
 
     def _member(self, name: bytes, flag: int, size: int, target: bytes) -> Member:
-        kind = _KINDS.get(flag) or _REFUSED.get(flag) or f"of the unknown type {chr(flag)!r}"
+        kind = _KINDS.get(flag) or _REFUSED.get(flag) or f"of the unknown type {quoted(chr(flag))}"
         if size and kind in (DIRECTORY, SYMLINK):
             raise self._corrupt(f"a {kind} with data")
         try:
@@ -198,7 +192,7 @@ class TarReader:
     def _next_piece(self, before: bytes) -> None:
         piece = next(self._pieces, None)
         if piece is None:
-            where = f" in or behind {shown(self._name)}" if self._name else ""
+            where = f" in or behind {quoted(self._name)}" if self._name else ""
             raise Corrupt(f"{self._label} is cut short: the tar archive ends{where}")
         self._piece = before + piece if before else piece
         self._view = memoryview(self._piece)
@@ -237,11 +231,11 @@ class TarReader:
             return int(digits, 8)
         if field[0] == 0x80:
             return int.from_bytes(field[1:], "big")
-        raise self._corrupt(f"{shown(field)} in a header is not a number")
+        raise self._corrupt(f"{quoted(field)} in a header is not a number")
 
     def _decimal(self, digits: bytes) -> int:
         if not digits.isdigit() or len(digits) > 20:
-            raise self._corrupt(f"{shown(digits)} in the attributes is not a size")
+            raise self._corrupt(f"{quoted(digits)} in the attributes is not a size")
         return int(digits)
 
     def _attributes(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -254,7 +248,7 @@ class TarReader:
             if not equals or end > len(data) or data[end - 1 : end] != b"\n":
                 raise self._corrupt("the attributes are damaged")
             if key[:1] <= b" " or b"\0" in key:
-                raise self._corrupt(f"the attribute {shown(key)} has no proper name")
+                raise self._corrupt(f"the attribute {quoted(key)} has no proper name")
             yield key, value
             at = end
 
@@ -282,7 +276,7 @@ class TarReader:
             raise self._corrupt("another archive follows the end of the archive")
 
     def _corrupt(self, problem: str) -> Corrupt:
-        member = f" at the member {shown(self._name)}" if self._name else ""
+        member = f" at the member {quoted(self._name)}" if self._name else ""
         return Corrupt(f"{self._label} is damaged or unsafe{member}: {problem}")
 
 

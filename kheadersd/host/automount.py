@@ -24,8 +24,8 @@ def standard_directory(name: str, release: Release, host: Host) -> Path | None:
 def real_directory(path: Path, host: Host) -> Path | None:
     """The real path of ``path``.
 
-    None if there is no such name, or if it leads to our own automount: that is not touched, because whatever
-    looks there asks the daemon for headers.
+    None if it does not exist, or if it leads to the automount, which is not touched: any access asks the
+    daemon for headers.
 
     Raises:
         OSError: it is there and leads nowhere (ENOENT), or in circles (ELOOP), or cannot be looked at.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 from pathlib import Path
 
 from ..errors import InvalidArgs, NotAvailable
+from ..formats.elf import build_id_in
 from ..release import Release, parse_release
 from ..system.files import read_file, read_text
 from ..system.links import resolved
 
-_NT_GNU_BUILD_ID = 3
 _OSRELEASE = "proc/sys/kernel/osrelease"
 _MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
 # Where distributions have the kernels' modules: NixOS and Guix have those of the kernel that was booted, and
@@ -35,8 +34,7 @@ class Host:
         running: the release of the kernel that runs there; None if that is not known.
         running_unknown: why not, "" where it is known.
         build_id: the running kernel's GNU build-id in hex, ``""`` where it cannot be read. Two builds can
-            have one release (Debian keeps it across
-            security updates of one ABI).
+            have one release: Debian keeps it across security updates of one ABI.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -69,7 +67,7 @@ class Host:
 
     @property
     def is_live(self) -> bool:
-        """Whether this is the machine we run on, whose module we may load and unload."""
+        """Whether this is the machine that the daemon runs on, whose module it may load and unload."""
         return self.root == Path("/")
 
     def path(self, *parts: str) -> Path:
@@ -77,7 +75,7 @@ class Host:
         return self.root.joinpath(*(part.lstrip("/") for part in parts))
 
     def resolve(self, path: Path) -> Path:
-        """Follow every symlink of ``path`` as a process would whose ``/`` is our root.
+        """The path without symlinks, as a process sees it whose ``/`` is the root.
 
         Args:
             path: an absolute path that begins with the root.
@@ -91,9 +89,9 @@ class Host:
         return resolved(path, self.root)
 
     def inside(self, path: Path) -> Path:
-        """What to open for ``path``: itself on this machine, and in an image what it is there.
+        """The path to open for ``path``: on this machine itself, in an image the one without symlinks.
 
-        An image's symlinks are made by others, and would lead us to files of this machine.
+        The kernel would follow the absolute symlinks of an image to files of this machine.
 
         Raises:
             OSError: as `resolve`, for an image only.
@@ -101,14 +99,14 @@ class Host:
         return path if self.is_live else self.resolve(path)
 
     def exists(self, path: Path) -> bool:
-        """Whether ``path`` is there; in an image, whether it is there without leaving it."""
+        """Whether ``path`` exists, in an image below its root."""
         try:
             return self.inside(path).exists()
         except OSError:
             return False
 
     def modules_directory(self, release: Release) -> Path:
-        """Where the modules of a kernel are, ``/lib/modules/<release>`` if they are nowhere."""
+        """The directory with the modules of a kernel, ``/lib/modules/<release>`` if there is none."""
         for base in _MODULES:
             with contextlib.suppress(OSError):
                 directory = self.inside(self.path(base, release))
@@ -135,7 +133,7 @@ class Host:
         return installed
 
     def _running_release(self) -> Release:
-        """What /proc of this host says; the machine's own release is never that of an image."""
+        """The release in /proc of this host: an image never has the machine's own."""
         if self.is_live:
             return parse_release(os.uname().release)
         return parse_release(read_text(self.inside(self.path(_OSRELEASE))).removesuffix("\n"))
@@ -150,25 +148,12 @@ class Host:
             notes = read_file(self.inside(self.path("sys/kernel/notes")), _MAX_NOTES)
         except OSError:
             return ""
-        return find_build_id(notes)
+        return build_id_in(notes)
 
 
 def _may_exist(path: Path) -> bool:
-    """Whether it is there, or cannot be told not to be."""
+    """Whether ``path`` exists, or cannot be looked at."""
     try:
         return path.exists()
     except OSError:
         return True
-
-
-def find_build_id(notes: bytes) -> str:
-    """The GNU build-id in a sequence of ELF notes in this machine's byte order, in hex; ``""`` if none."""
-    offset = 0
-    while offset + 12 <= len(notes):
-        name_size, value_size, kind = struct.unpack_from("=III", notes, offset)
-        name_at = offset + 12
-        value_at = name_at + (name_size + 3 & ~3)
-        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
-            return notes[value_at : value_at + value_size].hex()
-        offset = value_at + (value_size + 3 & ~3)
-    return ""

@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from .host import Host
 
 SETTLE = 3.0
-"""Seconds without a change after which a change is looked at: a package manager writes thousands of files."""
+"""Seconds without a change before the daemon looks: a package manager writes thousands of files."""
 
 AT_MOST = 60.0
-"""Seconds after which a change is looked at even if there is no end of changes."""
+"""Seconds after which the daemon looks even if changes go on."""
 
 INTERVAL = 60.0
-"""Seconds between two looks where the kernel cannot tell of all changes."""
+"""Seconds between two looks where the kernel does not tell of all changes."""
 
-# Where the module is put, and depmod(8)'s list, which is written last. A module that is put elsewhere is
-# noticed by that list.
+# The directories of the module, and depmod(8)'s list, which is written last: a module in another directory
+# changes that list.
 _DIRECTORIES = ("", "kernel", "kernel/kernel")
 _TELLING = ("modules.dep", "kernel", "kernel/kernel")
-# Far more kernels than anybody has: three watches for each.
+# Far more kernels than any host has: each takes three watches.
 _MAX_RELEASES = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """What is different from the look before.
+    """The difference between two looks.
 
     Attributes:
         installed: all kernels that have modules now.
-        changed: those whose module file has come, gone or been replaced; at first, all of them.
+        changed: those whose module file was added, removed or replaced; at the first look, all of them.
         new: those of the changed ones that have a module file.
-        gone: those that had modules at the look before.
+        gone: those that had modules at the previous look.
     """
 
     installed: frozenset[Release]
@@ -56,7 +56,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kernel:
-    """A kernel as it was found.
+    """A kernel at the last look.
 
     Attributes:
         stamps: change when the module file may have changed; a few stats.
@@ -128,7 +128,7 @@ class Kernels:
     async def _stir(self, limit: float | None) -> None:
         """Wait until something changes, or for so many seconds.
 
-        The descriptor is not looked at in between: of a thousand changes, only the first wakes us.
+        The descriptor is not read meanwhile: of a thousand changes, only the first wakes the daemon.
         """
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -145,9 +145,9 @@ class Kernels:
     # In a thread
 
     def _look(self) -> tuple[dict[Release, _Kernel], bool]:
-        """The kernels that are there, and whether we shall be told of changes. Blocking.
+        """The kernels that are installed, and whether the kernel tells of all changes. Blocking.
 
-        First the watches, then the look: what changes in between is told, and looked at again.
+        The watches come first, so that a change meanwhile is noticed.
         """
         complete = self._watch()
         found = {}
@@ -174,7 +174,7 @@ class Kernels:
             modules = self._host.resolve(self._host.path("lib/modules"))
             names = sorted(os.listdir(modules))
         except OSError:
-            return False  # an image, or a container: it is looked for again, which costs nothing
+            return False  # an image, or a container; the next look tries again
         problems = self._inotify.watch(self._directories(modules, names[:_MAX_RELEASES]))
         if problems:
             self._limit(f"{problems[0].filename} cannot be watched: {problems[0].strerror}")

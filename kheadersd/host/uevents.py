@@ -1,4 +1,4 @@
-"""The kernel's own events about one thing, such as a module that was loaded or unloaded."""
+"""The kernel's events about one device or module, such as a module that was loaded or unloaded."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Events taken at one wake-up, so that a storm of them leaves the event loop time for others.
+# Events that are read at a time, so that other tasks run between thousands of them.
 _AT_ONCE = 64
-# An overflow is one error; a socket that is of no use any more has nothing but errors.
+# An overflow is one error; a socket that does not work any more has only errors.
 _ERRORS = 16
 
 
 class Uevents:
     """Calls back when the kernel sends an event about one device or module.
 
-    An event says "look again" and no more: whatever it says may be outdated, and after an overflow of the
-    socket's buffer it is not known which events were lost. So one call can stand for many events.
+    The content of an event is not used: it may be outdated, and after an overflow of the socket's buffer,
+    events are lost. One call can stand for many events.
 
-    The events come from the kernel and not from udevd, so that they come where no udevd runs, sooner, and to
-    users without privileges (netlink(7), NETLINK_KOBJECT_UEVENT).
+    The events come from the kernel and not from udevd: that works without udevd, is faster, and needs no
+    privileges (netlink(7), NETLINK_KOBJECT_UEVENT).
     """
 
     def __init__(self, subsystem: str, name: str, on_event: Callable[[], None]) -> None:
@@ -56,7 +56,7 @@ class Uevents:
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._readable)
 
     def close(self) -> None:
-        """Listen no more. May be called twice, and before `start`."""
+        """Stop listening. May be called twice, and before `start`."""
         if self._monitor is not None:
             asyncio.get_running_loop().remove_reader(self._monitor.fileno())
             self._monitor = None  # with which libudev closes the socket

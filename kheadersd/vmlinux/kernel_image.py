@@ -20,7 +20,6 @@ from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from ..formats import btf as blob
 from ..formats import elf, payload
 from ..formats.file_slice import Content
-from ..host.host import find_build_id
 from ..sources.source import NotFound, Reason
 from ..system.disk import is_full
 from ..system.file_identity import stored_identity
@@ -173,7 +172,7 @@ class _Reading:
         if section.size > blob.MAX_BTF:
             raise Corrupt(f"{kernel.label} has {section.size} bytes of BTF: more than are taken")
         notes = found[".notes"].upto(0, _MAX_NOTES) if ".notes" in found else b""
-        return section.at(0, section.size), find_build_id(notes)
+        return section.at(0, section.size), elf.build_id_in(notes)
 
     def _from_flat(self, kernel: Content) -> bytes:
         """Of a kernel without section headers: what looks like BTF and is a kernel's."""
