@@ -215,7 +215,7 @@ class _Daemon:
         """Be on the bus, and come back to it when it is lost, until told to stop."""
         first = True
         while not self._stop.is_set():
-            connection = await self._connect(first)
+            connection = await self._connect(first=first)
             if connection is None:
                 self._manager.stopping()
                 return
@@ -230,7 +230,7 @@ class _Daemon:
                 await self._unless_stopped(connection.request_name(SERVICE))
                 if self._stop.is_set():
                     return
-                self._ready(connection, first)
+                self._ready(connection, first=first)
                 first = False
                 await self._until_lost(connection)
             except (ConnectionLost, Timeout) as error:
@@ -247,7 +247,7 @@ class _Daemon:
                 signals.detach()
                 await connection.close()
 
-    def _ready(self, connection: Connection, first: bool) -> None:
+    def _ready(self, connection: Connection, *, first: bool) -> None:
         if first:
             self._has_started = True
             self._journal.report(
@@ -282,7 +282,7 @@ class _Daemon:
         except ValueError as error:
             raise KheadersError(str(error)) from None
 
-    async def _connect(self, first: bool) -> Connection | None:
+    async def _connect(self, *, first: bool) -> Connection | None:
         """Connect to the bus, as often as it takes; None when told to stop meanwhile.
 
         Raises:

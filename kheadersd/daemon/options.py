@@ -29,7 +29,7 @@ class Option(Generic[T]):
     check: Callable[[T], T]
 
 
-def _as_it_is(value: bool) -> bool:
+def _as_it_is(value: T) -> T:
     return value
 
 
@@ -71,9 +71,9 @@ def _check_header_list(names: Sequence[str]) -> tuple[str, ...]:
 
 SOURCES: Option[tuple[str, ...]] = Option("sources", "as", (), _check_sources)
 """Try only these sources, in this order; () when the configured ones are meant."""
-REFRESH = Option("refresh", "b", False, _as_it_is)
+REFRESH = Option("refresh", "b", default=False, check=_as_it_is)
 """Do not use what is cached."""
-FORCE = Option("force", "b", False, _as_it_is)
+FORCE = Option("force", "b", default=False, check=_as_it_is)
 """Remove an entry although it is leased; drop headers although no source can give them again."""
 REASON = Option("reason", "s", "", _check_reason)
 """What a lease is held for, at most 256 printable characters."""
@@ -82,7 +82,7 @@ COMPILER = Option("compiler", "s", "", _check_compiler)
 """A plain name or an absolute path; "" when the default is meant."""
 HEADERS: Option[tuple[str, ...]] = Option("headers", "as", (), _check_header_list)
 """Exactly these headers; () when those of the profile are meant."""
-KEEP_HEADERS = Option("keep_headers", "b", True, _as_it_is)
+KEEP_HEADERS = Option("keep_headers", "b", default=True, check=_as_it_is)
 """Whether the headers stay in the cache besides what is precompiled."""
 
 

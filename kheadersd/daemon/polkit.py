@@ -6,7 +6,7 @@ import asyncio
 import collections
 import itertools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..dbus.codec import Variant
 from ..dbus.credentials import BUS_NAME
@@ -61,6 +61,15 @@ _NO_POLKIT = frozenset(
 _LOST = FREEDESKTOP_ERRORS + "NoReply"
 
 
+class _Question(NamedTuple):
+    """What polkit is asked; callers that ask the same at the same time share the answer."""
+
+    connection: Peer
+    sender: str
+    action: Action
+    interactive: bool
+
+
 class Authority:
     """Answers whether the caller of a method may do something.
 
@@ -102,9 +111,9 @@ class Authority:
         if uid in self._trusted:
             return
         # Whoever asks for the same many times is one question to polkit.
-        question = (call.connection, call.sender, action, ask and call.allow_interactive)
+        question = _Question(call.connection, call.sender, action, ask and call.allow_interactive)
         try:
-            allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, *question))
+            allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, question))
         except BusError as error:
             # polkit passes on what others, such as the bus, have answered it: only the bus says that it is
             # not there itself.
@@ -130,9 +139,7 @@ class Authority:
         if credentials.uid not in self._trusted:
             raise AccessDenied(f"only root may {what}")
 
-    async def _ask(
-        self, uid: int, connection: Peer, sender: str, action: Action, interactive: bool
-    ) -> tuple[bool, bool]:
+    async def _ask(self, uid: int, question: _Question) -> tuple[bool, bool]:
         """polkit's answer: whether it is allowed, and whether it could be by authenticating."""
         if self._open[uid] >= _QUESTIONS_PER_USER:
             raise LimitsExceeded(
@@ -140,19 +147,18 @@ class Authority:
             )
         self._open[uid] += 1
         try:
-            return await self._check(connection, sender, action, interactive)
+            return await self._check(question)
         except BusError as error:
             if error.name != _LOST:
                 raise
-            return await self._check(connection, sender, action, interactive)
+            return await self._check(question)
         finally:
             self._open[uid] -= 1
             if not self._open[uid]:
                 del self._open[uid]
 
-    async def _check(
-        self, connection: Peer, sender: str, action: Action, interactive: bool
-    ) -> tuple[bool, bool]:
+    async def _check(self, question: _Question) -> tuple[bool, bool]:
+        connection, sender, action, interactive = question
         # By bus name, never by pid: a pid can be another process's by the time polkit looks.
         subject = ["system-bus-name", {"name": Variant("s", sender)}]
         cancellation = str(next(self._numbers))

@@ -123,9 +123,14 @@ class Dispatcher:
             args = decode(fields.signature, message.body, big_endian=message.big_endian)
         except ValueError as error:
             raise InvalidArgs(f"the arguments of {fields.member} are malformed: {error}") from error
-        interactive = bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION)
         return Call(
-            fields.sender, fields.path, fields.interface, fields.member, args, interactive, self._connection
+            fields.sender,
+            fields.path,
+            fields.interface,
+            fields.member,
+            args,
+            allow_interactive=bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION),
+            connection=self._connection,
         )
 
     def _start(self, message: Message, method: Method, work: Awaitable[Result]) -> None:

@@ -88,7 +88,7 @@ def measure(data: bytes | bytearray, at: int = 0) -> Size:
     return Size(header, fields, body, serial)
 
 
-def parse_fields(data: bytes, big_endian: bool = False) -> Fields:
+def parse_fields(data: bytes, *, big_endian: bool = False) -> Fields:
     """The header fields that we know; all others are passed over, whatever their type.
 
     Args:
@@ -98,24 +98,24 @@ def parse_fields(data: bytes, big_endian: bool = False) -> Fields:
         ValueError: they are malformed.
     """
     try:
-        return _parse_fields(data, big_endian)
+        return _parse_fields(data, big_endian=big_endian)
     except (IndexError, struct.error) as error:
         raise ValueError("header fields are cut short") from error
 
 
 @functools.lru_cache(maxsize=256)
 def _parse_fields_memoised(data: bytes, big_endian: bool) -> Fields:
-    return parse_fields(data, big_endian)
+    return parse_fields(data, big_endian=big_endian)
 
 
-def parse_call_fields(data: bytes, big_endian: bool = False) -> Fields:
+def parse_call_fields(data: bytes, *, big_endian: bool = False) -> Fields:
     """As `parse_fields`, for method calls: one caller's calls have the same header but for the serial."""
     if len(data) <= _MEMOISED_FIELDS:
         return _parse_fields_memoised(data, big_endian)
-    return parse_fields(data, big_endian)
+    return parse_fields(data, big_endian=big_endian)
 
 
-def _parse_fields(data: bytes, big_endian: bool) -> Fields:
+def _parse_fields(data: bytes, *, big_endian: bool) -> Fields:
     reader = Reader(data, big_endian=big_endian)
     known: list[str | int] = ["", "", "", "", "", 0, "", "", "", 0]
     while reader.at < len(data):

@@ -58,6 +58,7 @@ class Call:
         interface: str,
         member: str,
         args: Sequence[Any],
+        *,
         allow_interactive: bool,
         connection: Peer,
     ) -> None:

@@ -43,7 +43,7 @@ class Message:
     __slots__ = ("big_endian", "body", "descriptors", "fields", "flags", "kind", "serial")
 
     def __init__(
-        self, kind: int, flags: int, serial: int, fields: wire.Fields, body: bytes, big_endian: bool
+        self, kind: int, flags: int, serial: int, fields: wire.Fields, body: bytes, *, big_endian: bool
     ) -> None:
         self.kind = kind
         self.flags = flags
@@ -240,7 +240,7 @@ class Stream:
                 if oversized:
                     self._skip = size.body
                 batch = self._take_batch(first + start + total) if self._batches else ()
-                self._handle_frame(data, start, size, oversized, batch)
+                self._handle_frame(data, start, size, oversized=oversized, batch=batch)
                 budget = budget - 1 if time.monotonic() < deadline else 0
         finally:
             if at and self._open:
@@ -248,9 +248,9 @@ class Stream:
         return budget
 
     def _handle_frame(
-        self, data: bytearray, at: int, size: wire.Size, oversized: bool, batch: Sequence[int]
+        self, data: bytearray, at: int, size: wire.Size, *, oversized: bool, batch: Sequence[int]
     ) -> None:
-        message = _parse(data, at, size, oversized)
+        message = _parse(data, at, size, oversized=oversized)
         if message is None:  # the frame's end is known, so that what follows can still be understood
             close_descriptors(batch)
             return
@@ -349,7 +349,7 @@ class Stream:
             drained.set_result(None)
 
 
-def _parse(data: bytearray, at: int, size: wire.Size, oversized: bool) -> Message | None:
+def _parse(data: bytearray, at: int, size: wire.Size, *, oversized: bool) -> Message | None:
     """The message at ``at``, without its body if that was not read; None if nobody can understand it."""
     kind = data[at + 1]
     if not wire.METHOD_CALL <= kind <= wire.SIGNAL:
@@ -358,12 +358,12 @@ def _parse(data: bytearray, at: int, size: wire.Size, oversized: bool) -> Messag
     big_endian = data[at] == 0x42
     start = at + wire.PREFIX
     try:
-        fields = parse(bytes(data[start : start + size.fields]), big_endian)
+        fields = parse(bytes(data[start : start + size.fields]), big_endian=big_endian)
     except ValueError:
         return None
     body_at = at + size.header
     body = b"" if oversized else bytes(data[body_at : body_at + size.body])
-    return Message(kind, data[at + 2], size.serial, fields, body, big_endian)
+    return Message(kind, data[at + 2], size.serial, fields, body, big_endian=big_endian)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -115,13 +115,12 @@ class Service:
         answer(call)
         return [True, []]
 
+    def _call(self, sender: str, name: str) -> Call:
+        bus = self.connection
+        return Call(sender, PATH, NAME, "", [name], allow_interactive=False, connection=bus)
+
     def list_entries(self, call: Call) -> Sequence[Any]:
-        return [
-            [
-                answer(Call(call.sender, PATH, NAME, "", [name], False, self.connection))[1]
-                for name in self.entries
-            ]
-        ]
+        return [[answer(self._call(call.sender, name))[1] for name in self.entries]]
 
     def list_leases(self, _: Call) -> Sequence[Any]:
         return [[["6.1.0", ":1.7", 1000, 4242, "tracing\nfor fun"]]]

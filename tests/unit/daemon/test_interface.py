@@ -29,7 +29,8 @@ class OfRoot(Call):
     """A call of root's on no bus."""
 
     def __init__(self, member: str, args: Sequence[Any]) -> None:
-        super().__init__(":1.7", SERVICE_PATH, SERVICE, member, args, False, cast("Any", self))
+        bus = cast("Any", self)
+        super().__init__(":1.7", SERVICE_PATH, SERVICE, member, args, allow_interactive=False, connection=bus)
 
     async def credentials(self) -> Credentials:
         return Credentials(0, os.getpid())

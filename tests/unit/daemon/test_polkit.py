@@ -70,7 +70,7 @@ class Polkit:
         return self.uid
 
     def caller(self, sender: str = ":1.1", *, interactive: bool = False) -> Call:
-        return Call(sender, "/", "", "GetHeaders", (), interactive, self)
+        return Call(sender, "/", "", "GetHeaders", (), allow_interactive=interactive, connection=self)
 
 
 def may(polkit: Polkit, action: Action = Action.MANAGE, **caller: Any) -> Awaitable[None]:

@@ -32,7 +32,7 @@ fields_of_any_kind = st.builds(
 def parse(frame: bytes) -> tuple[wire.Fields, bytes, int]:
     size = wire.measure(frame)
     assert len(frame) == size.header + size.body
-    fields = wire.parse_fields(frame[16 : 16 + size.fields], frame[0] == 0x42)
+    fields = wire.parse_fields(frame[16 : 16 + size.fields], big_endian=frame[0] == 0x42)
     return fields, frame[size.header :], size.serial
 
 
@@ -63,7 +63,7 @@ def test_error_text_is_always_fit_for_the_bus(message: str) -> None:
 def test_nonsense_is_refused_or_read(data: bytes, big_endian: bool) -> None:
     for function in (wire.parse_fields, wire.parse_call_fields):
         with contextlib.suppress(ValueError):
-            function(data, big_endian)
+            function(data, big_endian=big_endian)
 
 
 @given(fields_of_any_kind, st.integers(0, 400), st.integers(0, 255))
