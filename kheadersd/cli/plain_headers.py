@@ -55,7 +55,7 @@ def plain_recipe(
                 f"the headers in {details['source_tree']} and {details['build_tree']} are in two trees, and "
                 "there is no precompiled header of them",
             )
-        compiler = Compiler("clang", clang, "", 0, "", "", resource, {}, {})
+        compiler = Compiler("clang", clang, "", 0, "", resource, {}, {})
         made = clang_recipe(profile, compiler, tree, "", arch, beside=directory)
     except (KheadersError, Unusable) as error:
         raise CommandError(NOT_AVAILABLE, error.message) from None

@@ -73,7 +73,7 @@ class PchAnswers:
         key = (compiler.digest, wanted or self._compilers.default)
         if now - self._looked.get(key, -_PAUSE) < _PAUSE:
             return True
-        if self._compilers.leads_to(wanted) != compiler.path or not self._compilers.current(compiler):
+        if self._compilers.leads_to(wanted) != compiler.path or not self._compilers.is_current(compiler):
             return False
         if len(self._looked) >= _MAX_ANSWERS:
             self._looked.clear()

@@ -26,14 +26,14 @@ from ..cache.pch_files import PREFIX
 from ..errors import KheadersError, NotAvailable
 from ..sources.build_tree import include_directories
 from ..system.files import read_file
-from .libbcc import LIBRARIES, checked
+from .libbcc import LIBBCC
 from .recipe import Recipe, as_if_included, host_triple, key_of, precompile, prefix, umbrella
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .compilers import Compiler
-    from .libbcc import Libbcc, Libraries
+    from .libbcc import InstalledLibbcc, Libbcc
     from .profiles import Profile
 
 # What libbcc (frontends/clang/loader.cc, kbuild_helper.cc) tells its compiler, by the version: a macro that
@@ -75,19 +75,19 @@ def compiler_name() -> str:
     Raises:
         NotAvailable: libbcc is not installed, or cannot be used.
     """
-    return f"clang-{LIBRARIES.installed().llvm}"
+    return f"clang-{LIBBCC.installed().llvm}"
 
 
 def is_known(digest: str) -> bool:
     """Whether libbcc has this digest and was not touched since it was read; some microseconds."""
-    library = LIBRARIES.known()
+    library = LIBBCC.known()
     return library is not None and library.digest == digest
 
 
 def is_current(digest: str) -> bool:
     """Whether libbcc has this digest. Blocking, for 10 ms at most."""
     try:
-        return LIBRARIES.installed().digest == digest
+        return LIBBCC.installed().digest == digest
     except KheadersError:
         return False
 
@@ -103,7 +103,7 @@ def bcc_recipe(
     tree: Path,
     digest: str,
     arch: str,
-    libraries: Libraries = LIBRARIES,
+    libraries: InstalledLibbcc = LIBBCC,
 ) -> Recipe:
     """As `clang_recipe`, for a profile of bcc's. Blocking, for 10 ms at most.
 
@@ -111,7 +111,7 @@ def bcc_recipe(
         NotAvailable: libbcc is not installed, or is of another LLVM than the compiler, or of a version that
             is not known here; or the architecture is none of those.
     """
-    library = checked(libraries, compiler)
+    library = _libbcc_of(compiler, libraries)
     if not is_supported(library):
         raise NotAvailable(
             f"nothing can be precompiled for libbcc {library.version}: how it compiles is known for "
@@ -132,7 +132,22 @@ def bcc_recipe(
     return Recipe(source, build, text, (), key, cflags=cflags, library=library.digest)
 
 
-def lacking_names(complaints: str, tree: Path, libraries: Libraries = LIBRARIES) -> tuple[str, list[str]]:
+def _libbcc_of(compiler: Compiler, libraries: InstalledLibbcc) -> Libbcc:
+    """The libbcc that is installed, if it is linked to the LLVM of a compiler.
+
+    Raises:
+        NotAvailable: it is not, or there is none.
+    """
+    library = libraries.installed()
+    if library.llvm != compiler.major:
+        raise NotAvailable(
+            f"libbcc {library.version} compiles with clang {library.llvm}, and accepts nothing from "
+            f"{compiler.name}; name clang-{library.llvm}, or no compiler"
+        )
+    return library
+
+
+def lacking_names(complaints: str, tree: Path, libraries: InstalledLibbcc = LIBBCC) -> tuple[str, list[str]]:
     """The version of libbcc, and what the kernel's <linux/bpf.h> has and the one within libbcc lacks.
 
     Blocking, for some milliseconds.

@@ -1,4 +1,4 @@
-"""What runs when a program does: the program, what interprets it if it is a script, and their loaders."""
+"""The files that run when a program is started: itself, its interpreter if it is a script, their loaders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MAX_FIRST_LINE = 256  # bytes; as the kernel reads of a script, BINPRM_BUF_SIZE
 
 
 def checked(path: Path) -> Path:
-    """Where a path leads that the compiler or its loader has named, if that is root's alone.
+    """The path, without links, of a file that a compiler or its loader names.
 
     Raises:
-        InvalidArgs: see `trusted_path`.
-        NotAvailable: it leads nowhere, or from nowhere.
+        InvalidArgs: as `trusted_path`.
+        NotAvailable: it is no absolute path, or there is no such file.
     """
     if not path.is_absolute() or "\0" in str(path):
-        raise NotAvailable(f"a file of the compiler's cannot be found: {str(path)!r} is not a whole path")
+        raise NotAvailable(f"a file of the compiler's cannot be found: {str(path)!r} is no absolute path")
     try:
         return trusted_path(path)[0]
     except OSError as error:
@@ -30,7 +30,7 @@ def checked(path: Path) -> Path:
 
 
 def programs_of(*started: Path) -> dict[Path, Path | None]:
-    """All programs that run, with those that run scripts, and the loader of each that has one. Blocks."""
+    """All programs that run, interpreters of scripts too, and the loader of each that has one. Blocking."""
     programs: dict[Path, Path | None] = {}
     pending = list(map(checked, started))
     while pending:
@@ -53,7 +53,7 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
 
 
 def _loader(program: Content) -> Path | None:
-    """The dynamic loader that an ELF program asks for; not all do."""
+    """The dynamic loader of an ELF program; None if it has none."""
     try:
         name = elf.interpreter(program)
     except Corrupt:

@@ -1,9 +1,7 @@
-"""Where compilers are: names and paths, and which of them are accepted."""
+"""The paths of compilers: which names and paths are accepted, and what they lead to."""
 
 from __future__ import annotations
 
-import fnmatch
-import itertools
 import os
 import re
 import stat
@@ -22,11 +20,11 @@ _LONGEST_PATH = 4095  # PATH_MAX without its end
 _MOST_KNOWN = 64
 
 
-class Places:
-    """Finds the file that is meant by a compiler's name or path.
+class CompilerPaths:
+    """Finds the program that a name or path of a compiler leads to.
 
     Args:
-        directories: in which compilers are, absolute; they may be patterns, as /usr/lib/llvm-*/bin.
+        directories: those that compilers are in, absolute, or patterns such as /usr/lib/llvm-*/bin.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -34,34 +32,36 @@ class Places:
         self._known: dict[str, tuple[Identities, Path]] = {}
 
     def known(self, wanted: str) -> Path | None:
-        """What `locate` found, if nothing has changed since; in less than a tenth of a millisecond."""
+        """What `locate` found, if nothing has changed since; below 0.1 ms."""
         known = self._known.get(wanted)
         return known[1] if known is not None and are_unchanged(known[0]) else None
 
     def locate(self, wanted: str) -> Path:
-        """The file, without links, of the compiler of that name or at that path; for "" of the newest.
+        """The path, without links, of the compiler of that name or at that path; for "" of the newest.
 
-        Blocks, but only on the directories and what root put there: a path is refused by its text before
-        anything looks at it. Whoever asks could have made it lead to a file system that never answers, and
-        would learn what exists where he cannot look.
+        Blocking, but only on the directories and what root put there: a path elsewhere is refused by its
+        text. It could lead to a file system that never answers, and tell the caller what exists where the
+        caller cannot look.
 
         Raises:
-            InvalidArgs: it is neither a plain name of clang's nor an absolute path; or not in one of the
-                directories; or not root's alone.
+            InvalidArgs: it is neither a name of clang nor an absolute path, it is in none of the directories,
+                or other users than root can change it.
             NotAvailable: it is not installed.
         """
-        stamps = self._stamps()  # first: what changes meanwhile is looked at again
+        identities = self._identities()  # first: after a change meanwhile, `known` returns None
         found, through = self._named(wanted) if wanted.startswith("/") else self._search(wanted)
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
-        self._known[wanted] = {**stamps, **identities_at(through)}, found
+        self._known[wanted] = {**identities, **identities_at(through)}, found
         return found
 
     def _named(self, wanted: str) -> tuple[Path, list[Path]]:
         if not wanted.isprintable() or len(os.fsencode(wanted)) > _LONGEST_PATH:
-            raise InvalidArgs("what was given for a compiler is no path of a program")
+            raise InvalidArgs(
+                "the path of the compiler is too long, or has characters that cannot be printed"
+            )
         path = Path(wanted)
-        # Also as a compiler calls itself that was found by a link: those who remember it ask by that.
+        # Also the path without links: the daemon tells callers that one, and records it.
         inside = any(_matches(path.parent, pattern) for pattern in self._patterns)
         if ".." in path.parts or not (inside or path.parent in self._real_directories()):
             raise InvalidArgs(f"{path} is not used: as it is written, it is in none of {self._places}")
@@ -95,7 +95,7 @@ class Places:
         if not _NAME.fullmatch(found.name):
             raise InvalidArgs(f"{path} is not used: it {leads}has not the name of a clang")
         if not stat.S_ISREG(status.st_mode) or not status.st_mode & stat.S_IXOTH:
-            raise InvalidArgs(f"{path} is not used: it {leads}is no program that everybody may run")
+            raise InvalidArgs(f"{path} is not used: it {leads}is no program that all users may run")
         return found, through
 
     def _missing(self, name: str) -> NotAvailable:
@@ -108,7 +108,7 @@ class Places:
         return ", ".join(map(str, self._patterns))
 
     def _names(self) -> list[str]:
-        """All names that there are, the newest first; what has no number in its name is the last."""
+        """The names of all compilers, the newest first; a name without a version is the last."""
         names = {name for directory in self._directories() for name in _listed(directory)}
         return sorted(filter(_NAME.fullmatch, names), key=_number, reverse=True)
 
@@ -118,8 +118,8 @@ class Places:
     def _real_directories(self) -> set[Path]:
         return {Path(os.path.realpath(directory)) for directory in self._directories()}
 
-    def _stamps(self) -> Identities:
-        """Of the directories, and those in which more of them may appear."""
+    def _identities(self) -> Identities:
+        """Those of the directories, and of the directories in which more of them may appear."""
         above = [_fixed(pattern) for pattern in self._patterns]
         return identities_at((*self._directories(), *above))
 
@@ -131,15 +131,12 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def _matches(directory: Path, pattern: Path) -> bool:
-    """Whether a directory is, as it is written, one of those that a pattern stands for."""
-    if "*" not in str(pattern):
-        return directory == pattern
-    pairs = zip(directory.parts, pattern.parts, strict=False)
-    return len(directory.parts) == len(pattern.parts) and all(itertools.starmap(fnmatch.fnmatchcase, pairs))
+    """Whether a directory, as it is written, matches a pattern."""
+    return directory == pattern or ("*" in str(pattern) and directory.match(str(pattern)))
 
 
 def _fixed(pattern: Path) -> Path:
-    """The directory in front of what is a pattern."""
+    """The directory above the part of a path that is a pattern."""
     while "*" in str(pattern):
         pattern = pattern.parent
     return pattern

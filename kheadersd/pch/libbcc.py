@@ -1,4 +1,4 @@
-"""The libbcc that is installed: its version, the LLVM in it, and the headers that it carries within.
+"""The libbcc that is installed: its version, the LLVM that it is linked to, and the headers in it.
 
 Libbcc compiles by itself, with the clang libraries that it is linked to, and puts headers of its own before
 every program. They are strings in its file, under names like /virtual/include/bcc/helpers.h.
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..system.file_identity import Identities
-    from .compilers import Compiler
 
 PLACES = tuple(
     Path(directory, "libbcc.so.0")
@@ -47,14 +46,14 @@ _TEXT = frozenset((*b"\t\n", *range(ord(" "), 0x7F)))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Libbcc:
-    """One libbcc, as it was found.
+    """A libbcc, as it was found.
 
     Attributes:
         path: absolute, without links.
         version: as in "0.26".
         llvm: the major version of the LLVM that it is linked to.
         digest: sha256 of the file, in hex.
-        headers: those that it puts before a program, as (name, text), in this order.
+        headers: (name, text) of those that it puts before a program, in this order.
     """
 
     path: Path
@@ -64,11 +63,11 @@ class Libbcc:
     headers: tuple[tuple[str, str], ...]
 
 
-class Libraries:
-    """Finds libbcc, and reads it again only when it has changed. For any thread.
+class InstalledLibbcc:
+    """Finds libbcc, and reads it again only after it has changed. For any thread.
 
     Args:
-        places: where it may be; the first that is there is taken.
+        places: its possible paths, the preferred first.
     """
 
     def __init__(self, places: Sequence[Path] = PLACES) -> None:
@@ -77,11 +76,10 @@ class Libraries:
         self._known: tuple[Identities, Libbcc] | None = None
 
     def installed(self) -> Libbcc:
-        """The one that is there now. Blocking: 10 ms, and some microseconds if it is known.
+        """The libbcc that is there now. Blocking: 10 ms, some microseconds if it has not changed.
 
         Raises:
-            NotAvailable: there is none, or it is none that can be read here, or others than root can write
-                to it.
+            NotAvailable: there is none, it is of an unknown form, or other users than root can change it.
         """
         with self._lock:
             if self._known is None or not are_unchanged(self._known[0]):
@@ -89,7 +87,7 @@ class Libraries:
             return self._known[1]
 
     def known(self) -> Libbcc | None:
-        """The one that was found, if it is there unchanged; some microseconds, never more."""
+        """The libbcc that was found, if it is there unchanged; some microseconds."""
         known = self._known
         return known[1] if known is not None and are_unchanged(known[0]) else None
 
@@ -114,8 +112,8 @@ class Libraries:
         )
 
 
-LIBRARIES = Libraries()
-"""Those of this machine."""
+LIBBCC = InstalledLibbcc()
+"""That of this machine."""
 
 
 def _read(path: Path) -> Libbcc:
@@ -155,18 +153,3 @@ def _string(data: bytes, line: bytes, path: Path, name: str) -> str:
         return text.decode()
     except UnicodeDecodeError as error:
         raise NotAvailable(f"{path}: its header {name} is not text: {error}") from error
-
-
-def checked(libraries: Libraries, compiler: Compiler) -> Libbcc:
-    """The libbcc that is installed, if this compiler is of its LLVM.
-
-    Raises:
-        NotAvailable: it is not, or there is none.
-    """
-    library = libraries.installed()
-    if library.llvm != compiler.major:
-        raise NotAvailable(
-            f"libbcc {library.version} compiles with clang {library.llvm}, and takes nothing that "
-            f"{compiler.name} has made; name clang-{library.llvm}, or no compiler"
-        )
-    return library

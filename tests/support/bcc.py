@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kheadersd.errors import NotAvailable
 from kheadersd.pch.bcc_recipe import compiler_name, is_supported
-from kheadersd.pch.libbcc import LIBRARIES, PLACES
+from kheadersd.pch.libbcc import LIBBCC, PLACES
 from tests.support.precompiling import is_there
 
 _PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
@@ -38,7 +38,7 @@ def is_installed() -> bool:
 
 def can_be_tried() -> bool:
     """Whether, besides, the daemon knows how this libbcc compiles."""
-    return is_installed() and is_supported(LIBRARIES.installed())
+    return is_installed() and is_supported(LIBBCC.installed())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ UNGUARDED = "include/linux/unguarded.h"
 def compiler(name: str = "clang-16", digest: str = "a") -> Compiler:
     path, major = Path("/usr/bin", name), int(name.rpartition("-")[2])
     resource = Path("/usr/lib/clang", str(major))
-    return Compiler(name, path, f"{major}.0.6", major, name, digest * 64, resource, {}, {})
+    return Compiler(name, path, f"{major}.0.6", major, digest * 64, resource, {}, {})
 
 
 class Installed(Compilers):
@@ -62,7 +62,7 @@ class Installed(Compilers):
     def leads_to(self, wanted: str) -> Path | None:
         return self.installed[wanted].path if wanted in self.installed else None
 
-    def current(self, compiler: Compiler) -> bool:
+    def is_current(self, compiler: Compiler) -> bool:
         return compiler in self.installed.values()
 
 

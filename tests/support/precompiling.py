@@ -39,7 +39,7 @@ def found(name: str) -> Compiler:
     assert match, version
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     resource = Path(_output(path, "-print-resource-dir").strip())
-    return Compiler(name, path, match[1], int(match[2]), version.splitlines()[0], digest, resource, {}, {})
+    return Compiler(name, path, match[1], int(match[2]), digest, resource, {}, {})
 
 
 def _output(*command: str | Path) -> str:

@@ -16,7 +16,7 @@ import pytest
 from kheadersd.errors import NotAvailable
 from kheadersd.pch import profiles
 from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name
-from kheadersd.pch.libbcc import LIBRARIES, Libraries
+from kheadersd.pch.libbcc import LIBBCC, InstalledLibbcc
 from kheadersd.pch.profiles import Profile
 from tests.support.bcc import TOOLS, Compiled, bcc, can_be_tried, compiled, is_installed
 from tests.support.precompiling import ARCHITECTURE, SHIPPED, found
@@ -60,7 +60,7 @@ def profile() -> Profile:
 def copied(roots_own: Path) -> Path:
     """The installed libbcc, as one that can be changed, and whose version is known."""
     known = "libbcc.so.0.26.0"
-    (roots_own / known).write_bytes(LIBRARIES.installed().path.read_bytes())
+    (roots_own / known).write_bytes(LIBBCC.installed().path.read_bytes())
     (roots_own / "libbcc.so.0").symlink_to(known)
     return roots_own / "libbcc.so.0"
 
@@ -121,7 +121,7 @@ def test_a_few_lines_of_python_use_it(bus: Bus, real_daemon: Daemon) -> None:
 @needs_known
 def test_libbcc_tells_its_compiler_the_same(bus: Bus, real_daemon: Daemon, profile: Profile) -> None:
     _, _, details = get_pch(bus, "bcc-small")
-    assert Path(details["compiler"]).parent.parent.name == f"llvm-{LIBRARIES.installed().llvm}"
+    assert Path(details["compiler"]).parent.parent.name == f"llvm-{LIBBCC.installed().llvm}"
     assert details["consumer"] == "bcc"
     tree = details["source_tree"]
     said = bcc(tree, "-c", "from bcc import BPF\nBPF(text='int f(void *c) { return 0; }', debug=4)")
@@ -153,7 +153,7 @@ def _language(words: list[str]) -> set[str]:
 
 
 def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
-    libraries = Libraries([copied])
+    libraries = InstalledLibbcc([copied])
     compiler = found(compiler_name())
     first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
     assert first == bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
@@ -166,7 +166,7 @@ def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) ->
 
 
 def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
-    libraries = Libraries([copied])
+    libraries = InstalledLibbcc([copied])
     compiler = found(compiler_name())
     first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
     data = copied.read_bytes()
@@ -181,18 +181,18 @@ def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_pa
 
 def test_only_the_compiler_of_its_llvm_is_used(profile: Profile, tmp_path: Path) -> None:
     other = dataclasses.replace(found(compiler_name()), name="clang-99", major=99)
-    with pytest.raises(NotAvailable, match=r"takes nothing that clang-99 has made; name clang-[0-9]+"):
+    with pytest.raises(NotAvailable, match=r"accepts nothing from clang-99; name clang-[0-9]+"):
         bcc_recipe(profile, other, tmp_path, "0" * 64, ARCHITECTURE)
 
 
 def test_without_libbcc(roots_own: Path) -> None:
-    libraries = Libraries([roots_own / "libbcc.so.0"])
+    libraries = InstalledLibbcc([roots_own / "libbcc.so.0"])
     with pytest.raises(NotAvailable, match="libbcc is not installed"):
         libraries.installed()
 
 
 def test_what_is_known_is_never_read_again(copied: Path) -> None:
-    libraries = Libraries([copied])
+    libraries = InstalledLibbcc([copied])
     assert libraries.known() is None
     found = libraries.installed()
     assert libraries.known() is found
@@ -206,9 +206,9 @@ def test_what_is_known_is_never_read_again(copied: Path) -> None:
 
 
 def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_path: Path) -> None:
-    (roots_own / "libbcc.so.0.99.0").write_bytes(LIBRARIES.installed().path.read_bytes())
+    (roots_own / "libbcc.so.0.99.0").write_bytes(LIBBCC.installed().path.read_bytes())
     (roots_own / "libbcc.so.0").symlink_to("libbcc.so.0.99.0")
-    libraries = Libraries([roots_own / "libbcc.so.0"])
+    libraries = InstalledLibbcc([roots_own / "libbcc.so.0"])
     with pytest.raises(NotAvailable, match=r"libbcc 0\.99: how it compiles is known for 0\.26"):
         bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, libraries)
 
@@ -216,4 +216,6 @@ def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_p
 def test_a_library_that_others_can_write_to(profile: Profile, copied: Path, tmp_path: Path) -> None:
     copied.chmod(0o666)
     with pytest.raises(NotAvailable, match="others than root can write"):
-        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, Libraries([copied]))
+        bcc_recipe(
+            profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, InstalledLibbcc([copied])
+        )

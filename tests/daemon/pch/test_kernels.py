@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kheadersd.pch.bcc_recipe import lacking_names
-from kheadersd.pch.libbcc import LIBRARIES
+from kheadersd.pch.libbcc import LIBBCC
 from tests.support.archives import kheaders_files, make_kheaders
 from tests.support.bcc import can_be_tried
 from tests.support.needs import needs_root
@@ -174,7 +174,7 @@ _NEWER = {
 @pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
 def test_a_libbcc_that_is_too_old(bus: Bus, host: ServedHost, daemon: Daemon, tmp_path: Path) -> None:
     show(host, _PLAIN, _NEWER)
-    version = LIBRARIES.installed().version
+    version = LIBBCC.installed().version
     refused = kheadersctl(bus, tmp_path, "pch", "bcc-small")
     assert refused.returncode == 3
     assert f"libbcc {version} is too old for the kernel {RELEASE}" in refused.stderr

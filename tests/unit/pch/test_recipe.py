@@ -19,7 +19,7 @@ from kheadersd.pch.recipe import Recipe, clang_recipe
 from tests.support.precompiling import SHIPPED
 
 _COMPILER = Compiler(
-    "clang-16", Path("/usr/bin/clang-16"), "16.0.6", 16, "16.0.6", "a" * 64, Path("/usr/lib/clang/16"), {}, {}
+    "clang-16", Path("/usr/bin/clang-16"), "16.0.6", 16, "a" * 64, Path("/usr/lib/clang/16"), {}, {}
 )
 _PROFILE = Profile(
     "mine", "Mine.", "clang-bpf", HEADERS, ("linux/sched.h", "linux/fs.h"), ("-DA=1", "-DB=2"), Path("/p")
@@ -68,7 +68,7 @@ _DIFFERENT = {
     "another CPU": _with_flags("-DA=1", "-DB=2", "-mcpu=v3"),
     "content of the same size, another archive": Inputs(digest="e" * 64),
     "another place of the tree": Inputs(tree=Path("/var/cache/kheaders/6.1.0-2/tree")),
-    "another patch release of the compiler": _with_compiler(version="16.0.7", details="16.0.7"),
+    "another patch release of the compiler": _with_compiler(version="16.0.7"),
     "a compiler replaced under its name and version": _with_compiler(digest="b" * 64),
     "another path of the compiler": _with_compiler(path=Path("/usr/local/bin/clang-16")),
     "other headers of the compiler": _with_compiler(resource=Path("/opt/clang/16")),
