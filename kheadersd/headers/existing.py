@@ -6,7 +6,6 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from ..cache.entry import HEADERS
 from ..errors import Corrupt, NotCached, Timeout
 from ..events import Event
 from ..progress import unreported
@@ -14,7 +13,6 @@ from ..sources import tree_copy
 from ..sources.installed_tree import NOT_IDENTIFIED
 from ..sources.source import NotFound, Tree
 from ..system.tasks import SharedWork
-from .environment import environment
 from .limits import in_time, limits_of
 from .requests import Request, Served
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from ..journal import Journal
     from ..release import Release
     from ..sources.sources import Sources
-
-# The interface keeps the encoded answer with each of them.
-_MAX_SERVED = 256
 
 
 class ExistingHeaders:
@@ -44,7 +39,7 @@ class ExistingHeaders:
         self._sources = sources
         self._journal = journal
         self._work = SharedWork()
-        self._served: dict[str, Served] = {}
+        self._warned_of: set[Tree] = set()
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what starts from now on."""
@@ -100,12 +95,8 @@ class ExistingHeaders:
         entry = self._entry(request)
         if entry is None or not entry.has_headers:
             return None
-        last_used = entry.touch()
-        served = self._served.get(entry.name)
-        if served is None or served.entry is not entry or served.last_used != last_used:
-            served = self.describe(entry)
-            self._remember(entry.name, served)
-        return served
+        entry.touch()
+        return self.describe(entry)
 
     def is_cached(self, release: Release) -> bool:
         """Whether the preferred entry is good, with its headers or without."""
@@ -150,16 +141,7 @@ class ExistingHeaders:
     def describe(self, entry: Entry, *, fresh: bool = False) -> Served:
         """An entry as it is served, unchecked."""
         tree = Tree(entry.path, entry.path, entry.record.randomised)
-        variables = environment(tree, entry.release, self._host) if entry.record.kind == HEADERS else {}
-        return Served(
-            entry.release,
-            entry.record.source,
-            tree,
-            fresh=fresh,
-            environment=variables,
-            entry=entry,
-            last_used=entry.last_used,
-        )
+        return Served(self._host, entry.release, entry.record.source, tree, fresh, entry, entry.last_used)
 
     def _entry(self, request: Request) -> Entry | None:
         """The preferred entry, whose headers may have been dropped."""
@@ -176,21 +158,13 @@ class ExistingHeaders:
         return entry
 
     def _in_place(self, release: Release, tree: Tree) -> Served:
-        served = self._served.get(release)
-        if served is None or served.tree != tree:
-            variables = environment(tree, release, self._host)
-            served = Served(release, "tree", tree, fresh=False, environment=variables)
-            self._remember(release, served)
-            if tree.randomised:
-                self._journal.report(
-                    Event.RANDOMISED, served.warnings[0], release=release, path=str(tree.build_tree)
-                )
+        served = Served(self._host, release, "tree", tree)
+        if tree.randomised and tree not in self._warned_of:
+            self._warned_of.add(tree)
+            self._journal.report(
+                Event.RANDOMISED, served.warnings[0], release=release, path=str(tree.build_tree)
+            )
         return served
-
-    def _remember(self, name: str, served: Served) -> None:
-        if len(self._served) >= _MAX_SERVED:
-            self._served.clear()
-        self._served[name] = served
 
     async def _look_at_trees(self, release: Release) -> None:
         """Let `is_current` know whether the trees have changed that entries of a release were copied from."""

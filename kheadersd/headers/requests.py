@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..cache.entry import HEADERS
 from ..sources.source import RANDOMISED
+from .environment import environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..cache.entry import Entry
+    from ..host.host import Host
     from ..release import Release
     from ..sources.source import Tree
 
@@ -32,24 +34,31 @@ class Request:
     ahead: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Served:
     """Headers that are there: a tree in place, or an entry of the cache.
 
     Attributes:
+        host: whose headers they are.
         fresh: whether they were made for the request.
-        environment: what makes bcc and bpftrace use them; empty where setting nothing is right.
         entry: the cached entry, None for a tree in place.
         last_used: of the entry, microseconds since the epoch; 0 for a tree in place.
     """
 
+    host: Host
     release: Release
     source: str
     tree: Tree
-    fresh: bool
-    environment: Mapping[str, str]
+    fresh: bool = False
     entry: Entry | None = None
     last_used: int = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes bcc and bpftrace use the headers, see `environment`; {} for a vmlinux.h."""
+        if self.entry is not None and self.entry.record.kind != HEADERS:
+            return {}
+        return environment(self.tree, self.release, self.host)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -55,15 +55,19 @@ async def test_describe_and_details_agree(state: Parts, served: Served) -> None:
     assert summary(state).startswith("idle; 1 entries, ")
 
 
-def test_details_of_a_tree_in_place_tell_of_no_entry() -> None:
-    values = details(Served(Release("6.1.0"), "tree", IN_PLACE, False, {"BPFTRACE_KERNEL_SOURCE": "/x"}))
+def test_details_of_a_tree_in_place_tell_of_no_entry(host: Host) -> None:
+    values = details(Served(host, Release("6.1.0"), "tree", IN_PLACE))
     assert values.keys() == {"release", "source", "source_tree", "build_tree", "fresh", "environment"}
     assert values["source_tree"] != values["build_tree"]
+    assert values["environment"] == {
+        "BPFTRACE_KERNEL_SOURCE": values["source_tree"],
+        "BPFTRACE_KERNEL_BUILD": values["build_tree"],
+    }
 
 
-def test_a_kernel_with_randomised_structures_is_warned_of() -> None:
+def test_a_kernel_with_randomised_structures_is_warned_of(host: Host) -> None:
     tree = Tree(IN_PLACE.source_tree, IN_PLACE.build_tree, True)
-    (warning,) = variants(details(Served(Release("6.1.0"), "tree", tree, False, {})))["warnings"].value
+    (warning,) = variants(details(Served(host, Release("6.1.0"), "tree", tree)))["warnings"].value
     assert "CONFIG_RANDSTRUCT" in warning
 
 

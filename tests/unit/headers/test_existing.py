@@ -63,7 +63,7 @@ async def test_an_entry_that_is_good(existing: ExistingHeaders, entry: Entry) ->
     assert served_entry(existing) is entry
     assert existing.is_cached(RELEASE)
     assert (await existing.lookup(REQUEST)).entry is entry
-    assert existing.ready(FROM_SYSFS) is existing.ready(FROM_SYSFS), "the encoded answer is kept with it"
+    assert existing.ready(FROM_SYSFS) == existing.ready(FROM_SYSFS), "the encoded answer is kept with it"
 
 
 async def test_an_entry_of_a_source_that_is_not_named(existing: ExistingHeaders, entry: Entry) -> None:
@@ -129,3 +129,15 @@ async def test_the_base_of_a_tree_is_its_copy(existing: ExistingHeaders, entry: 
     assert await existing.base(RELEASE) is entry
     put_tree(host.path("lib/modules", RELEASE, "build"))
     assert await existing.base(RELEASE) is None, "the tree was not copied"
+
+
+async def test_a_tree_of_a_kernel_with_randomised_structures_is_reported_once(
+    existing: ExistingHeaders, host: Host, journal: Kept
+) -> None:
+    build = put_tree(host.path("lib/modules", RELEASE, "build"))
+    with (build / "include/generated/autoconf.h").open("a") as file:
+        file.write("#define CONFIG_RANDSTRUCT 1\n")
+    for _ in range(2):
+        served = await existing.find_tree(RELEASE)
+        assert served.warnings
+    assert len(journal.of(Event.RANDOMISED)) == 1
