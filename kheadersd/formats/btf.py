@@ -1,7 +1,7 @@
-"""BTF as it is found: whether some bytes are a kernel's type information, before anything else reads them.
+"""Checks that bytes are a kernel's type information, BTF, before bpftool reads them.
 
-The header is `struct btf_header` of the kernel's include/uapi/linux/btf.h. What is in it is left to libbpf,
-which checks every type and is run apart.
+The header is `struct btf_header` of the kernel's include/uapi/linux/btf.h. libbpf checks every type, in the
+sandbox of bpftool.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ HEADER = 24
 """Bytes of the header that every version has."""
 
 LITTLE_ENDIAN = re.compile(rb"\x9f\xeb\x01\x00")
-"""How BTF begins in little-endian order: magic, version and no flags."""
+"""The first bytes of BTF in little-endian order: magic, version and no flags."""
 
 _MAGICS = {b"\x9f\xeb": "<", b"\xeb\x9f": ">"}
-# The header may grow at its end: it says how long it is.
+# Later versions of the header may be longer; it has its own length.
 _MAX_HEADER = 4096
-# What makes types those of a kernel, and not of one of the BPF programs that it brings along.
+# A name in every kernel's BTF, and not in that of the BPF programs within a kernel.
 _OF_KERNEL = b"\0task_struct\0"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parts:
-    """Where the two parts of BTF begin and end, in bytes from its beginning."""
+    """The beginning and the end of the two parts of BTF, in bytes from its beginning."""
 
     types: tuple[int, int]
     strings: tuple[int, int]
@@ -42,14 +42,14 @@ class Parts:
 
 
 def parts(head: bytes, label: str) -> Parts:
-    """What the header of BTF says.
+    """The parts that the header of BTF describes.
 
     Args:
         head: at least `HEADER` bytes, or as many as there are.
         label: what messages call it.
 
     Raises:
-        Corrupt: it is no header, of another version than 1, or claims more than `MAX_BTF`.
+        Corrupt: it is no header, or one of another version than 1, or describes more than `MAX_BTF` bytes.
     """
     order = _MAGICS.get(head[:2])
     if order is None or len(head) < HEADER:

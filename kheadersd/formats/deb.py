@@ -1,7 +1,7 @@
 """The container format of Debian packages.
 
-A .deb is an ar archive whose member ``data.tar``, ``.gz``, ``.xz`` or ``.zst``, holds the files (deb(5)).
-It is read where it lies; no dpkg is needed, and nothing of the package but its files is looked at.
+A .deb is an ar archive; its member ``data.tar``, or ``data.tar`` with ``.gz``, ``.xz`` or ``.zst``, has the
+files (deb(5)). No other member is read, and dpkg is not needed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _AR_END = b"`\n"
-_MAX_MEMBERS = 16  # three, or four with a signature; the rest is room
+_MAX_MEMBERS = 16  # real packages have three, or four with a signature
 _DATA_MEMBER = re.compile(r"data\.tar(?:\.(?:gz|xz|zst))?")
 _READ_BYTES = 1 << 16
 
 
 class HeldFile(Content):
-    """A package that can be read after its name is gone, for as long as it is referred to.
+    """A package that can be read after its name was removed, as long as there are references to it.
 
-    The layers made from it refer to it, so the descriptor is closed, and the disk space given back, when the
-    archive they belong to is dropped, however that happens.
+    Its layers refer to it: when the archive with them is dropped, the descriptor is closed, and the disk
+    space is free.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class HeldFile(Content):
         self.close()
 
     def close(self) -> None:
-        """Give the disk space back early, where no layer was made from it."""
+        """Free the disk space early, if no layer needs it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,11 +1,11 @@
-"""Decompression as a stream of small pieces: xz, gzip, zstd, or nothing to decompress.
+"""Decompresses files in pieces: xz, gzip, zstd, or not compressed.
 
-Concatenated streams are read as one, as xz, gzip and zstd themselves do, with the padding that xz has between
-and behind streams and the frames that zstd skips; anything else behind the end is garbage. What is damaged,
-cut short or followed by garbage is `Corrupt`, never silently shorter.
+Concatenated streams are read as one, as xz, gzip and zstd do, with xz's padding between and behind streams
+and the frames that zstd skips. Damaged data, data that is cut short, and any other data behind the end are
+`Corrupt`.
 
-A file can make work without giving anything: thousands of empty streams, or a window of gigabytes. The parts
-of a file are counted, and so is the memory that a decoder can touch.
+A small file can take much work and memory: thousands of empty streams, or a window of gigabytes. So
+`CompressedInput` bounds the parts of a file, and the memory that a decoder can touch.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .compressed import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-# The consumer creates files while the next pieces are made. Smaller pieces cost more switches between the two
-# threads (256 KiB: 15 % more wall time), more of them only memory.
+# The reader creates files while the thread makes the next pieces. Smaller pieces cost more switches between
+# the two threads; more pieces cost memory, and gain nothing.
 _PIECES_AHEAD = 3
 _PATIENCE = 0.1  # seconds
 
@@ -46,10 +46,10 @@ _MAGICS = ((XZ_MAGIC, "xz"), (GZIP_MAGIC, "gzip"), (ZSTD_MAGIC, "zstd"))
 
 
 def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Generator[bytes, None, None]:
-    """Decompress in a thread of its own, a few pieces ahead of the reader.
+    """Decompress a file in a thread of its own, a few pieces ahead of the reader.
 
-    Nothing is opened before the first piece is asked for. Closing the generator stops and joins the thread
-    and closes the file; the thread looks for that after every 64 KiB that it has read.
+    The file is opened when the first piece is asked for. Closing the generator stops and joins the thread and
+    closes the file; the thread notices that after at most 64 KiB of input.
 
     Args:
         source: opens the compressed data; called in the thread.
@@ -57,7 +57,7 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
         kind: "xz", "gzip", "zstd", "none", or "auto" to tell by the first bytes.
 
     Yields:
-        pieces of at most 512 KiB; an empty one each 0.1 s while there is no other, for the reader to stop.
+        Pieces of at most 512 KiB; every 0.1 s an empty one if there is no other, so that the reader can stop.
 
     Raises:
         Corrupt: the data is damaged, cut short or followed by garbage, or cannot be read.
@@ -102,11 +102,11 @@ def chunks(source: Callable[[], BinaryIO], label: str, kind: str = "auto") -> Ge
         stopped.set()
         room.release()
         thread.join()
-        piece = None  # an exception that is kept would keep itself alive through this frame
+        piece = None  # an exception would keep itself alive through this frame
 
 
 def whole(data: BinaryIO, label: str, limit: int) -> bytes:
-    """Decompress a small file into memory; what kind it is, its first bytes tell.
+    """Decompress a small file into memory; its first bytes tell how it is compressed.
 
     Args:
         data: the compressed, or plain, file.
@@ -128,7 +128,7 @@ def whole(data: BinaryIO, label: str, limit: int) -> bytes:
 
 
 def _pieces(source: CompressedInput, kind: str) -> Iterator[bytes]:
-    """What a file has; a piece is empty where some work gave nothing."""
+    """The decompressed pieces of a file; some are empty."""
     if kind == "auto":
         kind = next((name for magic, name in _MAGICS if source.head.startswith(magic)), "none")
     decoders = {"xz": _unxz, "gzip": _gunzip, "zstd": _unzstd}

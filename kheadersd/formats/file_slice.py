@@ -1,4 +1,4 @@
-"""A file, or a part of one, of which a little is read at a time and nothing outside of it ever."""
+"""A part of a file, or of memory, with bounds that no read exceeds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Content:
         return self.at(min(offset, self.size), min(size, max(self.size - offset, 0)))
 
     def part(self, offset: int, size: int) -> Content:
-        """A part of it.
+        """A part of this one.
 
         Raises:
             Corrupt: it is not wholly inside.
@@ -99,7 +99,7 @@ class InMemory(Content):
 
 
 class SliceReader(io.RawIOBase):
-    """A part of a `Content` as a file of its own. Closing it lets go of the content."""
+    """A part of a `Content` as a file of its own, which refers to the content until it is closed."""
 
     def __init__(self, content: Content, offset: int = 0, size: int | None = None) -> None:
         super().__init__()

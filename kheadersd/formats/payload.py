@@ -1,7 +1,8 @@
-"""The compressed kernel inside of a kernel image, decompressed piece by piece.
+"""Decompresses the kernel in a kernel image, in pieces.
 
-Every compression that the kernel's build offers (its init/Kconfig, "Kernel compression mode") but LZO, for
-which Debian has no library for Python. A payload is one stream; behind it may be a few bytes of the image's.
+The kernel's build offers xz, lzma, bzip2, gzip, zstd, lz4 and LZO (init/Kconfig, "Kernel compression mode").
+LZO is not supported: Debian has no Python library for it. The kernel is one stream; a few bytes of the image
+may follow.
 """
 
 from __future__ import annotations
@@ -82,14 +83,14 @@ def _decoder_for(head: bytes, label: str) -> Decoder:
 def _unlz4(content: Content, source: CompressedInput) -> Iterator[bytes]:
     """Blocks, each behind its size in four bytes, after the magic (lz4_Frame_format.md, "Legacy frame").
 
-    By liblz4 itself, which systemd needs, too: there is nothing for Python in the base of any distribution.
+    Decoded by liblz4, which systemd needs too; no distribution has a Python library for lz4 in its base.
     """
     import ctypes
 
     library = _liblz4(content)
     block = ctypes.create_string_buffer(LZ4_BLOCK)
     offset = len(_LZ4)
-    # The four bytes at the end are no block, but the size of the kernel.
+    # The last four bytes are the size of the kernel.
     while offset + 4 < content.size:
         (size,) = struct.unpack("<I", content.at(offset, 4))
         offset += 4

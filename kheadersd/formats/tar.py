@@ -1,11 +1,11 @@
-"""Reads tar archives from a stream of pieces: ustar, GNU and pax, and nothing that leaves room for doubt.
+"""Reads tar archives from a stream of pieces: ustar, GNU and pax, and refuses ambiguous ones.
 
 The reader knows the format only (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format";
-GNU tar's manual, "Basic Tar Format"); whether a name is safe is its user's question. No more of the archive
-is in memory than the piece that is being read, and file data is never copied.
+GNU tar's manual, "Basic Tar Format"); its caller decides whether a name is safe. Only the present piece of
+the archive is in memory, and file data is never copied.
 
-What GNU tar would make something else of is refused: sparse files, names for all members at once, and
-whatever says one thing twice.
+The reader refuses what GNU tar could read in another way: sparse files, attributes for all members, and
+attributes that are given twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ZERO_BLOCK = bytes(_BLOCK)
 _MAX_EXTENSION = 64 * 1024
 # All of those together: 160 bytes for each of 100,000 members.
 _MAX_EXTENSIONS = 16 * 1024 * 1024
-# What may follow the end: pixz has its index there, some 60 bytes a file.
+# Bytes that may follow the end: pixz has its index there, some 60 bytes a file.
 _MAX_BEHIND = 16 * 1024 * 1024
 
 _KINDS = {0: FILE, ord("0"): FILE, ord("5"): DIRECTORY, ord("2"): SYMLINK}
@@ -120,7 +120,7 @@ class TarReader:
         self._end()
 
     def _extend(self, said: dict[bytes, bytes], flag: int, size: int) -> None:
-        """Read the data of a member that only describes the next one, or all that follow."""
+        """Read the data of a header that describes the next member, or all members that follow."""
         if size > _MAX_EXTENSION:
             raise self._corrupt(f"{size} bytes of attributes, more than {_MAX_EXTENSION}")
         self._described += size
@@ -165,7 +165,7 @@ class TarReader:
         return Member(text, kind, size, points_at, data)
 
     def _data(self, size: int) -> Iterator[memoryview]:
-        """The data of a member that does not lie in the present piece alone."""
+        """The data of a member that is in more than one piece."""
         while size:
             self._available()
             view = self._view[self._at : self._at + size]
@@ -199,7 +199,7 @@ class TarReader:
         self._at = 0
 
     def _take(self, size: int) -> bytes:
-        """The next bytes in one piece, for headers and other small things."""
+        """The next bytes in one piece, for headers and attributes."""
         while len(self._piece) - self._at < size:
             self._next_piece(self._piece[self._at :])
         start, self._at = self._at, self._at + size
@@ -253,9 +253,11 @@ class TarReader:
             at = end
 
     def _end(self) -> None:
-        """The second block of zeros, and what may follow it: zeros, and what a tool keeps there for itself.
+        """Check the second block of zeros, and what follows it.
 
-        GNU tar reads none of it. Another archive, which it would not read either, was not meant to be lost.
+        GNU tar does not read what follows. Zeros and the index of a tool are accepted there, another archive
+        is
+        not: its members would be lost.
         """
         if self._take(_BLOCK) != _ZERO_BLOCK:
             raise self._corrupt("a lone block of zeros follows it")
@@ -285,7 +287,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _name(header: bytes) -> bytes:
-    """The name in a header; GNU's own format has other things where ustar has the prefix."""
+    """The name in a header; GNU's format has other fields where ustar has the prefix."""
     name = _text(header[:100])
     if header[257:263] == b"ustar\0" and header[345]:
         return _text(header[345:500]) + b"/" + name

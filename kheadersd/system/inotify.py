@@ -1,8 +1,7 @@
-"""inotify(7) for one purpose: to know that something in some directories has changed.
+"""inotify(7), which tells that directories have changed; the caller looks what has changed.
 
-What has changed is left to be found by looking: events can be lost in an overflow and describe what was.
-(Of the wrappers in Debian 12 and 13, inotify and pyinotify are no longer maintained, and watchdog has threads
-of its own.)
+Events can be lost in an overflow, and can be outdated. Of the wrappers in Debian 12 and 13, inotify and
+pyinotify are not maintained any more, and watchdog starts threads.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _EVERY_CHANGE = _NAMES_AND_CONTENT | _MODIFY | ATTRIB
 _BUFFER = 64 * 1024
 _EVENT = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
 
-_KINDS = 0xFFFF  # what is above says more of it, as that it is a directory
+_KINDS = 0xFFFF  # the bits above are flags, for example that it is a directory
 
 OVERFLOW = -1
 """Stands for all watches when events were lost."""
 
 
 class Inotify:
-    """Watches directories, not what is below them: names that come and go, and files that were written to.
+    """Watches directories, without those below them: names that are added or removed, and files written to.
 
     Args:
         closely: also files that are written to at this moment, or truncated by their path, and modes, owners
@@ -44,7 +43,8 @@ class Inotify:
     def __init__(self, *, closely: bool = False) -> None:
         """
         Raises:
-            OSError: this user has too many of them (fs.inotify.max_user_instances), or the kernel has none.
+            OSError: this user has too many instances (fs.inotify.max_user_instances), or the kernel has no
+                inotify.
         """
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._watches: dict[int, Path] = {}
@@ -57,21 +57,14 @@ class Inotify:
         return self._descriptor
 
     def close(self) -> None:
-        """Watch nothing any more. May be called twice."""
+        """Stop watching. May be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def drain(self) -> bool:
-        """Forget all events that have come; whether there were any."""
-        return bool(self.changed())
-
-    def changed(self) -> set[int]:
-        """The numbers of the watches that events have come for, which are forgotten with that.
-
-        `OVERFLOW` is among them if some were lost: then it can have been any watch.
-        """
-        return {number for number, _, _ in self.events()}
+        """Read and drop all events, and return whether there were any."""
+        return bool(list(self.events()))
 
     def events(self) -> Iterator[tuple[int, int, bytes]]:
         """The events that have come, which are forgotten with that.
@@ -105,17 +98,17 @@ class Inotify:
         return self._check(self._libc.inotify_add_watch(self._descriptor, name, self._mask), name)
 
     def remove(self, number: int) -> None:
-        """Watch a directory no more. Nothing happens if it is gone: the kernel has removed the watch."""
+        """Stop watching a directory. Does nothing if it was removed: the kernel has removed the watch."""
         self._libc.inotify_rm_watch(self._descriptor, number)
 
     def watch(self, directories: Iterable[Path]) -> list[OSError]:
-        """Watch exactly these directories from now on; what was watched already stays so without a gap.
+        """Watch these directories and no others; those that are watched already stay so without a gap.
 
-        A directory of which only the name is the same as before is another one, and is watched instead.
+        If another directory has the name of a watched one, it is watched instead.
 
         Returns:
-            Why some are not watched: ENOSPC when there are too many (fs.inotify.max_user_watches). That one
-            does not exist is no reason.
+            Why some are not watched: ENOSPC when there are too many (fs.inotify.max_user_watches).
+            Directories that do not exist are left out.
         """
         problems: list[OSError] = []
         watches: dict[int, Path] = {}

@@ -1,4 +1,4 @@
-"""A daemon that is idle most of the time does not keep the memory that it needed once."""
+"""Returns memory to the kernel: the daemon is idle most of the time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ _THRESHOLD = 1024 * 1024
 
 
 def keep_little() -> None:
-    """Let buffers of megabytes go back to the kernel when they are freed; before the first of them.
+    """Have glibc return buffers of megabytes to the kernel when they are freed.
 
-    By itself glibc learns from the first to keep such memory, and gives every thread a heap of its own
-    (mallopt(3)). Elsewhere than with glibc, nothing happens.
+    Called before the first such buffer is made.
+
+    By default glibc keeps such memory after the first time, and gives every thread a heap of its own
+    (mallopt(3)). With another C library, this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         _libc().mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
@@ -23,16 +25,16 @@ def keep_little() -> None:
 
 
 def give_back() -> None:
-    """Return what is free to the kernel, after something large was done: some milliseconds, blocking."""
+    """Return free memory to the kernel, after a large operation. Blocks for some milliseconds."""
     with contextlib.suppress(OSError, AttributeError):
         _libc().malloc_trim(0)
 
 
 def collect_often() -> None:
-    """Keep what failed requests leave in reference cycles (an error, its traceback) from piling up.
+    """Collect garbage often: failed requests leave reference cycles of an error and its traceback.
 
-    What lives as long as the process is left out, so that a collection has little to look at: at most 10,000
-    objects of garbage, some 2 MiB, instead of 70,000.
+    Objects that live as long as the process are left out. There are at most 10,000 objects of garbage, some 2
+    MiB, instead of 70,000.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Foreign text made fit to be read: on one line, and without anything that a terminal would obey."""
+"""Makes foreign text printable: on one line, and without control sequences of terminals."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def encodable(text: str) -> str:
 
 
 def quoted(text: str | bytes, limit: int = 200) -> str:
-    """`printable` in quotation marks, to be set apart from the words of a message."""
+    """`printable` in quotation marks."""
     return f"'{printable(text, limit)}'"
 
 
 def has_controls(text: str) -> bool:
     """Whether ``text`` is no valid Unicode, or has control characters (category Cc: C0, DEL and C1).
 
-    Such a name cannot be told to callers over D-Bus, or not without being taken for something else.
+    D-Bus cannot carry such a name, or a caller could take it for another one.
     """
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
