@@ -78,7 +78,7 @@ class Consent:
         Raises:
             AccessDenied, InteractiveAuthorizationRequired: the caller may not.
         """
-        if (asked := self._asking.get(request)) is not None:
+        if (asked := self._asking.get(request)) is not None and not self._work.under_way(request):
             await asked.wait()
         if self._work.under_way(request):
             return None

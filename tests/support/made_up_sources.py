@@ -65,6 +65,8 @@ class MadeUpPackages(PackageSource):
 class MadeUpSources(Sources):
     """The tree source of a host, and made-up sources that have nothing until a test says so."""
 
+    package: MadeUpPackages
+
     def __init__(self, host: Host) -> None:
         super().__init__(host, KernelModule(host, NoLoader("no module here")), host.path("apt"))
         self.package = MadeUpPackages(host, host.path("apt"))

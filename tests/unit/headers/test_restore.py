@@ -1,4 +1,4 @@
-"""Whether headers could be had again: decided from what is on the host, in doubt they cannot."""
+"""Whether a source can give headers again: decided from what is on the host, in doubt it cannot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 from kheadersd.cache.entry import Entry
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
+from kheadersd.errors import Corrupt
+from kheadersd.headers import restore
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
 from kheadersd.sources.installed_tree import TreeSource
@@ -19,6 +21,7 @@ from kheadersd.sources.source import Tree
 from tests.support.archives import make_kheaders
 from tests.support.hosts import RELEASE, make_host, make_module, put_tree, show_in_sysfs
 from tests.support.in_process import Root
+from tests.support.made_up_sources import MadeUpSources, nothing
 
 ARCHIVE = make_kheaders(RELEASE)
 OTHER_ARCHIVE = make_kheaders(RELEASE, {"include/linux/other.h": b"x"})
@@ -106,3 +109,35 @@ async def test_a_source_that_does_not_answer(
     entry = await made(state, "module-file")
     monkeypatch.setattr(TreeSource, "find", hang)
     assert "took longer than 0.01 s" in await why_not_restorable(state, entry, ["tree"], 0.01)
+
+
+async def of_made_up(sources: MadeUpSources, entry: Entry, *names: str) -> str:
+    return await restore.why_not_restorable(entry, sources, Config(sources=names))
+
+
+async def test_packages(host: Host, state: Parts) -> None:
+    show_in_sysfs(host, ARCHIVE)
+    entry = await made(state, "sysfs")
+    sources = MadeUpSources(host)
+    assert await of_made_up(sources, entry, "package") == (
+        "package: whether there is a package is only known after a download"
+    )
+    sources.package.offer = nothing("package")
+    assert await of_made_up(sources, entry, "package") == "package: package has none"
+    sources.package.offer = "linux-headers 1"
+    assert await of_made_up(sources, entry, "package") == ""
+
+
+async def test_one_source_that_can_is_enough(host: Host, state: Parts) -> None:
+    show_in_sysfs(host, ARCHIVE)
+    entry = await made(state, "sysfs")
+    sources = MadeUpSources(host)
+    sources.made_up["module-file"].answer = Corrupt("it is damaged")
+    assert await of_made_up(sources, entry) == "no sources are configured"
+    assert await of_made_up(sources, entry, "module", "module-file") == (
+        "module: whether it has them is only known by trying; module-file: it is damaged"
+    )
+    assert "module" not in sources.asked(), "nothing is loaded for it"
+    sources.package.offer = "linux-headers 1"
+    assert await of_made_up(sources, entry, "module-file", "package", "sysfs") == ""
+    assert "sysfs" not in sources.asked()
