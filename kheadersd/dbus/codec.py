@@ -183,7 +183,7 @@ def decode(signature: str, body: bytes, *, big_endian: bool = False, once: bool 
     return _decode(signature, body, big_endian)
 
 
-def _decode(signature: str, body: bytes, big_endian: bool) -> list[Any]:
+def _decode(signature: str, body: bytes, big_endian: bool) -> list[Any]:  # noqa: FBT001 - lru_cache is faster
     try:
         return unmarshal(signature, body, _make_variant, big_endian=big_endian)
     except ValueError as error:

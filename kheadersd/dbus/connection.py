@@ -164,7 +164,7 @@ class Connection:
         fields = wire.Fields(path=path, interface=interface, member=member, signature=signature)
         self._stream.send(wire.signal(self._next_serial(), fields, encode(signature, values)))
 
-    async def call(
+    async def call(  # noqa: PLR0913 - what a D-Bus call is made of
         self,
         destination: str,
         path: str,

@@ -104,7 +104,7 @@ def parse_fields(data: bytes, *, big_endian: bool = False) -> Fields:
 
 
 @functools.lru_cache(maxsize=256)
-def _parse_fields_memoised(data: bytes, big_endian: bool) -> Fields:
+def _parse_fields_memoised(data: bytes, big_endian: bool) -> Fields:  # noqa: FBT001 - lru_cache is faster
     return parse_fields(data, big_endian=big_endian)
 
 

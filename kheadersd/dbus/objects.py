@@ -51,7 +51,7 @@ class Call:
 
     __slots__ = ("allow_interactive", "args", "connection", "interface", "member", "path", "sender")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a D-Bus call is made of
         self,
         sender: str,
         path: str,

@@ -83,7 +83,7 @@ class UnitClient:
     async def _connect(self, command: Command) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.setblocking(False)
+            connection.settimeout(0)
             await asyncio.get_running_loop().sock_connect(connection, str(self.path))
             # An empty socket has room for one byte.
             socket.send_fds(connection, [b"\n"], [] if command.stdout is None else [command.stdout])

@@ -22,7 +22,7 @@ from .unit_protocol import MAX_LINE, encode, write
 def main() -> None:
     """Serve the connection that is the standard input."""
     with socket.socket(fileno=os.dup(0)) as connection:
-        connection.setblocking(True)
+        connection.settimeout(None)
         first, descriptors, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
         if first:
             asyncio.run(_serve(connection, descriptors[0] if descriptors else None))
