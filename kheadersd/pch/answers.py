@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from .bcc_recipe import is_known
+from .libbcc import LIBBCC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ class PchAnswers:
             and self._store.has(entry, answer.pch)
             and self._bases[profile.base].is_current(entry)
             and self._is_unchanged(answer.compiler, answer.wanted)
-            and (not answer.library or is_known(answer.library))
+            and (not answer.library or LIBBCC.is_known(answer.library))
         )
 
     def _is_unchanged(self, compiler: Compiler, wanted: str) -> bool:

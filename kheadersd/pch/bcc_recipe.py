@@ -1,20 +1,21 @@
-"""Precompiled headers for bcc: as libbcc compiles, so that it takes them unmodified.
+"""The recipe of precompiled headers for bcc: libbcc accepts them because its own arguments are the same.
 
-With BCC_KERNEL_SOURCE=<entry>/tree in the environment: ``BPF(text=…, cflags=[…arguments…])``.
+A program uses them with BCC_KERNEL_SOURCE=<entry>/tree in its environment and
+``BPF(text=…, cflags=[…arguments…])``.
 
-Facts that this rests on, seen with libbcc 0.26 and LLVM 14:
+Observed with libbcc 0.26 and LLVM 14:
 
 - Libbcc compiles as the clang of its LLVM does with ``--target=<host>``, the options below and the tree as
-  its working directory. What follows in its command line comes from ``cflags``.
-- It puts headers of its own before each program. They replace the kernel's <linux/bpf.h>, so they have to be
-  precompiled before the kernel's. Their text is in the header that is compiled, behind markers of lines, as
-  if they were read from files; libbcc's own ``-include`` of them then stops at their include guards.
-- It looks for headers by names relative to the tree, and a precompiled header has absolute ones. Both find
-  the same file as long as it is there. When it has gone, only the absolute names are found: ``cflags`` name
-  the directories again with ``-isystem``, which takes the place of an earlier ``-I`` of the same directory.
-  But LLVM 14 goes on calling it what it heard it called first. The remapped file, which nobody includes,
-  makes that the absolute name: such files are looked up before all else.
-- It walks all that is declared, several times: a profile with more than a program needs makes it slower.
+  its working directory, followed by the ``cflags`` of the caller.
+- Libbcc includes headers of its own before each program. They replace the kernel's <linux/bpf.h>, so they are
+  precompiled before the kernel's. The header that is compiled has their text behind line markers, as if they
+  were read from files; their include guards then stop libbcc's own ``-include``.
+- Libbcc searches for headers by names relative to the tree, and a precompiled header has absolute names. Both
+  lead to the same file while it exists. After the headers were dropped, only the absolute names are found:
+  ``cflags`` name the directories again with ``-isystem``, which replaces an earlier ``-I`` of the same
+  directory. But LLVM 14 keeps the first name of a directory. A remapped file, which no program includes,
+  makes the absolute name the first: remapped files are looked up before all others.
+- Libbcc walks all declarations several times: a profile with more than a program needs makes it slower.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..cache.pch_files import PREFIX
-from ..errors import KheadersError, NotAvailable
+from ..errors import NotAvailable
 from ..sources.build_tree import include_directories
 from ..system.files import read_file
 from .libbcc import LIBBCC
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from .libbcc import InstalledLibbcc, Libbcc
     from .profiles import Profile
 
-# What libbcc (frontends/clang/loader.cc, kbuild_helper.cc) tells its compiler, by the version: a macro that
-# the precompiled header lacks is not noticed by clang, so a version that nobody has looked at is refused.
+# The options of libbcc (frontends/clang/loader.cc, kbuild_helper.cc) by its version. Clang does not notice a
+# macro that was not defined in a precompiled header, so unknown versions are refused.
 _FLAGS = {
     "0.26": (
         "-O2",
@@ -69,29 +70,6 @@ _DECLARED = re.compile(r"\b(?:struct|union|enum)\s+(\w+)\s*\{|\b(BPF_\w+)", re.A
 _NOWHERE = ".remapped"  # no header is called so
 
 
-def compiler_name() -> str:
-    """The compiler that makes what libbcc takes, as "clang-14". Blocking, for 10 ms at most.
-
-    Raises:
-        NotAvailable: libbcc is not installed, or cannot be used.
-    """
-    return f"clang-{LIBBCC.installed().llvm}"
-
-
-def is_known(digest: str) -> bool:
-    """Whether libbcc has this digest and was not touched since it was read; some microseconds."""
-    library = LIBBCC.known()
-    return library is not None and library.digest == digest
-
-
-def is_current(digest: str) -> bool:
-    """Whether libbcc has this digest. Blocking, for 10 ms at most."""
-    try:
-        return LIBBCC.installed().digest == digest
-    except KheadersError:
-        return False
-
-
 def is_supported(library: Libbcc) -> bool:
     """Whether it is known how this version compiles."""
     return library.version in _FLAGS
@@ -105,11 +83,11 @@ def bcc_recipe(
     arch: str,
     libraries: InstalledLibbcc = LIBBCC,
 ) -> Recipe:
-    """As `clang_recipe`, for a profile of bcc's. Blocking, for 10 ms at most.
+    """As `clang_recipe`, for a profile of bcc. Blocking, for 10 ms at most.
 
     Raises:
-        NotAvailable: libbcc is not installed, or is of another LLVM than the compiler, or of a version that
-            is not known here; or the architecture is none of those.
+        NotAvailable: libbcc is not installed, is linked to another LLVM than the compiler's, or is of an
+            unknown version; or the architecture is not supported.
     """
     library = _libbcc_of(compiler, libraries)
     if not is_supported(library):
@@ -148,12 +126,12 @@ def _libbcc_of(compiler: Compiler, libraries: InstalledLibbcc) -> Libbcc:
 
 
 def lacking_names(complaints: str, tree: Path, libraries: InstalledLibbcc = LIBBCC) -> tuple[str, list[str]]:
-    """The version of libbcc, and what the kernel's <linux/bpf.h> has and the one within libbcc lacks.
+    """The version of libbcc, and the names in the kernel's <linux/bpf.h> that libbcc's own does not have.
 
     Blocking, for some milliseconds.
 
     Args:
-        complaints: of a compiler. Only the names that it mentions are told, sorted.
+        complaints: those of a compiler. Only names in them are returned, sorted.
     """
     library = libraries.installed()
     try:

@@ -86,10 +86,25 @@ class InstalledLibbcc:
                 self._known = self._find()
             return self._known[1]
 
-    def known(self) -> Libbcc | None:
-        """The libbcc that was found, if it is there unchanged; some microseconds."""
+    def compiler_name(self) -> str:
+        """The compiler that is linked to the same LLVM, such as "clang-14". Blocking, as `installed`.
+
+        Raises:
+            NotAvailable: as `installed`.
+        """
+        return f"clang-{self.installed().llvm}"
+
+    def is_known(self, digest: str) -> bool:
+        """Whether libbcc has this digest and has not changed since it was read; some microseconds."""
         known = self._known
-        return known[1] if known is not None and are_unchanged(known[0]) else None
+        return known is not None and known[1].digest == digest and are_unchanged(known[0])
+
+    def is_current(self, digest: str) -> bool:
+        """Whether libbcc has this digest. Blocking, as `installed`."""
+        try:
+            return self.installed().digest == digest
+        except NotAvailable:
+            return False
 
     def _find(self) -> tuple[Identities, Libbcc]:
         for place in self._places:

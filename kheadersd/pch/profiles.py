@@ -1,4 +1,4 @@
-"""Profiles: which headers are precompiled together, for which way of compiling.
+"""Profiles: the headers that are precompiled together, and the kind of program that they are for.
 
 A profile is a file ``<name>.toml``::
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 CLANG_BPF, CLANG_HOST, BCC = "clang-bpf", "clang-host", "bcc"
 CONSUMERS = (CLANG_BPF, CLANG_HOST, BCC)
-"""Who compiles with it: clang for BPF, clang for the host and then for BPF, or libbcc."""
+"""What compiles the programs: clang for BPF, clang for the host and then for BPF, or libbcc."""
 
 HEADERS, TYPES = "headers", "types"
 
 DIRECTORIES = (Path(__file__).parent.parent / "data/profiles", Path("/etc/kheadersd/profiles"))
-"""Ours, and the administrator's, which win."""
+"""Those of the daemon, and the administrator's, which take precedence."""
 
 MAX_HEADERS = 64
 MAX_HEADER = 128  # characters of the name of a header
@@ -51,8 +51,7 @@ _SHOWN = 60  # characters of foreign text in a message
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*\.h", re.ASCII)
 
-# Of a flag, what it reads has to be in the key of the precompiled header, so none may name a file. Those that
-# are left change how a program is translated, and the text of the flag says how.
+# No flag may name a file: the key has the text of a flag, and not the content of files that it reads.
 _FLAG = re.compile(
     r"-(?:[DU][A-Za-z_][ -~]*|W(?![alp],)[a-z0-9=+-]+|O[0-3sz]|g[a-z0-9-]*|std=[a-z0-9:]+"
     r"|m(?!llvm)[a-z0-9=.+-]+|f(?!plugin|pass-plugin|module|profile|syntax-only)[a-z0-9-]+)",
@@ -123,11 +122,11 @@ def load(directories: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
     """Read all profiles. Blocking.
 
     Args:
-        directories: those that win come last; one that is not there has none.
+        directories: later ones take precedence; they need not exist.
 
     Returns:
-        The profiles by their names, and what is wrong with files that are left out, each as a line that
-        names the file. A file that is left out hides no profile of the same name from another directory.
+        The profiles by their names, and for each file that is left out a line that names it and says why. It
+        hides no profile of the same name in another directory.
     """
     found: dict[str, Profile] = {}
     problems: list[str] = []
@@ -150,7 +149,7 @@ def load(directories: Sequence[Path]) -> tuple[dict[str, Profile], list[str]]:
 
 
 def check_headers(names: Sequence[str]) -> tuple[str, ...]:
-    """A list of headers that somebody gave, as it is.
+    """A list of headers from a caller or a file, checked.
 
     Raises:
         InvalidArgs: it is empty, has more than `MAX_HEADERS` items or one twice, or one is not the relative

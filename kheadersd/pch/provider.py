@@ -13,7 +13,7 @@ from ..headers.consent import Action
 from ..system.disk import Vanished
 from ..system.tasks import SharedWork, in_thread
 from .answers import PchAnswers
-from .bcc_recipe import compiler_name
+from .libbcc import LIBBCC
 from .profiles import BCC
 from .requests import ServedPch
 
@@ -86,7 +86,7 @@ class PchProvider:
         may_drop = request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
         wanted = request.compiler
         if not wanted and profile.consumer == BCC:
-            wanted = await in_thread(compiler_name)  # libbcc reads only what its own LLVM has compiled
+            wanted = await in_thread(LIBBCC.compiler_name)  # libbcc reads only what its own LLVM has compiled
         compiler = await self._compilers.find(wanted)
         served = await self._find(request.release, profile, compiler)
         # A caller who may not drop headers does not need those that were dropped before.

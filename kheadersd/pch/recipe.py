@@ -1,18 +1,18 @@
-"""How a precompiled header is made and used: the arguments of the compiler, and the key that names all of it.
+"""The arguments with which a precompiled header is compiled and used, and the key of all that it depends on.
 
-Facts that this rests on, seen with clang 14, 16 and 19:
+Observed with clang 14, 16 and 19:
 
-- The header goes in through stdin and the result out through stdout. With ``-working-directory=/`` and
-  ``-fno-pch-timestamp`` the result is the same bytes wherever and whenever it is made.
-- Clang compares a precompiled header with how it is used: target, CPU, language, macros that differ. It does
-  not notice -O1 instead of -O2, a macro that was missing when it was made, a file whose content changed and
-  whose size did not, or (in some distributions) another patch release of itself. So the key is of everything.
-- The headers of a kernel choose by macros of the host's compiler, such as ``__x86_64__``: with
-  ``--target=bpf`` and without them, types have the wrong size, and nobody complains.
+- Clang reads the header from stdin and writes the result to stdout. With ``-working-directory=/`` and
+  ``-fno-pch-timestamp`` the result is the same bytes wherever and whenever it is compiled.
+- Clang rejects a precompiled header if target, CPU, language or the value of a macro differ. It accepts it
+  with -O1 instead of -O2, with a macro that was not defined before, with a file of the same size and other
+  content, and in some distributions with another patch release of itself. So the key covers everything.
+- The kernel's headers depend on macros of the host's compiler, such as ``__x86_64__``. With ``--target=bpf``
+  and without these macros, types have the wrong size, and clang reports nothing.
 
-A prefix header (``prefix.h``, made of the files in data/prefix) is included before every program: with it,
-headers compile that were written for the kernel's own compiler and Makefiles. It goes into the precompiled
-header by stdin, as if it were a file, and is a file for compiling without one.
+A prefix header (``prefix.h``, made of the files in data/prefix) is included before every program: it lets
+clang compile headers that were written for the kernel's own compiler and Makefiles. Its text is part of the
+precompiled header; for a program that is compiled without one it is a file.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from .profiles import Profile
 
 VERSION = 4
-"""Is in every key. To be raised when they have to be made again although the compiler is told the same."""
+"""A part of every key. To be raised when precompiled headers of the same arguments must be made again."""
 
 LIBBPF = Path("/usr/include/bpf")
-"""What ``<key>/include/bpf`` is a symlink to: libbpf's headers, and nothing else of /usr/include."""
+"""The target of the symlink ``<key>/include/bpf``: libbpf's headers, and nothing else of /usr/include."""
 
 _PREFIX_FILES = Path(__file__).parent.parent / "data/prefix"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything the compiler is told.
+    """All that a compiler is given.
 
     Attributes:
         source: the header that is compiled, to be given on stdin.
@@ -55,9 +55,9 @@ class Recipe:
         backend: for a consumer in two steps the arguments of the second (``clang <backend> prog.bc -o
             prog.o``); else empty.
         key: sha256, 64 hex digits, of everything that the result depends on.
-        cflags: what a caller adds to the precompiled header instead of ``text``, if it has the rest itself.
-        library: the digest of the library that compiles programs, where that is not the compiler.
-        prefix: what `PREFIX` has to contain, where ``text`` includes it; else empty.
+        cflags: the arguments that a program needs instead of ``text``, if its compiler adds the others.
+        library: the digest of the library that compiles programs; "" if the compiler itself does.
+        prefix: the content of `PREFIX`, if ``text`` includes it; else empty.
     """
 
     source: bytes
@@ -83,7 +83,7 @@ _FIRST_WITH_CONFIGURATION = 16
 _FIRST = ("include/linux/kconfig.h", "include/linux/compiler_types.h")
 
 _LANGUAGE = ("-std=gnu11", "-O2", "-g", "-fshort-wchar", "-fno-strict-aliasing", "-fms-extensions")
-# The first verifier that these sources can meet takes v2; a profile that wants more appends -mcpu=v3.
+# Every kernel with one of the sources accepts v2; a profile that needs more appends -mcpu=v3.
 _CPU = "-mcpu=v2"
 _CODE = ("-fno-stack-protector", "-fno-jump-tables", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
 _MACROS = (

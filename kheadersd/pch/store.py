@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidArgs, KheadersError, NotAvailable
 from ..events import Event
 from ..system.tasks import in_thread
-from .bcc_recipe import is_current
+from .libbcc import LIBBCC
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -117,4 +117,4 @@ class PchStore:
             return False  # that it does not answer now tells nothing
         if compiler.digest != pch.record.compiler_digest:
             return True
-        return bool(pch.record.library) and not await in_thread(is_current, pch.record.library)
+        return bool(pch.record.library) and not await in_thread(LIBBCC.is_current, pch.record.library)

@@ -1,4 +1,4 @@
-"""Which bpftool there is, and that it is root's."""
+"""Finds a bpftool that only root can change."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PLACES = (
     "/usr/lib/linux-tools/*",
     "/usr/lib/linux-tools-*",
 )
-"""Where bpftool may be. In Ubuntu's /usr/sbin is a script that only looks for the tools of the running
-kernel, which are in the last two."""
+"""The directories of bpftool. Ubuntu's /usr/sbin/bpftool is a script that runs the tool of the running kernel
+only; the tools themselves are in the last two."""
 
 _VERSION = re.compile(r"^(?:/.*/)?bpftool v([0-9][0-9A-Za-z.+~-]{0,63})$", re.MULTILINE)
 _SECONDS = 10.0
@@ -42,28 +42,28 @@ class Bpftool:
     """A bpftool that may be run.
 
     Attributes:
-        path: resolved; nobody but root can change what it leads to.
-        version: such as "7.1.0"; of the kernel's tree or of libbpf's, as it was built.
+        path: without links; only root can change what it leads to.
+        version: such as "7.1.0"; the kernel's or libbpf's, depending on the build.
         digest: sha256 of the file, 64 hex digits: another build may make another vmlinux.h.
-        stamps: of the file that was hashed, of what leads to it, and of where another one may appear.
+        identities: those of the file, of what leads to it, and of the directories another may appear in.
     """
 
     path: Path
     version: str
     digest: str
-    stamps: Identities
+    identities: Identities
 
     def is_current(self) -> bool:
-        """Whether it is still the one that was hashed, and nothing was put beside it; microseconds."""
-        return are_unchanged(self.stamps)
+        """Whether the file has not changed, and no other bpftool has appeared; microseconds."""
+        return are_unchanged(self.identities)
 
 
 async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
-    """The first bpftool in ``places`` that is root's and works; milliseconds.
+    """The first bpftool in ``places`` that works and that only root can change; milliseconds.
 
     Args:
-        run: what runs it, apart from us, to ask for its version.
-        places: directories, in which "*" stands for any part of a name.
+        run: runs it outside the daemon, for its version.
+        places: directories; "*" stands for any part of a name.
 
     Raises:
         NotAvailable: there is none; the message says what is wrong with those that were found.
@@ -71,11 +71,11 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
         KheadersError: ``run`` cannot run anything.
     """
     complaints: list[str] = []
-    for path, digest, stamps in await in_thread(_candidates, places, complaints):
+    for path, digest, identities in await in_thread(_candidates, places, complaints):
         finished = await run(Command([str(path), "version"], COMPILE_ENVIRONMENT, _SECONDS))
         if finished.status == 0 and (version := _VERSION.search(finished.stdout)):
-            return Bpftool(path, version[1], digest, stamps)
-        complaints.append(f"{path} does not say its version (status {finished.status})")
+            return Bpftool(path, version[1], digest, identities)
+        complaints.append(f"{path} does not print its version (status {finished.status})")
     found = "; ".join(complaints) or f"it is not in {', '.join(places)}"
     raise NotAvailable(
         f"there is no bpftool to make vmlinux.h with: {found}. "
@@ -84,7 +84,7 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
 
 
 def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path, str, Identities]]:
-    """Those that may be run, with digest and stamps; what is wrong with others is added to ``complaints``."""
+    """Those that may be run, with digest and identities; adds to ``complaints`` what is wrong with others."""
     usable = []
     seen = set()
     for named in _present(places):
@@ -93,9 +93,9 @@ def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path
             if path in seen:
                 continue
             seen.add(path)
-            # Before it is read: a file that is replaced meanwhile is not taken for this one later.
-            stamps = identities_at((path, *links, *map(_fixed, places)))
-            usable.append((path, _digest(path), stamps))
+            # Before it is read: a file that replaces it meanwhile has another identity.
+            identities = identities_at((path, *links, *map(_fixed, places)))
+            usable.append((path, _digest(path), identities))
         except (InvalidArgs, _Unusable) as error:
             complaints.append(str(error))
         except OSError as error:
@@ -104,13 +104,13 @@ def _candidates(places: Sequence[str], complaints: list[str]) -> list[tuple[Path
 
 
 def _present(places: Sequence[str]) -> Iterator[Path]:
-    """Of several versions, the one with the highest name first."""
+    """The paths that exist; of several versions, the highest name first."""
     for place in places:
         yield from sorted(Path("/").glob(f"{place.lstrip('/')}/bpftool"), reverse=True)
 
 
 def _fixed(place: str) -> Path:
-    """The directory in front of what is a pattern."""
+    """The directory above the part of a path that is a pattern."""
     directory = Path(place)
     while "*" in str(directory):
         directory = directory.parent
@@ -128,4 +128,4 @@ def _digest(path: Path) -> str:
 
 
 class _Unusable(Exception):
-    """Something is called bpftool and is not taken."""
+    """A file named bpftool that is not run; the message says why."""

@@ -1,4 +1,4 @@
-"""Where a kernel's BTF is: shown by the running kernel, or in an image of any kernel that is installed."""
+"""Finds a kernel's BTF: in sysfs for the running kernel, or in the image of an installed kernel."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Btf:
 
     Attributes:
         data: the content of the kernel's section .BTF, complete as far as its header says; of 4 to 64 MiB.
-        digest: its sha256, 64 hex digits. The same for the running kernel as from its image.
-        origin: the path that it came from.
-        origin_stamp: identity of the origin, so that a replaced image is noticed (see `stamp`).
+        digest: its sha256, 64 hex digits; the running kernel's is that of its image.
+        origin: the path of the file that it was read from.
+        origin_stamp: the identity of the origin, see `stamp`.
         build_id: the kernel's GNU build-id in hex, "" where it is not known.
     """
 
@@ -64,21 +64,19 @@ class Btf:
 
 
 async def find(host: Host, release: Release, scratch: Path) -> Btf:
-    """Look for the BTF of ``release``.
+    """The BTF of ``release``.
 
-    Milliseconds for the running kernel, up to some seconds for an image; not on the event loop. Cancelling
-    leaves nothing behind.
+    Takes milliseconds for the running kernel and up to some seconds for an image, in a thread.
 
     Args:
-        scratch: a directory with room for a decompressed kernel, 20 to 120 MB, for the time that this takes.
+        scratch: a directory with room for a decompressed kernel, 20 to 120 MB, meanwhile.
 
     Raises:
-        NotFound: there is none. The message says why not, place by place; ``reason`` is MISSING if there is
-            no image either, else what is wrong with the first: INCOMPLETE (built without BTF), UNSUPPORTED
-            (it cannot be decompressed here), OTHER_RELEASE (another build than the one that runs),
-            UNREADABLE.
-        Corrupt: all that there is is damaged.
-        ReleaseMismatch: all that there is is of other kernels.
+        NotFound: there is none; the message says why not for each path. ``reason`` is MISSING if there is no
+            image either, else what is wrong with the first: INCOMPLETE (built without BTF), UNSUPPORTED (it
+            cannot be decompressed here), OTHER_RELEASE (another build than the one that runs), UNREADABLE.
+        Corrupt: what was found is damaged.
+        ReleaseMismatch: what was found is of other kernels.
         NoSpace: there is no room in ``scratch``.
     """
     cancelled = threading.Event()
@@ -86,16 +84,16 @@ async def find(host: Host, release: Release, scratch: Path) -> Btf:
 
 
 async def check_exists(host: Host, release: Release) -> None:
-    """Check that there is a file which may have the BTF of ``release``; some microseconds for each place.
+    """Check that there is a file that may have the BTF of ``release``; some microseconds for each path.
 
     Raises:
-        NotFound: there is none, with the message that `find` has then.
+        NotFound: there is none, with the message of `find`.
     """
     await in_thread(_first, host, release, functools.partial(_check_exists, host, release))
 
 
 def stamp(host: Host, origin: str) -> str:
-    """The present identity of an origin, "" if it is gone; microseconds.
+    """The identity of an origin now, "" if it is gone; microseconds.
 
     Of an image, as `stored_identity_at`. Of the running kernel, its build-id: the times in sysfs are those of
     a cache.
@@ -128,7 +126,7 @@ def _check_exists(host: Host, release: Release, place: str, path: Path) -> None:
 
 
 def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
-    """What ``look`` makes of the first place where it finds something. Raises as `find`."""
+    """The result of ``look`` for the first path at which it raises nothing. Raises as `find`."""
     missing: list[str] = []
     failures: list[NotFound] = []
     errors: list[KheadersError] = []
@@ -189,7 +187,7 @@ def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled
 
 def _real_path(host: Host, path: Path) -> Path:
     try:
-        # Our own headers are there, of which looking would make us mount them, and no image.
+        # The automount has the daemon's own headers and no image; a look would mount them.
         if leads_to_automount(path.parent, host):
             raise NotFound(Reason.MISSING, f"there is no {path}")
         return host.resolve(path)

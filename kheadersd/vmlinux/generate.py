@@ -1,7 +1,7 @@
-"""vmlinux.h out of BTF, by bpftool, and how programs are compiled with it.
+"""Generates vmlinux.h from BTF with bpftool, and tells how programs are compiled with it.
 
-bpftool is the kernel's own tool, made from the kernel's tree, and its output is the vmlinux.h that CO-RE
-programs are written against; the libraries for Python that read BTF are of single projects, and make no C.
+bpftool is the kernel's own tool, and CO-RE programs are written against the vmlinux.h that it generates. The
+Python libraries that read BTF generate no C.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from .btf_finder import Btf
 
 NAME = "vmlinux.h"
-"""What the file is called wherever it is included."""
+"""The name of the file, as programs include it."""
 
 MAX_TEXT = 64 * 1024 * 1024
 """Bytes. That of a distribution's kernel has 3 to 6 MB."""
 
 SECONDS = 60.0
-"""How long bpftool may take; it takes some 0.2 s."""
+"""The time limit of bpftool, which takes some 0.2 s."""
 
 _GUARD, _END_OF_GUARD = b"#ifndef __VMLINUX_H__\n#define __VMLINUX_H__\n", b"#endif /* __VMLINUX_H__ */"
 _RELOCATABLE = b"__attribute__((preserve_access_index))"
@@ -43,22 +43,21 @@ _EXTENSIONS = ("-fms-extensions", "-Wno-microsoft-anon-tag")
 
 
 async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
-    """Write vmlinux.h, some 0.3 s; the same bytes from the same BTF by the same bpftool.
+    """Write vmlinux.h in some 0.3 s; the same bytes from the same BTF by the same bpftool.
 
     Args:
-        run: what runs bpftool, apart from us.
-        out: an empty file, open for reading and writing; what is in it is only good if this returns.
+        run: runs bpftool outside the daemon.
+        out: an empty file, open for reading and writing; its content is good only if this returns.
 
     Returns:
-        its size in bytes.
+        The size in bytes.
 
     Raises:
-        CompileFailed: bpftool fails, or what it makes is no complete vmlinux.h.
+        CompileFailed: bpftool fails, or what it writes is no complete vmlinux.h.
         Timeout: it takes more than `SECONDS`.
         KheadersError: ``run`` cannot run anything.
     """
-    # bpftool takes only what it can open by a name and seek in, and what a command is given to read is such a
-    # file.
+    # bpftool opens its input by a name and seeks in it; the standard input of a command is such a file.
     words = [str(bpftool.path), "btf", "dump", "file", "/dev/stdin", "format", "c"]
     finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data, stdout=out))
     if finished.status != 0:
@@ -74,15 +73,15 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
 def check(descriptor: int, label: str) -> int:
     """Check that a file is a complete vmlinux.h, and return its size in bytes; some milliseconds.
 
-    Complete is one that begins and ends with the include guard, and has a kernel's types, with which programs
-    can be moved to other kernels.
+    A complete one begins and ends with the include guard, and has a kernel's types with the attribute that
+    CO-RE needs.
 
     Raises:
-        CompileFailed: it is not.
+        CompileFailed: it is not complete.
     """
     size = os.fstat(descriptor).st_size
     if size > MAX_TEXT:
-        raise CompileFailed(f"{label} has {size} bytes, more than the {MAX_TEXT} that are taken")
+        raise CompileFailed(f"{label} has {size} bytes, more than the limit of {MAX_TEXT}")
     head = os.pread(descriptor, _NEAR, 0)
     if not head.startswith(_GUARD) or _END_OF_GUARD not in os.pread(descriptor, _NEAR, max(size - _NEAR, 0)):
         raise CompileFailed(f"{label} is not a complete {NAME}: it has no include guard")
@@ -95,15 +94,15 @@ def check(descriptor: int, label: str) -> int:
 
 
 def compile_arguments(directory: Path, machine: str) -> tuple[str, ...]:
-    """With what clang compiles a CO-RE program that includes "vmlinux.h": ``clang <these> -c prog.bpf.c``.
+    """The arguments for a CO-RE program that includes "vmlinux.h": ``clang <arguments> -c prog.bpf.c``.
 
-    The program's other includes, <bpf/bpf_helpers.h> and such, are libbpf's, of the package libbpf-dev. -g is
-    needed: without BTF of the program's own there are no relocations. So are Microsoft's extensions: kernels
-    since 6.19 have tagged anonymous members, without which structures are too small, and clang only warns.
+    The program's other includes, such as <bpf/bpf_helpers.h>, are in the package libbpf-dev. Without -g the
+    program has no BTF, and so no relocations. Without Microsoft's extensions, structures of kernels since
+    6.19 are too small, because these have tagged anonymous members; clang only warns.
 
     Args:
-        directory: where vmlinux.h is.
-        machine: as ``uname -m`` says it; the macro is the one that <bpf/bpf_tracing.h> asks for.
+        directory: the one of vmlinux.h.
+        machine: as ``uname -m`` prints it; <bpf/bpf_tracing.h> needs the macro.
     """
     target = of_machine(machine)
     macro = (f"-D__TARGET_ARCH_{target}",) if target in ARCHITECTURES else ()

@@ -1,7 +1,7 @@
-"""BTF out of a kernel's image: vmlinux as it was linked, or what a boot loader loads.
+"""Reads the BTF in a kernel's image: vmlinux as it was linked, or the file that a boot loader loads.
 
-What is compressed is decompressed to an unnamed temporary file, of which a little is read at a time: neither
-the image nor the kernel in it is ever whole in memory.
+A compressed kernel is decompressed to an unnamed temporary file and read piece by piece: neither the image
+nor the kernel is ever whole in memory.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _MAX_TRIED = 16
 
 
 class Abandoned(Exception):
-    """Nobody wants the result any more."""
+    """The caller has left."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FromImage:
-    """What was found.
+    """The BTF of an image.
 
     Attributes:
         btf: checked by `blob.check`.

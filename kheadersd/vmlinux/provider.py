@@ -1,4 +1,4 @@
-"""vmlinux.h on request: an entry of the cache that has this one file."""
+"""Serves vmlinux.h: an entry of the cache that has this one file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ServedTypes:
 
 
 class TypesProvider:
-    """Finds and makes them. Belongs to the event loop; what blocks is done in threads, bpftool runs apart."""
+    """Finds and makes entries with a vmlinux.h. Belongs to the event loop; bpftool runs outside of it."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class TypesProvider:
         self._bpftool: Bpftool | None = None
 
     async def close(self) -> None:
-        """Give up all work, and wait until it has cleaned up behind itself."""
+        """Cancel all work, and wait until it has cleaned up."""
         await self._work.close()
 
     async def base(self, release: Release) -> Entry | None:
@@ -164,7 +164,7 @@ class TypesProvider:
         with self._progress.of(release, SOURCE) as report:
             report("find", 0.0)
             try:
-                # First: whoever makes up releases must not make us run bpftool.
+                # First: a release that does not exist must not make the daemon run bpftool.
                 await self._in_time(release, btf.check_exists(self._host, release))
                 bpftool = await self._find_bpftool()
                 found = await self._in_time(release, btf.find(self._host, release, self._cache.directory))
@@ -198,7 +198,7 @@ class TypesProvider:
     async def _confirm(self, name: str, found: Btf) -> Entry | None:
         """The entry that was made from the very same BTF, if it is as it should be.
 
-        Where that was found now is noted, or `ready` would not know it the next time either.
+        Its record is updated with the place where the BTF is now: `_entry` compares that.
         """
         entry = self._cache.named(name)
         if entry is None or not entry.has_headers or not entry.is_intact():

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from kheadersd.errors import NotAvailable
-from kheadersd.pch.bcc_recipe import compiler_name, is_supported
+from kheadersd.pch.bcc_recipe import is_supported
 from kheadersd.pch.libbcc import LIBBCC, PLACES
 from tests.support.precompiling import is_there
 
@@ -31,7 +31,7 @@ def is_installed() -> bool:
     if not any(place.exists() for place in PLACES) or not Path("/usr/sbin/tcplife-bpfcc").exists():
         return False
     try:
-        return is_there(compiler_name())
+        return is_there(LIBBCC.compiler_name())
     except NotAvailable:  # a libbcc with LLVM within
         return False
 

@@ -15,7 +15,7 @@ import pytest
 
 from kheadersd.errors import NotAvailable
 from kheadersd.pch import profiles
-from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name
+from kheadersd.pch.bcc_recipe import bcc_recipe
 from kheadersd.pch.libbcc import LIBBCC, InstalledLibbcc
 from kheadersd.pch.profiles import Profile
 from tests.support.bcc import TOOLS, Compiled, bcc, can_be_tried, compiled, is_installed
@@ -126,7 +126,7 @@ def test_libbcc_tells_its_compiler_the_same(bus: Bus, real_daemon: Daemon, profi
     tree = details["source_tree"]
     said = bcc(tree, "-c", "from bcc import BPF\nBPF(text='int f(void *c) { return 0; }', debug=4)")
     libbcc = next(line for line in said.splitlines() if line.startswith("clang -cc1 ")).split()
-    compiler = found(compiler_name())
+    compiler = found(LIBBCC.compiler_name())
     made = bcc_recipe(profile, compiler, Path(tree), "0" * 64, ARCHITECTURE)
     done = subprocess.run(
         [compiler.path, "-###", *made.build], capture_output=True, text=True, check=True, timeout=60
@@ -154,7 +154,7 @@ def _language(words: list[str]) -> set[str]:
 
 def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
     libraries = InstalledLibbcc([copied])
-    compiler = found(compiler_name())
+    compiler = found(LIBBCC.compiler_name())
     first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
     assert first == bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
     with open(copied, "ab") as file:
@@ -167,7 +167,7 @@ def test_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) ->
 
 def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_path: Path) -> None:
     libraries = InstalledLibbcc([copied])
-    compiler = found(compiler_name())
+    compiler = found(LIBBCC.compiler_name())
     first = bcc_recipe(profile, compiler, tmp_path, "0" * 64, ARCHITECTURE, libraries)
     data = copied.read_bytes()
     copied.write_bytes(data.replace(b"#define __BPF_HELPERS_H\n", b"#define __BPF_HELPERS_H \n", 1)[:-1])
@@ -180,7 +180,7 @@ def test_a_header_of_libbcc_is_in_the_key(profile: Profile, copied: Path, tmp_pa
 
 
 def test_only_the_compiler_of_its_llvm_is_used(profile: Profile, tmp_path: Path) -> None:
-    other = dataclasses.replace(found(compiler_name()), name="clang-99", major=99)
+    other = dataclasses.replace(found(LIBBCC.compiler_name()), name="clang-99", major=99)
     with pytest.raises(NotAvailable, match=r"accepts nothing from clang-99; name clang-[0-9]+"):
         bcc_recipe(profile, other, tmp_path, "0" * 64, ARCHITECTURE)
 
@@ -193,16 +193,21 @@ def test_without_libbcc(roots_own: Path) -> None:
 
 def test_what_is_known_is_never_read_again(copied: Path) -> None:
     libraries = InstalledLibbcc([copied])
-    assert libraries.known() is None
+    digest = LIBBCC.installed().digest
+    assert not libraries.is_known(digest)
     found = libraries.installed()
-    assert libraries.known() is found
+    assert libraries.installed() is found
+    assert libraries.is_known(digest)
+    assert not libraries.is_known("0" * 64)
     contents = copied.read_bytes()
     copied.resolve().unlink()
-    assert libraries.known() is None
+    assert not libraries.is_known(digest)
+    assert not libraries.is_current(digest)
     (copied.parent / found.path.name).write_bytes(contents)
-    assert libraries.known() is None
+    assert not libraries.is_known(digest)
+    assert libraries.is_current(digest)
     assert libraries.installed() == found
-    assert libraries.known() is not None
+    assert libraries.is_known(digest)
 
 
 def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_path: Path) -> None:
@@ -210,12 +215,17 @@ def test_a_version_nobody_has_looked_at(profile: Profile, roots_own: Path, tmp_p
     (roots_own / "libbcc.so.0").symlink_to("libbcc.so.0.99.0")
     libraries = InstalledLibbcc([roots_own / "libbcc.so.0"])
     with pytest.raises(NotAvailable, match=r"libbcc 0\.99: how it compiles is known for 0\.26"):
-        bcc_recipe(profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, libraries)
+        bcc_recipe(profile, found(LIBBCC.compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, libraries)
 
 
 def test_a_library_that_others_can_write_to(profile: Profile, copied: Path, tmp_path: Path) -> None:
     copied.chmod(0o666)
     with pytest.raises(NotAvailable, match="others than root can write"):
         bcc_recipe(
-            profile, found(compiler_name()), tmp_path, "0" * 64, ARCHITECTURE, InstalledLibbcc([copied])
+            profile,
+            found(LIBBCC.compiler_name()),
+            tmp_path,
+            "0" * 64,
+            ARCHITECTURE,
+            InstalledLibbcc([copied]),
         )

@@ -31,8 +31,9 @@ from pathlib import Path
 import pytest
 
 from kheadersd.host.architecture import of_debian_port
-from kheadersd.pch.bcc_recipe import bcc_recipe, compiler_name, lacking_names
+from kheadersd.pch.bcc_recipe import bcc_recipe, lacking_names
 from kheadersd.pch.compilers import Compiler
+from kheadersd.pch.libbcc import LIBBCC
 from kheadersd.pch.profiles import BCC, TYPES, load
 from kheadersd.pch.recipe import LIBBPF
 from kheadersd.sources.build_tree import AUTOCONF
@@ -279,7 +280,7 @@ _BCC = [profile for profile in _PROFILES.values() if profile.consumer == BCC]
 
 @pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
 def test_profiles_for_bcc(kernel: Unpacked) -> None:
-    compiler = making.found(compiler_name())
+    compiler = making.found(LIBBCC.compiler_name())
     newer = _SUITES.index(kernel.kernel.suite) > _SUITES.index(debian.suite())
     # The widest one has all that RT changes.
     profiles = [_PROFILES["bcc-net"]] if kernel.kernel.flavour.startswith("rt") else _BCC

@@ -123,7 +123,7 @@ async def test_a_bpftool_is_root_s_and_says_its_version(tmp_path: Path) -> None:
         shutil.copy("/bin/true", tool)
         found = await find_bpftool(works, [str(place)])
         assert (found.path, found.version, found.is_current()) == (tool, "7.5.0", True)
-        with pytest.raises(NotAvailable, match="does not say its version"):
+        with pytest.raises(NotAvailable, match="does not print its version"):
             await find_bpftool(Canned(output="hello\n"), [str(place)])
         await find_bpftool(works, [f"{place.parent}/kheadersd-*-{os.getpid()}"])
         shutil.copy("/bin/false", tool)
