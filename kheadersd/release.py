@@ -1,4 +1,4 @@
-"""Kernel releases: free text, checked where it comes in and escaped where a name is made of it."""
+"""Kernel releases: free text, which is checked as input and escaped in names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Release = NewType("Release", str)
 """A kernel release as ``uname -r`` prints it: one component of a path, of up to 64 bytes in UTF-8.
 
 It may begin with "-", and have spaces, quotes, wildcards and any letters: LOCALVERSION is free text. `escape`
-makes names of it.
+returns a name for it.
 """
 
 # Bytes; the kernel's own limit, __NEW_UTS_LEN in include/uapi/linux/utsname.h.
 MAX_RELEASE = 64
 
-# What usual releases have is not escaped: their names are the same as the releases.
+# The characters of usual releases, whose names are the same as the releases.
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._+~-")
 _NEVER_FIRST = b"._+~-"  # a hidden file, or an option
 _ESCAPED = re.compile(rb"%([0-9A-F]{2})")
-_LONGEST = 128  # bytes; with a digest, and whatever is put around it, a name stays below NAME_MAX, 255
-_HEX = "%%"  # begins a name that percent-encoding would make too long; no other name has two of them
+_LONGEST = 128  # bytes; with a digest and a prefix, a name is shorter than NAME_MAX, 255
+_HEX = "%%"  # the beginning of a name in hex, for releases whose percent-encoding is too long
 
 
 def parse_release(text: str) -> Release:
@@ -51,7 +51,7 @@ def parse_release(text: str) -> Release:
 
 
 def escape(release: Release) -> str:
-    """A name made of a release: ASCII letters, digits and ``_ . - ~ + %``, at most 130 characters.
+    """The name for a release: ASCII letters, digits and ``_ . - ~ + %``, at most 130 characters.
 
     It begins with a letter, a digit or "%". Usual releases stay as they are; any other byte of UTF-8 becomes
     "%" and two hex digits. `unescape` undoes it.
@@ -64,10 +64,10 @@ def escape(release: Release) -> str:
 
 
 def unescape(name: str) -> Release:
-    """The release that `escape` made ``name`` of.
+    """The release for which `escape` returns ``name``.
 
     Raises:
-        InvalidArgs: it made none of this name.
+        InvalidArgs: there is none.
     """
     try:
         if name.startswith(_HEX):

@@ -1,1 +1,1 @@
-"""The machine: its kernels, its modules and who loads them."""
+"""The machine, or an image: its kernels, and its kheaders module."""

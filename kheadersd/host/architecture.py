@@ -1,4 +1,4 @@
-"""The architectures of kernels, by all their names, and what the configuration of a kernel says of it."""
+"""The architectures of kernels, by all their names, and the configuration in an autoconf.h."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Clang:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Architecture:
-    """One architecture, as the kernel tells them apart.
+    """One architecture of the kernel.
 
     Attributes:
         name: the kernel's own name, that of a directory in arch/; <bpf/bpf_tracing.h> has it in
             ``__TARGET_ARCH_<name>``.
         symbols: each of these CONFIG_ symbols is only set for this architecture. User-mode Linux sets some of
             the machine that it runs on too.
-        machines: as ``uname -m`` says them, of kernels that have BPF programs.
-        debian: as Debian calls its ports.
-        clang: None if nothing can be precompiled from its headers.
+        machines: the names that ``uname -m`` prints, of kernels with BPF.
+        debian: the names of Debian's ports.
+        clang: None if its headers cannot be precompiled.
     """
 
     name: str
@@ -89,7 +89,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 _BY_MACHINE = {machine: known.name for known in ARCHITECTURES.values() for machine in known.machines}
 _BY_DEBIAN = {port: known.name for known in ARCHITECTURES.values() for port in known.debian}
 
-# All take time in proportion to the text, whatever it is: other threads wait meanwhile.
+# Each takes time in proportion to the text, as other threads wait meanwhile.
 _COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # A value in quotes, such as a kernel's command line, can have what looks like a comment.
 _VALUE_OR_COMMENT = re.compile(rb'("[^\n]*+)|' + _COMMENT.pattern, re.DOTALL)
@@ -98,21 +98,21 @@ _RANDOMISED = ("RANDSTRUCT", "RANDSTRUCT_FULL", "RANDSTRUCT_PERFORMANCE", "GCC_P
 
 
 def of_machine(machine: str) -> str:
-    """The kernel's name of an architecture for that of ``uname -m``, which is returned if it is not known."""
+    """The kernel's name of an architecture for that of ``uname -m``; the latter if it is not known."""
     return _BY_MACHINE.get(machine, machine)
 
 
 def of_debian_port(port: str) -> str | None:
-    """The kernel's name of an architecture for that of a Debian port; None for one that is not known here."""
+    """The kernel's name of an architecture for that of a Debian port; None if it is not known."""
     return _BY_DEBIAN.get(port)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Configuration:
-    """What an autoconf.h says.
+    """The configuration in an autoconf.h.
 
     Attributes:
-        symbols: the values by the names without "CONFIG_". What is "=m" is there as "NAME_MODULE".
+        symbols: the values by the names without "CONFIG_"; of a symbol that is "=m", "NAME_MODULE".
     """
 
     symbols: Mapping[str, str]
@@ -132,21 +132,21 @@ class Configuration:
 
     @property
     def is_randomised(self) -> bool:
-        """Whether the order of members in structures is random, so that the headers do not tell it."""
+        """Whether structures have their members in a random order, which the headers do not tell."""
         return self.is_set(*_RANDOMISED)
 
     def is_set(self, *names: str) -> bool:
-        """Whether one of these is "=y"."""
+        """Whether one of these symbols is "=y"."""
         return any(self.symbols.get(name) == "1" for name in names)
 
 
 def without_comments(text: bytes) -> bytes:
-    """The text of a header with a space for each comment; one that is not closed goes to the end."""
+    """The text of a header with a space for each comment; a comment that is not closed ends with the text."""
     return _COMMENT.sub(b" ", text + b"\n*/")
 
 
 def read_configuration(autoconf: bytes) -> Configuration:
-    """What the text of an include/generated/autoconf.h says; some milliseconds."""
+    """The configuration in the text of an include/generated/autoconf.h; takes some milliseconds."""
     found = _SYMBOL.finditer(_VALUE_OR_COMMENT.sub(rb"\1 ", autoconf + b"\n*/"))
     return Configuration(
         {match[1].decode(): match[2].strip(b" \t\r").decode("ascii", "backslashreplace") for match in found}

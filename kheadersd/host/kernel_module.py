@@ -101,7 +101,7 @@ class KernelModule:
                 unloaded, or could not be unloaded.
         """
         self.path = host.path(ARCHIVE)
-        self._tell = tell or _tell_nobody
+        self._tell = tell or _ignore
         self._host = host
         self._loader = loader
         self._lock = asyncio.Lock()
@@ -225,5 +225,5 @@ def _what_happened(before: str, now: str) -> str:
     return f"kheaders was {before or 'unknown'}, and is {now} now"
 
 
-def _tell_nobody(event: Event, message: str, error: KheadersError | None) -> None:
+def _ignore(event: Event, message: str, error: KheadersError | None) -> None:
     """Ignore what happened."""
