@@ -28,7 +28,6 @@ class Reason(enum.Enum):
     VANISHED = "vanished"  # it went away while it was read, again and again
     UNREADABLE = "unreadable"  # it is there but could not be read
     UNSUPPORTED = "unsupported"  # this host cannot have it: no module loading, no known package manager
-    NOT_AUTHORISED = "not-authorised"  # it would need an authorisation that the caller lacks
 
 
 class NotFound(Exception):

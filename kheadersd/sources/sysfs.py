@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 _PAUSES = (0.02, 0.05, 0.1, 0.2)
 
 
-class Lost(Exception):
-    """The module went away while its file was read."""
-
-
 class SysfsSource:
     """Reads what is loaded or built in; never loads anything."""
 
@@ -72,10 +68,9 @@ async def read_archive(host: Host, path: Path) -> Archive:
         except FileNotFoundError:
             if pause == _PAUSES[0]:
                 raise NotFound(Reason.MISSING, f"there is no {path}: kheaders is not loaded") from None
-        except Lost:
-            pass
         except OSError as error:
-            raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+            if error.errno != errno.ENODEV:
+                raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
         if pause is not None:
             await asyncio.sleep(pause)
     tries = len(_PAUSES) + 1
@@ -97,21 +92,13 @@ def read_whole(path: Path) -> tuple[bytes, str]:
     """Read a file of sysfs; the stamp is that of the very file that was read.
 
     Raises:
-        Lost: it ended before its size, or its module was unloaded meanwhile (ENODEV).
-        OSError: it cannot be opened or read.
+        OSError: it cannot be opened or read; ENODEV if its module was unloaded meanwhile.
         Corrupt: it is larger than 24 MiB.
     """
-    try:
-        with opened(path) as (descriptor, status):
-            if status.st_size > MAX_ARCHIVE:
-                raise Corrupt(
-                    f"{path} has {status.st_size} bytes, more than the {MAX_ARCHIVE} that are taken"
-                )
-            data = read_up_to(descriptor, status.st_size)
-    except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise Lost from error
-        raise
+    with opened(path) as (descriptor, status):
+        if status.st_size > MAX_ARCHIVE:
+            raise Corrupt(f"{path} has {status.st_size} bytes, more than the {MAX_ARCHIVE} that are taken")
+        data = read_up_to(descriptor, status.st_size)
     if len(data) < status.st_size:
-        raise Lost
+        raise OSError(errno.ENODEV, "it ends before its size", str(path))
     return data, stored_identity(status)

@@ -1,4 +1,4 @@
-"""What makes a tree usable, and what tells the tools to use it."""
+"""What makes a tree usable."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kheadersd.headers.environment import environment
-from kheadersd.host.automount import leads_to_automount
-from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.build_tree import Unusable
-from kheadersd.sources.source import Reason, Tree
+from kheadersd.sources.source import Reason
 from kheadersd.sources.usable import check_usable
-from tests.support.hosts import OTHER, RELEASE, make_host, put_tree
+from tests.support.hosts import OTHER, RELEASE, put_tree
 
 NEEDED = (
     "include/linux/kconfig.h",
@@ -162,54 +159,3 @@ def test_a_configuration_of_nothing(tmp_path: Path, content: str) -> None:
     with pytest.raises(Unusable, match="configures no architecture") as caught:
         check_usable(tree, tree, RELEASE)
     assert caught.value.reason is Reason.INCOMPLETE
-
-
-def test_a_whole_tree_elsewhere_is_named_to_both_tools(tmp_path: Path) -> None:
-    host = make_host(tmp_path / "host")
-    assert environment(Tree(tmp_path, tmp_path), RELEASE, host) == {
-        "BCC_KERNEL_SOURCE": str(tmp_path),
-        "BPFTRACE_KERNEL_SOURCE": str(tmp_path),
-    }
-
-
-def test_a_split_tree_is_never_named_to_bcc(tmp_path: Path) -> None:
-    host = make_host(tmp_path / "host")
-    source, build = tmp_path / "source", tmp_path / "build"
-    assert environment(Tree(source, build), RELEASE, host) == {
-        "BPFTRACE_KERNEL_SOURCE": str(source),
-        "BPFTRACE_KERNEL_BUILD": str(build),
-    }
-
-
-def test_the_live_host_gets_variables_for_a_tree_elsewhere(tmp_path: Path) -> None:
-    host = Host()
-    assert environment(Tree(tmp_path, tmp_path), host.release_of(""), host)
-
-
-def test_an_image_gets_variables_even_for_its_standard_tree(tmp_path: Path) -> None:
-    host = make_host(tmp_path)
-    build = put_tree(host.modules_directory(RELEASE) / "build")
-    assert environment(Tree(build, build), RELEASE, host)
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        ("/run/kheaders/build", True),
-        ("/run/kheaders/build/", True),
-        ("/run/kheaders/build/include", True),
-        ("../../../run/kheaders/build", True),
-        ("/usr/src/by-hand", True),
-        ("/run/kheaders/builds", False),
-        ("/usr/src/linux", False),
-        ("build", False),
-    ],
-)
-def test_links_to_the_automount(tmp_path: Path, target: str, expected: bool) -> None:
-    host = make_host(tmp_path)
-    by_hand = host.path("usr/src/by-hand")
-    by_hand.parent.mkdir(parents=True)
-    by_hand.symlink_to("/run/kheaders/build")
-    link = host.modules_directory(RELEASE) / "build"
-    link.symlink_to(target)
-    assert leads_to_automount(link, host) is expected
