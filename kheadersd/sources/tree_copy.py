@@ -247,11 +247,11 @@ class _Walk:
         mode = member.status.st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise Corrupt(f"{member.path} cannot be copied: it is neither a file nor a directory")
-        everybody = 0o005 if stat.S_ISDIR(mode) else 0o004
-        if mode & everybody != everybody:
+        readable = 0o005 if stat.S_ISDIR(mode) else 0o004
+        if mode & readable != readable:
             raise Corrupt(
-                f"{member.path} is not copied to where everybody may read it, as not everybody may now: make "
-                "it readable for all, or remove it"
+                f"{member.path} is not copied to where every user can read it, as not every user can now: "
+                "make it readable for all, or remove it"
             )
         return member
 

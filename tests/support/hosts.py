@@ -18,7 +18,7 @@ OTHER = Release("5.10.0-1-test")
 
 
 def ignore(stage: str, fraction: float) -> None:
-    """A report that nobody reads."""
+    """A report that is dropped."""
 
 
 class LinkedHost(Host):

@@ -290,13 +290,13 @@ async def test_a_package_of_unsigned_lists_is_not_taken(
 ) -> None:
     repository.add_split(RELEASE, "6.1.192-2")
     repository.publish(signed=False)
-    apt_host.update()  # the administrator allows it, we do not
+    apt_host.update()  # the administrator allows it, the daemon does not
     with pytest.raises(Corrupt, match="could not verify"):
         await find(apt_host, work)
     assert not [request for request in repository.server.requests if request.endswith(".deb")]
 
 
-async def test_lists_signed_by_somebody_else(
+async def test_lists_signed_with_another_key(
     repository: Repository, apt_host: AptHost, work: Path, directory: Path
 ) -> None:
     other = Key(directory / "other")
@@ -403,7 +403,7 @@ async def test_a_disk_without_room(repository: Repository, apt_host: AptHost, fu
 
 @pytest.fixture
 def planted(apt_host: AptHost) -> Path:
-    """Programs in an image, which leave "ran" beside them when anybody runs them."""
+    """Programs in an image, which leave "ran" beside them when they are run."""
     programs = apt_host.root / "m"
     programs.mkdir()
     for name in ("http", "gpgv", "store", "proxy"):
@@ -557,7 +557,7 @@ def test_an_unprivileged_daemon(repository: Repository, apt_host: AptHost, work:
     layers: list[Layer] = []
 
     async def job() -> None:
-        # From lists of our own, and then from the host's.
+        # From the own lists, and then from the host's.
         layers.extend((await find(apt_host, work)).layers)
         assert len(layers) == 2
 

@@ -1,4 +1,4 @@
-"""What happens to an entry while something else is done with it: whoever comes second sees it as it is."""
+"""What happens to an entry while something else is done with it: the second request sees it as it is."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ async def test_what_is_there_from_elsewhere_is_enough(
     assert cached(state) == [(RELEASE, "sysfs")]
 
 
-async def test_headers_that_somebody_let_go_meanwhile_stay_away(host: Host, state: Parts) -> None:
+async def test_headers_that_were_dropped_meanwhile_stay_away(host: Host, state: Parts) -> None:
     put_kernel(host, OTHER)
     archive = await ModuleFileSource(host).find(OTHER, ignore)
 
@@ -147,7 +147,7 @@ async def test_a_module_that_is_of_no_use(host: Host, state: Parts, ahead: Prefe
     assert "4.0.0-half" in half
     assert str(broken) in half
     assert OTHER in other
-    assert state.failures.last == ("", ""), "nobody asked"
+    assert state.failures.last == ("", ""), "no caller asked"
 
 
 async def test_not_wanted(host: Host, state: Parts, journal: Kept) -> None:

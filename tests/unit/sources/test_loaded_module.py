@@ -50,7 +50,7 @@ class SlowLoader(Loader):
 
 
 class LosingLoader(Loader):
-    """Somebody else unloads the module while we read it, the first few times."""
+    """Another program unloads the module while it is read, the first few times."""
 
     losses = 1
 
@@ -104,7 +104,7 @@ async def test_loaded_read_and_unloaded(host: Host, loader: Loader) -> None:
     assert b"kconfig.h" in b"".join(archive.layers[0].chunks())  # all of it was read in time
 
 
-async def test_somebody_elses_is_used_and_left(host: Host, loader: Loader) -> None:
+async def test_a_module_that_others_loaded_is_used_and_left(host: Host, loader: Loader) -> None:
     show_in_sysfs(host, ARCHIVE)
     source, module = source_with(host, loader)
     assert (await source.find(RELEASE, ignore)).digest == DIGEST
@@ -184,7 +184,7 @@ async def test_cancelled_at_any_moment(host: Host, after: float) -> None:
     source, module = source_with(host, loader)
     finding = asyncio.create_task(source.find(RELEASE, ignore))
     await asyncio.sleep(after)
-    for _ in range(3):  # also by somebody who is impatient
+    for _ in range(3):  # also an impatient user does that
         finding.cancel()
         await asyncio.sleep(0.01)
     with pytest.raises(asyncio.CancelledError):

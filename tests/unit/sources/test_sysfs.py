@@ -100,7 +100,7 @@ def test_a_short_read() -> None:
 
 @pytest.mark.parametrize("parts", ["kernel/kheaders.tar.xz", "kernel", ""])
 async def test_no_link_leads_out_of_an_image(tmp_path: Path, parts: str) -> None:
-    """What an image links to is nobody's business, and least of all what a message may quote."""
+    """What an image links to is read by no caller, and no message quotes it."""
     outside = tmp_path / "outside"
     show_in_sysfs(make_host(outside), b"root:*:secret")
     image = tmp_path / "image"

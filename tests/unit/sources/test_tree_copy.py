@@ -152,7 +152,7 @@ def test_what_is_not_for_everybody(host: Host, tree: Path) -> None:
     key.chmod(0o600)
     link = tree / "include/linux/evil.h"
     link.symlink_to("/usr/src/linux/certs/signing_key.pem")
-    assert "not everybody may" in refusal(host, tree)
+    assert "not every user can" in refusal(host, tree)
     link.unlink()
     link.symlink_to("/usr/src/linux/certs")
     assert f"{key} is not copied" in refusal(host, tree)
