@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import threading
@@ -16,7 +15,7 @@ from ..sources.source import NotFound, Reason
 from ..system.file_identity import stored_identity_at
 from ..system.files import TooLarge, read_file
 from ..system.tasks import in_thread
-from .kernel_image import read_image
+from .kernel_image import read_image, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,9 +151,11 @@ def _first(host: Host, release: Release, look: Callable[[str, Path], T]) -> T:
 def _of_running(host: Host, release: Release, path: Path) -> Btf:
     _check_runs(host, release, path)
     try:
-        data = _read(host.inside(path))
+        data = read_file(host.inside(path), MAX_BTF)
+    except TooLarge as error:
+        raise Corrupt(f"{path} is too large: {error.strerror}") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     check(data, str(path))
     return Btf(data, _digest(data), str(path), _stamp_of_running(host), host.build_id)
 
@@ -162,13 +163,6 @@ def _of_running(host: Host, release: Release, path: Path) -> Btf:
 def _check_runs(host: Host, release: Release, path: Path) -> None:
     if release != host.running:
         raise NotFound(Reason.NOT_RUNNING, f"{path} is of {host.running_kernel}, which runs")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_file(path, MAX_BTF)
-    except TooLarge as error:
-        raise Corrupt(f"{path} is too large: {error.strerror}") from error
 
 
 def _of_image(host: Host, release: Release, path: Path, scratch: Path, cancelled: threading.Event) -> Btf:
@@ -192,13 +186,7 @@ def _real_path(host: Host, path: Path) -> Path:
             raise NotFound(Reason.MISSING, f"there is no {path}")
         return host.resolve(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> NotFound:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFound(Reason.MISSING, f"there is no {path}")
-    return NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}")
+        raise unreadable(path, error) from error
 
 
 def _digest(data: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import re
@@ -25,6 +26,7 @@ from ..system.disk import is_full
 from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import printable
+from ..system.tasks import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +48,6 @@ _MAX_CANDIDATES = 10_000
 _MAX_TRIED = 16
 
 
-class Abandoned(Exception):
-    """The caller has left."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class FromImage:
     """The BTF of an image.
@@ -69,33 +67,38 @@ def read_image(path: Path, release: Release, scratch: Path, cancelled: threading
     """The BTF in the image at ``path``; up to some seconds, blocking.
 
     Args:
-        path: read as it is: links are the caller's concern.
-        release: what kernel it has to be.
-        scratch: a directory for a temporary file of the kernel's size, which never has a name.
+        path: without links that lead out of the host.
+        release: that of the kernel.
+        scratch: a directory for an unnamed temporary file of the kernel's size.
         cancelled: ends it early.
 
     Raises:
-        NotFound: MISSING, UNREADABLE, INCOMPLETE (the kernel was built without BTF), or UNSUPPORTED (no image
-            of a known kind, or nothing at hand decompresses it).
+        NotFound: MISSING, UNREADABLE, INCOMPLETE (the kernel was built without BTF), or UNSUPPORTED (an
+            unknown kind of image or of compression).
         ReleaseMismatch: it is another kernel.
         Corrupt: it is damaged, or larger than anything real.
         NoSpace: there is no room in ``scratch``.
         KheadersError: ``scratch`` cannot be written to.
-        Abandoned: ``cancelled`` was set.
+        Cancelled: ``cancelled`` was set.
     """
     with contextlib.ExitStack() as stack:
         try:
             descriptor, status = stack.enter_context(opened(path))
             return _Reading(release, scratch, cancelled, stack).read(Content(descriptor, str(path)), status)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(Reason.MISSING, f"there is no {path}") from None
         except OSError as error:
-            raise NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+            raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> NotFound:
+    """Why a file was not read: it is missing, or what the error says."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(Reason.MISSING, f"there is no {path}")
+    return NotFound(Reason.UNREADABLE, f"{path} cannot be read: {error.strerror}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reading:
-    """One reading of an image; the temporary file is closed by ``stack``."""
+    """Reads one image; ``stack`` closes the temporary file."""
 
     release: Release
     scratch: Path
@@ -119,7 +122,7 @@ class _Reading:
         if head.startswith(elf.MAGIC):
             return image
         if image.size > MAX_IMAGE:
-            raise Corrupt(f"{image.label} has {image.size} bytes, more than the {MAX_IMAGE} that are taken")
+            raise Corrupt(f"{image.label} has {image.size} bytes, more than the limit of {MAX_IMAGE}")
         if head.startswith(b"MZ\0\0zimg"):
             # drivers/firmware/efi/libstub/zboot-header.S
             offset, size = struct.unpack("<II", head[8:16])
@@ -133,8 +136,8 @@ class _Reading:
         return self._decompressed(image) if payload.is_compressed(head) else image
 
     def _decompressed(self, packed: Content) -> Content:
-        """A temporary file with what ``packed`` has."""
-        # Needed once in a kernel's life, and brings along more than a little.
+        """A temporary file with the decompressed content of ``packed``."""
+        # Needed once for a kernel, and imports much.
         import tempfile
 
         with self._room():
@@ -144,7 +147,7 @@ class _Reading:
         try:
             for piece in payload.decompress(packed):
                 if self.cancelled.is_set():
-                    raise Abandoned
+                    raise Cancelled
                 size += len(piece)
                 if size > MAX_KERNEL:
                     raise Corrupt(f"the kernel in {packed.label} has more than {MAX_KERNEL} bytes")
@@ -170,12 +173,14 @@ class _Reading:
             raise _without_btf(kernel)
         self._check_release(found.get(".rodata", kernel))
         if section.size > blob.MAX_BTF:
-            raise Corrupt(f"{kernel.label} has {section.size} bytes of BTF: more than are taken")
+            raise Corrupt(
+                f"{kernel.label} has {section.size} bytes of BTF, more than the limit of {blob.MAX_BTF}"
+            )
         notes = found[".notes"].upto(0, _MAX_NOTES) if ".notes" in found else b""
         return section.at(0, section.size), elf.build_id_in(notes)
 
     def _from_flat(self, kernel: Content) -> bytes:
-        """Of a kernel without section headers: what looks like BTF and is a kernel's."""
+        """The first BTF of a kernel in an image without section headers."""
         self._check_release(kernel)
         tried = 0
         for offset, _ in itertools.islice(kernel.find(blob.LITTLE_ENDIAN, 4), _MAX_CANDIDATES):
@@ -190,18 +195,18 @@ class _Reading:
         raise _without_btf(kernel)
 
     def _check_release(self, where: Content) -> None:
-        theirs = ""
+        found = ""
         for _, match in itertools.islice(where.find(_BANNER, _MAX_BANNER), _MAX_CANDIDATES):
             if match[1].startswith(self.release.encode() + b" ("):
                 return
-            theirs = printable(match[1].partition(b" (")[0])
-        if theirs:
-            raise ReleaseMismatch(f"{where.label} is kernel {theirs}, not {self.release}")
-        raise Corrupt(f"{where.label} does not say which kernel it is")
+            found = printable(match[1].partition(b" (")[0])
+        if found:
+            raise ReleaseMismatch(f"{where.label} is kernel {found}, not {self.release}")
+        raise Corrupt(f"{where.label} has no version of a kernel")
 
 
 def _of_boot_protocol(image: Content) -> tuple[Content, int]:
-    """The compressed kernel in an x86 image, and its size when it is not.
+    """The compressed kernel in an x86 image, and its size after decompression.
 
     See the kernel's Documentation/arch/x86/boot.rst: setup_sects, version, payload_offset, payload_length.
     """
@@ -211,7 +216,7 @@ def _of_boot_protocol(image: Content) -> tuple[Content, int]:
         raise NotFound(Reason.UNSUPPORTED, f"{image.label} is older than any kernel with BTF")
     offset, size = struct.unpack("<II", image.at(0x248, 8))
     packed = image.part((setup + 1) * 512 + offset, size)
-    # arch/x86/boot/compressed/mkpiggy.c: the last four bytes, of gzip as of all others.
+    # arch/x86/boot/compressed/mkpiggy.c: the last four bytes, of every kind of compression.
     return packed, struct.unpack("<I", packed.at(size - 4, 4))[0]
 
 

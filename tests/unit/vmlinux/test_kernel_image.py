@@ -20,7 +20,8 @@ from kheadersd.errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from kheadersd.release import Release
 from kheadersd.sources.source import NotFound, Reason
 from kheadersd.system.file_identity import stored_identity
-from kheadersd.vmlinux.kernel_image import MAX_IMAGE, Abandoned, FromImage, read_image
+from kheadersd.system.tasks import Cancelled
+from kheadersd.vmlinux.kernel_image import MAX_IMAGE, FromImage, read_image
 from tests.support.made_up_btf import (
     BUILD_ID,
     COMPRESSIONS,
@@ -187,7 +188,7 @@ def test_hostile_elf_headers(image: Path, offset: int, form: str, value: int) ->
 
 
 def test_a_kernel_that_does_not_say_which_it_is(image: Path) -> None:
-    with pytest.raises(Corrupt, match="does not say which kernel it is"):
+    with pytest.raises(Corrupt, match="has no version of a kernel"):
         read(image, make_elf([(".rodata", 1, b"%s version %s"), (".BTF", 1, BTF)]))
 
 
@@ -254,5 +255,5 @@ def test_it_ends_when_nobody_wants_it(image: Path, tmp_path: Path) -> None:
     image.write_bytes(GOOD)
     cancelled = threading.Event()
     cancelled.set()
-    with pytest.raises(Abandoned):
+    with pytest.raises(Cancelled):
         read_image(image, Release(RELEASE), tmp_path, cancelled)
