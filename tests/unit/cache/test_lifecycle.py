@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 
 from kheadersd.cache.entry import Record
@@ -47,9 +48,11 @@ async def test_a_new_entry_takes_the_place_of_a_damaged_one(made_up: MadeUp) -> 
 async def test_what_a_start_finds(made_up: MadeUp) -> None:
     new, damaged = make(made_up.cache).entry, make(made_up.cache, extra={"include/a.h": b""}).entry
     damaged.is_damaged = True
+    lease = made_up.lease(damaged)
     found = Recovered([new, damaged], [(damaged, "a.h: missing")], problems=["a problem"], unknown=["notes"])
     made_up.lifecycle.on_recovered(found)
     await made_up.lifecycle.close()
+    os.close(lease)
     assert new.is_durable
     assert not damaged.is_durable
     assert made_up.journal.of(Event.CACHE_FAILED) == ["a problem"]
