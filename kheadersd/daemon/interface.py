@@ -196,8 +196,8 @@ class Service:
     def _get_types(self, call: Call) -> Result | Later:
         release = self._release(call.args[0])
         Options(call.args[1])
-        if there := self.parts.derived.types.there(release):
-            return self._types(there)
+        if ready := self.parts.derived.types.ready(release):
+            return self._types(ready)
         return self._get_types_later(call, release)
 
     @_noted

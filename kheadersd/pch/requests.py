@@ -60,7 +60,7 @@ class ServedPch:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Base:
-    """How the entries are had that profiles of one kind are compiled from.
+    """Access to the entries that the profiles of one kind are compiled from.
 
     Attributes:
         find: the entry of a release that is there, or None; its headers may have been dropped.

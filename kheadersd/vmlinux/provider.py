@@ -123,8 +123,8 @@ class TypesProvider:
             self._lifecycle.verification.on_damaged(entry, f"{vmlinux.NAME} was deleted or changed")
         return None
 
-    def there(self, release: Release) -> ServedTypes | None:
-        """What can be handed out at once."""
+    def ready(self, release: Release) -> ServedTypes | None:
+        """What can be served at once; microseconds."""
         entry = self._entry(release)
         return self._served(entry, fresh=False) if entry is not None and entry.has_headers else None
 
@@ -138,8 +138,8 @@ class TypesProvider:
             NoSpace, Timeout: it could not be made.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not have it made.
         """
-        if there := self.there(release):
-            return there
+        if ready := self.ready(release):
+            return ready
         uid = await caller.consent(Action.EXTRACT)
         made, fresh = await self._work.share(release, lambda: self._make(release, uid))
         return self._served(made, fresh=fresh)
