@@ -35,7 +35,13 @@ class CannotLoad(Exception):
 
 
 class Loader(Protocol):
-    """Loads and unloads the module, and remembers whether the daemon loaded it, also after it was killed."""
+    """Loads and unloads the module, and remembers whether the daemon loaded it, also after it was killed.
+
+    Attributes:
+        is_owned: whether the daemon has loaded the module, and has not unloaded it since.
+    """
+
+    is_owned: bool
 
     async def load(self) -> None:
         """Load the module. If it is loaded already, nothing happens, and the daemon does not own it.
@@ -60,13 +66,11 @@ class Loader(Protocol):
         """Find out whether an earlier run of the daemon left the module loaded. Called once, at start."""
         ...
 
-    def is_owned(self) -> bool:
-        """Whether the daemon has loaded the module, and has not unloaded it since."""
-        ...
-
 
 class NoLoader:
     """For images, and for daemons that may not load the module."""
+
+    is_owned = False
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -81,10 +85,6 @@ class NoLoader:
 
     async def restore_ownership(self) -> None:
         """Nothing to do: the daemon never loads the module."""
-
-    def is_owned(self) -> bool:
-        """False."""
-        return False
 
 
 class KernelModule:
@@ -124,7 +124,7 @@ class KernelModule:
     @property
     def is_owned(self) -> bool:
         """Whether it is loaded, and the daemon has loaded it."""
-        return self._loader.is_owned() and self.state() == "loaded"
+        return self._loader.is_owned and self.state() == "loaded"
 
     async def refresh(self) -> str:
         """Look for the module file again, tens of milliseconds in a thread, and return the state."""
@@ -197,7 +197,7 @@ class KernelModule:
         return await self.refresh()
 
     async def _unload_own(self) -> None:
-        if not self._loader.is_owned():
+        if not self._loader.is_owned:
             return
         try:
             await self._unload()
@@ -207,7 +207,7 @@ class KernelModule:
 
     async def _load(self) -> None:
         await self._loader.load()
-        if self._loader.is_owned():
+        if self._loader.is_owned:
             self._known = "loaded"
             self._tell(Event.MODULE_LOADED, "Loaded kheaders to read its archive", None)
 

@@ -56,15 +56,11 @@ class ModprobeLoader:
         self._record = record
         self._modprobe = modprobe
         self._time_limit = time_limit
-        self._owned = False
-
-    def is_owned(self) -> bool:
-        """Whether kheadersd loaded the module."""
-        return self._owned
+        self.is_owned = False
 
     async def restore_ownership(self) -> None:
         """Find out whether an earlier kheadersd loaded the module."""
-        self._owned = await in_thread(self._restore_ownership)
+        self.is_owned = await in_thread(self._restore_ownership)
 
     async def load(self) -> None:
         """Load the module."""
@@ -73,10 +69,10 @@ class ModprobeLoader:
             code, said = await self._run("--first-time", _NAME)
         except BaseException:
             # modprobe may have loaded the module before it was killed, and so may another program.
-            self._owned = self._is_loaded()
+            self.is_owned = self._is_loaded()
             raise
-        self._owned = code == 0 and self._is_loaded()
-        if not self._owned:
+        self.is_owned = code == 0 and self._is_loaded()
+        if not self.is_owned:
             await in_thread(self._remove_record)
         if not self._host.path(ARCHIVE).exists():
             raise ModuleFailed(f"kheaders could not be loaded: {self._explain(code, said)}")
@@ -87,7 +83,7 @@ class ModprobeLoader:
             code, said = await self._run("-r", _NAME)
             if self._is_loaded():
                 raise ModuleFailed(f"kheaders could not be unloaded: {self._explain(code, said)}")
-        self._owned = False
+        self.is_owned = False
         await in_thread(self._remove_record)
 
     def _is_loaded(self) -> bool:

@@ -28,21 +28,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 _GLANCE = 0.005
 
 
-class Reply(Protocol):
-    """What a call returns."""
-
-    @property
-    def values(self) -> Sequence[Any]:
-        """The values of the answer."""
-
-
 class Bus(Protocol):
     """The part of `kheadersd.dbus.connection.Connection` that is used here."""
 
     async def call(
         self, destination: str, path: str, interface: str, member: str, signature: str, values: Sequence[Any]
-    ) -> Reply:
-        """Call a method.
+    ) -> Any:
+        """Call a method, and return its answer, which has ``values``.
 
         Raises:
             KheadersError: the reply is an error, or there is none.
@@ -67,38 +59,36 @@ class UnitLoader:
         self._host = host
         self._bus = bus
         self._time_limit = time_limit
-        self._owned = False
-
-    def is_owned(self) -> bool:
-        """Whether kheadersd loaded the module."""
-        return self._owned
+        self.is_owned = False
 
     async def restore_ownership(self) -> None:
         """Find out whether an earlier kheadersd loaded the module."""
         try:
             # An earlier run of the daemon may have been killed while the unit was starting or stopping.
             async with self._limited(UNIT, "done with what it was told before"):
-                self._owned = await self._settled(UNIT, _never) == "active"
+                self.is_owned = await self._settled(UNIT, _never) == "active"
         except KheadersError:  # no service manager, or no such unit: it has loaded nothing
-            self._owned = False
+            self.is_owned = False
 
     async def load(self) -> None:
         """Load the module."""
         try:
             state, refusal = await self._change(UNIT, "StartUnit", "started", self._is_there)
         except KheadersError:
-            self._owned = True  # the result of the job is not known; if it loads the module, that is unloaded
+            self.is_owned = (
+                True  # the result of the job is not known; if it loads the module, that is unloaded
+            )
             raise
-        self._owned = state == "active"
+        self.is_owned = state == "active"
         if not self._is_there():
             raise ModuleFailed(f"kheaders could not be loaded: {_reason(UNIT, state, refusal)}")
 
     async def unload(self) -> None:
         """Unload the module."""
-        if self._owned:
+        if self.is_owned:
             unit = UNIT
             state, refusal = await self._change(unit, "StopUnit", "stopped", self._is_gone)
-            self._owned = state == "active" or bool(refusal)
+            self.is_owned = state == "active" or bool(refusal)
         else:
             unit = UNLOAD_UNIT
             state, refusal = await self._change(unit, "StartUnit", "done", self._is_gone)

@@ -72,14 +72,14 @@ class Loader:
     Attributes:
         calls: what was asked of it, in order.
         fails_to_unload: whether the kernel refuses that.
-        is_ours: what `owned` says.
-        left_by_predecessor: what `recall` finds.
+        is_owned: as of any loader.
+        left_by_predecessor: what `restore_ownership` finds.
     """
 
     def __init__(self, host: Host, archive: bytes) -> None:
         self.calls: list[str] = []
         self.fails_to_unload = False
-        self.is_ours = False
+        self.is_owned = False
         self.left_by_predecessor = False
         self._host = host
         self._archive = archive
@@ -88,20 +88,17 @@ class Loader:
         self.calls.append("load")
         if not self._host.path("sys/module/kheaders").exists():
             show_in_sysfs(self._host, self._archive)
-            self.is_ours = True
+            self.is_owned = True
 
     async def unload(self) -> None:
         self.calls.append("unload")
         if self.fails_to_unload:
             raise ModuleFailed("kheaders could not be unloaded: it is stuck")
         hide_from_sysfs(self._host)
-        self.is_ours = False
+        self.is_owned = False
 
     async def restore_ownership(self) -> None:
-        self.is_ours = self.left_by_predecessor
-
-    def is_owned(self) -> bool:
-        return self.is_ours
+        self.is_owned = self.left_by_predecessor
 
 
 def make_module(

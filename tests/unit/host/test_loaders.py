@@ -63,11 +63,9 @@ def modprobe(host: Host, record: Path, script: str, time_limit: float = 30.0) ->
 async def test_loaded_by_us(host: Host, record: Path) -> None:
     loader = modprobe(host, record, WORKING)
     await loader.load()
-    assert loader.is_owned()
-    assert record.exists()
+    assert (loader.is_owned, record.exists()) == (True, True)
     await loader.unload()
-    assert not loader.is_owned()
-    assert not record.exists()
+    assert (loader.is_owned, record.exists()) == (False, False)
     assert KernelModule(host, loader).state() == "absent"
 
 
@@ -75,7 +73,7 @@ async def test_loaded_by_somebody_in_between(host: Host, record: Path) -> None:
     show_in_sysfs(host, ARCHIVE)
     loader = modprobe(host, record, WORKING)
     await loader.load()
-    assert not loader.is_owned()
+    assert not loader.is_owned
     assert not record.exists()
 
 
@@ -86,7 +84,7 @@ async def test_unloading_what_is_not_loaded(host: Host, record: Path) -> None:
 async def test_the_record_outlives_us(host: Host, record: Path) -> None:
     await modprobe(host, record, WORKING).load()
     successor = modprobe(host, record, WORKING)
-    assert not successor.is_owned()
+    assert not successor.is_owned
     module = KernelModule(host, successor)
     await module.recover()
     assert module.state() == "absent"
@@ -109,7 +107,7 @@ async def test_a_record_of_what_is_gone(host: Host, record: Path) -> None:
     hide_from_sysfs(host)
     successor = modprobe(host, record, WORKING)
     await successor.restore_ownership()
-    assert not successor.is_owned()
+    assert not successor.is_owned
     assert not record.exists()
 
 
@@ -131,7 +129,7 @@ async def test_refusals_say_what_to_do(host: Host, record: Path, said: str, expl
     with pytest.raises(ModuleFailed, match=explained) as caught:
         await loader.load()
     assert said in caught.value.message
-    assert not loader.is_owned()
+    assert not loader.is_owned
     assert not record.exists()
 
 
@@ -159,7 +157,7 @@ async def test_an_unload_that_is_refused(host: Host, record: Path) -> None:
     await loader.load()
     with pytest.raises(ModuleFailed, match="is in use"):
         await loader.unload()
-    assert loader.is_owned()
+    assert loader.is_owned
     assert record.exists()
 
 
@@ -175,7 +173,7 @@ async def test_killed_after_it_had_loaded(host: Host, record: Path) -> None:
     loader = modprobe(host, record, WORKING + "exec sleep 60", time_limit=0.3)
     with pytest.raises(Timeout):
         await loader.load()
-    assert loader.is_owned()
+    assert loader.is_owned
 
 
 async def test_no_modprobe(host: Host, record: Path) -> None:
@@ -274,10 +272,9 @@ def manager(host: Host) -> Manager:
 async def test_the_unit_is_started_and_stopped(host: Host, manager: Manager) -> None:
     loader = UnitLoader(host, manager)
     await loader.load()
-    assert loader.is_owned()
+    assert (loader.is_owned, KernelModule(host, loader).state()) == (True, "loaded")
     await loader.unload()
-    assert not loader.is_owned()
-    assert KernelModule(host, loader).state() == "absent"
+    assert (loader.is_owned, KernelModule(host, loader).state()) == (False, "absent")
 
 
 async def test_the_unit_fails(host: Host, manager: Manager) -> None:
@@ -291,7 +288,7 @@ async def test_the_unit_fails_because_somebody_was_faster(host: Host, manager: M
     show_in_sysfs(host, ARCHIVE)
     loader = UnitLoader(host, manager)
     await loader.load()
-    assert not loader.is_owned()
+    assert not loader.is_owned
 
 
 async def test_the_service_manager_refuses(host: Host, manager: Manager) -> None:
@@ -328,7 +325,7 @@ async def test_the_kernel_keeps_the_module(host: Host, manager: Manager, owned: 
     manager.works = False
     with pytest.raises(ModuleFailed, match=r"could not be unloaded: kheaders-module.* is inactive; see"):
         await loader.unload()
-    assert not loader.is_owned()
+    assert not loader.is_owned
 
 
 async def test_the_unit_hangs(host: Host, manager: Manager) -> None:
@@ -336,7 +333,7 @@ async def test_the_unit_hangs(host: Host, manager: Manager) -> None:
     loader = UnitLoader(host, manager, time_limit=0.2)
     with pytest.raises(Timeout, match="not started"):
         await loader.load()
-    assert loader.is_owned()  # it may still get there
+    assert loader.is_owned  # it may still get there
 
 
 async def test_the_bus_is_lost_while_the_unit_starts(host: Host) -> None:
@@ -347,7 +344,7 @@ async def test_the_bus_is_lost_while_the_unit_starts(host: Host) -> None:
     loader = UnitLoader(host, Lost(host))
     with pytest.raises(KheadersError, match="no connection"):
         await loader.load()
-    assert loader.is_owned()
+    assert loader.is_owned
 
 
 async def test_the_bus_is_lost_before_it_is_said_that_the_unit_starts(host: Host) -> None:
@@ -359,7 +356,7 @@ async def test_the_bus_is_lost_before_it_is_said_that_the_unit_starts(host: Host
     loader = UnitLoader(host, Lost(host))
     with pytest.raises(ModuleFailed, match="the connection to the bus is gone"):
         await loader.load()
-    assert loader.is_owned()
+    assert loader.is_owned
 
 
 async def test_an_active_unit_is_what_a_predecessor_left(host: Host, manager: Manager) -> None:
@@ -377,7 +374,7 @@ async def test_no_service_manager(host: Host) -> None:
 
     loader = UnitLoader(host, Nobody())
     await loader.restore_ownership()
-    assert not loader.is_owned()
+    assert not loader.is_owned
     with pytest.raises(ModuleFailed, match="was not provided"):
         await loader.load()
 
