@@ -1,4 +1,4 @@
-"""What was served before, so that it is served again without a thread, in tens of microseconds."""
+"""Remembers what was served, and serves it again without a thread, in tens of microseconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PchAnswers:
         self._looked: dict[tuple[str, str], float] = {}
 
     def add(self, request: PchRequest, served: ServedPch, wanted: str) -> None:
-        """Serve this for that request from now on, for as long as it is good.
+        """Serve this for that request from now on, as long as it is good.
 
         Args:
             wanted: what the compiler was called: a name, a path, or "" for the default.

@@ -77,9 +77,9 @@ def again(names: Sequence[str], tree: Path) -> bytes:
 
 
 def again_arguments(text: Sequence[str], pch: Path) -> tuple[str, ...]:
-    """Arguments that tell on stderr which headers of a program on stdin are read.
+    """Arguments that report on stderr which headers of a program on stdin are read.
 
-    The compiler fails: what has no include guard is often not meant to be included by itself.
+    The compiler may fail: headers without include guards are often not meant to be included alone.
     """
     reporting = ("-H", "-fsyntax-only", "-ferror-limit=0", "-w")
     return ("-include-pch", str(pch), *text, *reporting, *_FROM_STDIN)
@@ -92,9 +92,9 @@ def read_again(complaints: str, tree: Path) -> tuple[str, ...]:
 
 
 def directories(text: Sequence[str], tree: Path) -> tuple[str, ...]:
-    """The names of those directories of the tree that headers are looked for in, in the order of ``text``.
+    """The names of the directories of the tree that are searched for headers, in the order of ``text``.
 
-    They have to be there, be it empty. Some trees lack some of them. Blocking, for microseconds.
+    They have to exist, even if empty. Not every tree has all of them. Blocking, for microseconds.
     """
     searched = [item[2:] for item in text if item.startswith("-I")]
     searched += [path for option, path in itertools.pairwise(text) if option == "-isystem"]
@@ -108,9 +108,9 @@ def directories(text: Sequence[str], tree: Path) -> tuple[str, ...]:
 
 
 def included_first(text: Sequence[str], tree: Path) -> tuple[str, ...]:
-    """The names of the headers of the tree that come before each program.
+    """The names of the headers of the tree that are included before each program.
 
-    Bcc takes no tree without them for one. Blocking, for microseconds.
+    Bcc accepts no tree without them. Blocking, for microseconds.
     """
     paths = (str(tree / path) for option, path in itertools.pairwise(text) if option == "-include")
     return tuple(name for name in _names(paths, tree) if (tree / name).is_file())

@@ -122,17 +122,17 @@ def clang_recipe(
     arch: str,
     beside: Path | None = None,
 ) -> Recipe:
-    """The recipe for a profile of a consumer that runs clang; see `bcc_recipe` for the other.
+    """The recipe for a profile whose programs clang compiles; for libbcc's see `bcc_recipe`.
 
     Args:
-        tree: absolute, where it will be as long as the result is used: ``<entry>/tree``.
-        digest: of the archive or the BTF that the tree was made from.
-        arch: as the kernel calls it: "x86", "arm64".
-        beside: the directory that will have the prefix header and libbpf's headers (``include/bpf``); the
-            default is that of the precompiled header.
+        tree: its absolute path for as long as the result is used: ``<entry>/tree``.
+        digest: that of the archive or the BTF that the tree was made from.
+        arch: the kernel's name of the architecture, such as "x86" and "arm64".
+        beside: the directory of the prefix header and of libbpf's headers (``include/bpf``); by default that
+            of the precompiled header.
 
     Raises:
-        NotAvailable: the architecture is none of those.
+        NotAvailable: the architecture is not supported.
     """
     _clang(arch)
     before = prefix(profile)
@@ -152,7 +152,7 @@ def clang_recipe(
 
 
 def prefix(profile: Profile) -> bytes:
-    """The prefix header for a profile; empty for types, which are no headers of the kernel's."""
+    """The prefix header for a profile; empty for types, which need none."""
     if profile.base == TYPES:
         return b""
     names = ("makefile.h", "without_assembly.h") if profile.consumer == CLANG_BPF else ("makefile.h",)
@@ -165,19 +165,19 @@ def _prefix_file(name: str) -> bytes:
 
 
 def as_if_included(name: str, text: bytes) -> bytes:
-    """Text to be compiled from stdin, such that the compiler takes it for an included file of that name."""
+    """Text for stdin that the compiler handles as if it had included a file of that name."""
     return b'# 1 "%s" 1\n%s\n# 1 "<stdin>" 2\n' % (name.encode(), text) if text else b""
 
 
 def umbrella(profile: Profile) -> bytes:
-    """The header that includes those of a profile."""
+    """A header that includes those of a profile."""
     return "".join(f"#include <{name}>\n" for name in profile.headers).encode()
 
 
 def precompile(text: tuple[str, ...]) -> tuple[str, ...]:
-    """Arguments that make a precompiled header, from stdin to stdout, for programs compiled with ``text``.
+    """The arguments that precompile a header from stdin to stdout, for programs compiled with ``text``.
 
-    What the headers say goes into it, so that they can be removed.
+    The result has the content of the headers, so that they can be dropped.
     """
     embedded = ("-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp")
     return (*text, "-working-directory=/", *embedded, "-c", "-x", "c-header", "-o", "-", "-")
@@ -189,14 +189,14 @@ def key_of(
     tree: Path,
     digest: str,
     arch: str,
-    told: tuple[bytes, tuple[str, ...], tuple[str, ...], tuple[str, ...]],
+    given: tuple[bytes, tuple[str, ...], tuple[str, ...], tuple[str, ...]],
 ) -> str:
     """The sha256 of everything that a precompiled header depends on.
 
     Args:
-        told: what the compiler is told: the source, and the arguments of each step.
+        given: what the compiler is given: the source, and the arguments of each step.
     """
-    source, *arguments = told
+    source, *arguments = given
     everything = {
         "version": VERSION,
         "consumer": profile.consumer,
@@ -215,9 +215,10 @@ def key_of(
 
 
 def _isolation(compiler: Compiler) -> tuple[str, ...]:
-    """Without a configuration file, which only the caller's clang may see: in /etc/clang, or beside a link.
+    """Arguments that make clang ignore its configuration files, in /etc/clang or beside a link to it.
 
-    A macro from one that was missing when it was made goes unnoticed. Older clangs read none by themselves.
+    The caller's clang may read others, and does not notice a macro that was not defined before. Clang reads
+    none by default before version 16.
     """
     return ("--no-default-config",) if compiler.major >= _FIRST_WITH_CONFIGURATION else ()
 
@@ -228,7 +229,7 @@ def _target(profile: Profile, arch: str) -> tuple[str, ...]:
     if profile.base == TYPES:
         return (f"--target={names.bpf}", _CPU, *_LANGUAGE, *_CODE, traced)
     if profile.consumer == CLANG_HOST:
-        # Unoptimised: what the back end of BPF cannot do must not be made of it before.
+        # Without optimisations for the host: BPF's back end cannot compile all of their results.
         first = (f"--target={names.triple}", "-emit-llvm", "-Xclang", "-disable-llvm-passes", "-fno-pic")
         return (*first, *_LANGUAGE, *_CODE, *_MACROS, traced)
     host = tuple(f"-D{macro}" for macro in (*names.macros, "__linux__"))
@@ -245,7 +246,7 @@ def _paths(profile: Profile, compiler: Compiler, tree: Path, arch: str) -> tuple
     own = ("-nostdinc", "-isystem", str(compiler.resource / "include"))
     if profile.base == TYPES:
         return (*own, f"-I{tree}")
-    # By -I, not -isystem: precompiled, they are then found when they are gone.
+    # By -I, not -isystem: clang then finds precompiled headers also after they were dropped.
     included = tuple(f"-I{tree / name}" for name in include_directories(arch))
     return (*own, *included, *(item for name in _FIRST for item in ("-include", str(tree / name))))
 
@@ -254,7 +255,7 @@ def host_triple(arch: str) -> str:
     """The target of the host.
 
     Raises:
-        NotAvailable: as `recipe`.
+        NotAvailable: as `clang_recipe`.
     """
     return _clang(arch).triple
 
@@ -270,6 +271,6 @@ def _clang(arch: str) -> Clang:
 
 
 def _beside(directory: Path, before: bytes) -> tuple[str, ...]:
-    # Libbpf's headers behind everything else. Both stay as long as the precompiled header does.
+    # Libbpf's headers come last. Both are kept as long as the precompiled header.
     first = ("-include", str(directory / PREFIX)) if before else ()
     return (*first, "-idirafter", str(directory / "include"))

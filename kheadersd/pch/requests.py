@@ -1,4 +1,4 @@
-"""What callers ask for and what they are given, in the daemon's own terms."""
+"""Requests for precompiled headers and their answers, in the daemon's own terms."""
 
 from __future__ import annotations
 
