@@ -15,7 +15,6 @@ import pytest
 import zstandard
 
 from kheadersd.errors import Corrupt, ReleaseMismatch
-from kheadersd.host.module_file import locate
 from kheadersd.sources.kernel_archive import MAX_ARCHIVE
 from kheadersd.sources.module_file import MAX_MODULE, ModuleFileSource, cut_out
 from kheadersd.sources.source import NotFound, Reason
@@ -154,37 +153,6 @@ async def test_a_module_that_expands_without_end(host: Host) -> None:
         await ModuleFileSource(host).find(RELEASE, ignore)
 
 
-def test_where_modules_dep_says(host: Host) -> None:
-    path = install(host, MODULE, "weak/place/kheaders.ko.xz")
-    install(host, MODULE, "another/kheaders.ko")
-    listing = "kernel/fs/ext4.ko: kernel/fs/jbd2.ko\nweak/place/kheaders.ko.xz:\n"
-    (host.modules_directory(RELEASE) / "modules.dep").write_text(listing)
-    assert locate(host, RELEASE) == path
-
-
-def test_where_modules_dep_does_not_say(host: Host) -> None:
-    (host.modules_directory(RELEASE) / "modules.dep").write_text("kernel/kernel/kheaders.ko: \n")
-    path = install(host, MODULE, "updates/dkms/kheaders.ko.zst")
-    install(host, MODULE, "updates/dkms/xkheaders.ko")
-    assert locate(host, RELEASE) == path
-
-
-def test_the_standard_place_comes_first(host: Host) -> None:
-    install(host, MODULE, "extra/kheaders.ko")
-    path = install(host, MODULE, "kernel/kernel/kheaders.ko.gz")
-    assert locate(host, RELEASE) == path
-
-
-def test_links_are_followed_within_the_host(host: Host, tmp_path: Path) -> None:
-    stored = tmp_path / "store/kheaders.ko"
-    stored.parent.mkdir()
-    stored.write_bytes(MODULE)
-    link = host.modules_directory(RELEASE) / "kernel/kernel/kheaders.ko"
-    link.parent.mkdir(parents=True)
-    link.symlink_to("/store/kheaders.ko")
-    assert locate(host, RELEASE) == stored
-
-
 async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
     install(host, MODULE, os.fsdecode(b"updates/caf\xe9/kheaders.ko"))
     with pytest.raises(NotFound, match=r"updates/caf\\xe9/kheaders\.ko' is not used") as caught:
@@ -202,16 +170,3 @@ async def test_the_modules_of_nixos(host: Host) -> None:
     archive = await ModuleFileSource(host).find(RELEASE, ignore)
     assert archive.origin == str(store / "kheaders.ko")
     assert host.installed_releases() == {RELEASE}
-
-
-def test_a_build_tree_is_not_searched(host: Host) -> None:
-    install(host, MODULE, "build/kernel/kheaders.ko")
-    assert locate(host, RELEASE) is None
-
-
-def test_directories_that_link_to_each_other(host: Host) -> None:
-    directory = host.modules_directory(RELEASE)
-    (directory / "extra").mkdir()
-    (directory / "extra/loop").symlink_to("..")
-    (directory / "extra/kheaders.ko").symlink_to("kheaders.ko")
-    assert locate(host, RELEASE) is None
