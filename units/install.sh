@@ -4,9 +4,8 @@
 #   units/install.sh install
 #   units/install.sh uninstall [--purge]
 #
-# What was put where is written to a list, by which all of it is taken away again: files, links and directories
-# that were not there before. The cache stays, and with --purge goes, as does the user that it belonged to.
-# Files that an administrator wrote in /etc are nobody's business but theirs.
+# Installing writes a list of all files, links and directories that it makes, and uninstalling removes what is on the
+# list. The cache and the daemon's user stay, unless --purge is given. Files of the administrator in /etc stay always.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -28,7 +27,7 @@ main() {
     case ${1:-} in
         install) install_all ;;
         uninstall) uninstall_all "${2:-}" ;;
-        *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 }
 
