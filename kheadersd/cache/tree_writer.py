@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
 from ..formats.tar import DIRECTORY, SYMLINK, Member
+from ..system.disk import write_all
 from ..system.printable import quoted
 from .manifest import DIRECTORY_MODE, FILE_MODE, Item, PackedEntries, pack, pack_file
 
@@ -105,9 +106,7 @@ class TreeWriter:
                     digest = self._sha256(piece)  # nearly always all of the file
                 else:
                     digest.update(piece)
-                written = os.write(fd, piece)
-                while written < len(piece):  # the disk is filling up: the next write says so
-                    written += os.write(fd, piece[written:])
+                write_all(fd, piece)
             if self._inexact:
                 os.fchmod(fd, FILE_MODE)
         finally:

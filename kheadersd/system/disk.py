@@ -100,6 +100,17 @@ def make_directory(path: Path, *, exist_ok: bool = False) -> None:
     os.chmod(path, 0o755)  # noqa: S103 - all users read the cache
 
 
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``: one write(2) may take a part only, as when the disk is filling up.
+
+    Raises:
+        OSError: it cannot be written; a part of it may be.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False) -> None:
     """Write a file that must not exist yet, and with ``sync`` wait until it is on the disk.
 
@@ -109,9 +120,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644, sync: bool = False)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         os.fchmod(descriptor, mode)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
     finally:

@@ -22,7 +22,7 @@ from ..formats import btf as blob
 from ..formats import elf, payload
 from ..formats.file_slice import Content
 from ..sources.source import NotFound, Reason
-from ..system.disk import is_full
+from ..system.disk import is_full, write_all
 from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import printable
@@ -152,7 +152,7 @@ class _Reading:
                 if size > MAX_KERNEL:
                     raise Corrupt(f"the kernel in {packed.label} has more than {MAX_KERNEL} bytes")
                 with self._room():
-                    _write_all(kernel, piece)
+                    write_all(kernel, piece)
         except payload.UnknownCompression as error:
             raise NotFound(Reason.UNSUPPORTED, str(error)) from error
         return Content(kernel, packed.label)
@@ -230,8 +230,3 @@ def _without_btf(kernel: Content) -> NotFound:
         Reason.INCOMPLETE,
         f"{kernel.label} has no BTF: it was built without CONFIG_DEBUG_INFO_BTF, or stripped",
     )
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
