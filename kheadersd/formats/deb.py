@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt
 from ..system.files import open_regular
 from ..system.printable import quoted
-from .file_slice import Content, SliceReader
+from .file_slice import FileSlice, SliceReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ _DATA_MEMBER = re.compile(r"data\.tar(?:\.(?:gz|xz|zst))?")
 _READ_BYTES = 1 << 16
 
 
-class HeldFile(Content):
+class HeldFile(FileSlice):
     """A package that can be read after its name was removed, as long as there are references to it.
 
     Its layers refer to it: when the archive with them is dropped, the descriptor is closed, and the disk
@@ -60,7 +60,7 @@ class HeldFile(Content):
 
         digest = hashlib.sha256()
         offset = 0
-        while piece := self.upto(offset, _READ_BYTES):
+        while piece := self.up_to(offset, _READ_BYTES):
             digest.update(piece)
             offset += len(piece)
         return digest.hexdigest()
@@ -72,7 +72,7 @@ def find_data(file: HeldFile) -> tuple[int, int]:
     Raises:
         Corrupt: this is no .deb, a member reaches beyond its end, or there is no such member.
     """
-    if file.upto(0, len(_AR_MAGIC)) != _AR_MAGIC:
+    if file.up_to(0, len(_AR_MAGIC)) != _AR_MAGIC:
         raise Corrupt(f"{file.label} is not a Debian package: it does not begin as an ar archive does")
     offset = len(_AR_MAGIC)
     for _ in range(_MAX_MEMBERS):
@@ -94,7 +94,7 @@ def open_part(file: HeldFile, offset: int, size: int) -> io.BufferedReader:
 
 
 def _member(file: HeldFile, offset: int) -> tuple[str, int]:
-    header = file.upto(offset, _AR_HEADER)
+    header = file.up_to(offset, _AR_HEADER)
     size = header[48:58].strip()
     if len(header) < _AR_HEADER or header[58:60] != _AR_END or not size.isdigit():
         raise Corrupt(f"{file.label} is damaged: the ar header at byte {offset} is not one")

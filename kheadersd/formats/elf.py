@@ -14,7 +14,7 @@ from ..errors import Corrupt
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from .file_slice import Content
+    from .file_slice import FileSlice
 
 MAGIC = b"\x7fELF"
 
@@ -68,7 +68,7 @@ class _Header(NamedTuple):
     names_index: int
 
 
-def sections(content: Content, wanted: Collection[str]) -> dict[str, Content]:
+def sections(content: FileSlice, wanted: Collection[str]) -> dict[str, FileSlice]:
     """Those of the sections ``wanted`` that are in the file, by name; of several with one name, the first.
 
     Raises:
@@ -82,7 +82,7 @@ def sections(content: Content, wanted: Collection[str]) -> dict[str, Content]:
     if size > _MAX_NAMES:
         raise Corrupt(f"{content.label} is damaged: its names of sections take {size} bytes")
     names = content.at(offset, size)
-    found: dict[str, Content] = {}
+    found: dict[str, FileSlice] = {}
     for name_at, kind, offset, size in headers:
         name = names[name_at : name_at + _MAX_NAME].partition(b"\0")[0].decode("ascii", "replace")
         if name in wanted and name not in found and kind not in _WITHOUT_CONTENT:
@@ -90,7 +90,7 @@ def sections(content: Content, wanted: Collection[str]) -> dict[str, Content]:
     return found
 
 
-def section(content: Content, index: int) -> Content:
+def section(content: FileSlice, index: int) -> FileSlice:
     """The section of that number.
 
     Raises:
@@ -105,7 +105,7 @@ def section(content: Content, index: int) -> Content:
 
 
 def symbols(
-    content: Content, table: Content, strings: Content, wanted: Collection[bytes]
+    content: FileSlice, table: FileSlice, strings: FileSlice, wanted: Collection[bytes]
 ) -> dict[bytes, tuple[int, int]]:
     """Of those of the symbols ``wanted`` that are in ``table``, the value and the number of the section.
 
@@ -117,7 +117,7 @@ def symbols(
     count = table.size // entry.size
     if count > _MAX_SYMBOLS:
         raise Corrupt(f"{content.label} claims to have {count} symbols")
-    names = strings.upto(0, _MAX_NAMES)
+    names = strings.up_to(0, _MAX_NAMES)
     name_at, value_at, section_at = layout.symbol_fields
     found = {}
     for symbol in entry.iter_unpack(table.at(0, count * entry.size)):
@@ -127,7 +127,7 @@ def symbols(
     return found
 
 
-def interpreter(content: Content) -> bytes:
+def interpreter(content: FileSlice) -> bytes:
     """The path of the dynamic loader that a program asks for; b"" if it asks for none.
 
     Raises:
@@ -140,7 +140,7 @@ def interpreter(content: Content) -> bytes:
     return b""
 
 
-def needed_libraries(content: Content) -> list[str]:
+def needed_libraries(content: FileSlice) -> list[str]:
     """The names of the shared libraries that a program or a library needs.
 
     Raises:
@@ -157,7 +157,7 @@ def needed_libraries(content: Content) -> list[str]:
         if tag == _DT_NULL:
             break
         if tag == _DT_NEEDED:
-            name = found[".dynstr"].upto(value, _MAX_PATH).partition(b"\0")[0]
+            name = found[".dynstr"].up_to(value, _MAX_PATH).partition(b"\0")[0]
             needed.append(name.decode("utf-8", "replace"))
     return needed
 
@@ -175,7 +175,7 @@ def build_id_in(notes: bytes) -> str:
     return ""
 
 
-def _header(content: Content) -> _Header:
+def _header(content: FileSlice) -> _Header:
     ident = content.at(0, 16)
     layout, order = _LAYOUTS.get(ident[4]), {1: "<", 2: ">"}.get(ident[5])
     if not ident.startswith(MAGIC) or layout is None or order is None:
@@ -186,7 +186,7 @@ def _header(content: Content) -> _Header:
     return _Header(layout, order, (segments, *counts[:2]), (sections, *counts[2:]), names_index)
 
 
-def _table(content: Content, form: str, offset: int, size: int, count: int) -> list[tuple[Any, ...]]:
+def _table(content: FileSlice, form: str, offset: int, size: int, count: int) -> list[tuple[Any, ...]]:
     """The headers in a table: 65,535 at most, as the extension for more is not read."""
     entry = struct.Struct(form)
     if count and size != entry.size:

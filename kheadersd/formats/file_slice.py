@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PIECE = 1024 * 1024
 
 
-class Content:
+class FileSlice:
     """The bytes ``start`` to ``start + size`` of an open file. It does not own the descriptor.
 
     Attributes:
@@ -48,11 +48,11 @@ class Content:
             data += more
         return data
 
-    def upto(self, offset: int, size: int) -> bytes:
+    def up_to(self, offset: int, size: int) -> bytes:
         """So many bytes, or as many as there are from ``offset``."""
         return self.at(min(offset, self.size), min(size, max(self.size - offset, 0)))
 
-    def part(self, offset: int, size: int) -> Content:
+    def part(self, offset: int, size: int) -> FileSlice:
         """A part of this one.
 
         Raises:
@@ -60,7 +60,7 @@ class Content:
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise self._ends_early()
-        return Content(self._descriptor, self.label, self._start + offset, size)
+        return FileSlice(self._descriptor, self.label, self._start + offset, size)
 
     def find(self, pattern: re.Pattern[bytes], longest: int) -> Iterator[tuple[int, re.Match[bytes]]]:
         """Where ``pattern`` matches, and the match; a match may be given twice.
@@ -70,7 +70,7 @@ class Content:
         """
         offset = 0
         while offset < self.size:
-            piece = self.upto(offset, _PIECE + longest)
+            piece = self.up_to(offset, _PIECE + longest)
             for match in pattern.finditer(piece):
                 yield offset + match.start(), match
             offset += _PIECE
@@ -79,7 +79,7 @@ class Content:
         return Corrupt(f"{self.label} is damaged: it ends before something that is said to be in it")
 
 
-class InMemory(Content):
+class MemorySlice(FileSlice):
     """Bytes that were read already."""
 
     def __init__(self, data: memoryview, label: str) -> None:
@@ -88,22 +88,22 @@ class InMemory(Content):
         self._data = data
 
     def at(self, offset: int, size: int) -> bytes:
-        """As `Content.at`."""
+        """As `FileSlice.at`."""
         return bytes(self.part(offset, size)._data)
 
-    def part(self, offset: int, size: int) -> InMemory:
-        """As `Content.part`."""
+    def part(self, offset: int, size: int) -> MemorySlice:
+        """As `FileSlice.part`."""
         if offset < 0 or size < 0 or offset + size > self.size:
             raise self._ends_early()
-        return InMemory(self._data[offset : offset + size], self.label)
+        return MemorySlice(self._data[offset : offset + size], self.label)
 
 
 class SliceReader(io.RawIOBase):
-    """A part of a `Content` as a file of its own, which refers to the content until it is closed."""
+    """A part of a `FileSlice` as a file of its own, which refers to the content until it is closed."""
 
-    def __init__(self, content: Content, offset: int = 0, size: int | None = None) -> None:
+    def __init__(self, content: FileSlice, offset: int = 0, size: int | None = None) -> None:
         super().__init__()
-        self._content: Content | None = content
+        self._content: FileSlice | None = content
         self._offset = offset
         self._end = content.size if size is None else offset + size
 
@@ -116,7 +116,7 @@ class SliceReader(io.RawIOBase):
         if self._content is None:
             raise ValueError("read from a closed file")
         view = memoryview(buffer).cast("B")
-        piece = self._content.upto(self._offset, min(len(view), self._end - self._offset))
+        piece = self._content.up_to(self._offset, min(len(view), self._end - self._offset))
         view[: len(piece)] = piece
         self._offset += len(piece)
         return len(piece)

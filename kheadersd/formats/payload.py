@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .compressed import Decoder
-    from .file_slice import Content
+    from .file_slice import FileSlice
 
 LZ4_BLOCK = 8 * 1024 * 1024
 """What a block of lz4's legacy format holds at most, in bytes (lib/decompress_unlz4.c)."""
@@ -48,7 +48,7 @@ def is_compressed(head: bytes) -> bool:
     return head.startswith(_KNOWN)
 
 
-def decompress(content: Content) -> Iterator[bytes]:
+def decompress(content: FileSlice) -> Iterator[bytes]:
     """Decompress the one stream that ``content`` begins with, in pieces that may be empty.
 
     Raises:
@@ -80,7 +80,7 @@ def _decoder_for(head: bytes, label: str) -> Decoder:
     raise UnknownCompression(f"the kernel in {label} is compressed {how}")
 
 
-def _unlz4(content: Content, source: CompressedInput) -> Iterator[bytes]:
+def _unlz4(content: FileSlice, source: CompressedInput) -> Iterator[bytes]:
     """Blocks, each behind its size in four bytes, after the magic (lz4_Frame_format.md, "Legacy frame").
 
     Decoded by liblz4, which systemd needs too; no distribution has a Python library for lz4 in its base.
@@ -103,7 +103,7 @@ def _unlz4(content: Content, source: CompressedInput) -> Iterator[bytes]:
         offset += size
 
 
-def _liblz4(content: Content) -> Any:
+def _liblz4(content: FileSlice) -> Any:
     import ctypes
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import Corrupt, NotAvailable
 from ..formats import elf
-from ..formats.file_slice import Content
+from ..formats.file_slice import FileSlice
 from ..system.files import opened
 from ..system.root_owned import trusted_path
 
@@ -39,8 +39,8 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
             continue
         try:
             with opened(program) as (descriptor, _):
-                content = Content(descriptor, str(program))
-                first = content.upto(0, _MAX_FIRST_LINE).partition(b"\n")[0]
+                content = FileSlice(descriptor, str(program))
+                first = content.up_to(0, _MAX_FIRST_LINE).partition(b"\n")[0]
                 words = first[2:].split() if first.startswith(b"#!") else []
                 if words:
                     pending.append(checked(Path(os.fsdecode(words[0]))))
@@ -52,7 +52,7 @@ def programs_of(*started: Path) -> dict[Path, Path | None]:
     return programs
 
 
-def _loader(program: Content) -> Path | None:
+def _loader(program: FileSlice) -> Path | None:
     """The dynamic loader of an ELF program; None if it has none."""
     try:
         name = elf.interpreter(program)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, InvalidArgs, NotAvailable
 from ..formats.elf import needed_libraries
-from ..formats.file_slice import InMemory
+from ..formats.file_slice import MemorySlice
 from ..system.file_identity import are_unchanged, identities_at
 from ..system.files import read_file
 from ..system.root_owned import trusted_path
@@ -142,7 +142,7 @@ def _read(path: Path) -> Libbcc:
 
 def _llvm(data: bytes, path: Path) -> int:
     try:
-        needed = needed_libraries(InMemory(memoryview(data), str(path)))
+        needed = needed_libraries(MemorySlice(memoryview(data), str(path)))
     except Corrupt as error:
         raise NotAvailable(error.message) from error
     majors = {int(match[1]) for match in map(_LLVM.match, needed) if match}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, ReleaseMismatch
 from ..formats import elf
 from ..formats.decompress import whole
-from ..formats.file_slice import InMemory
+from ..formats.file_slice import MemorySlice
 from ..host.module_file import locate
 from ..system.file_identity import stored_identity
 from ..system.files import opened
@@ -19,7 +19,7 @@ from .source import NotFound, Reason
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..formats.file_slice import Content
+    from ..formats.file_slice import FileSlice
     from ..host.host import Host
     from ..progress import Report
     from ..release import Release
@@ -93,7 +93,7 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
     """
     if not module.startswith(elf.MAGIC):
         raise Corrupt(f"{label} is not a kernel module: it is no ELF file")
-    content = InMemory(memoryview(module), label)
+    content = MemorySlice(memoryview(module), label)
     found = elf.sections(content, (".modinfo", ".symtab", ".strtab"))
     _check_vermagic(found.get(".modinfo"), label, release)
     if ".symtab" not in found or ".strtab" not in found:
@@ -112,9 +112,9 @@ def cut_out(module: bytes, label: str, release: Release) -> bytes:
     return data.at(start, end - start)
 
 
-def _check_vermagic(modinfo: Content | None, label: str, release: Release) -> None:
+def _check_vermagic(modinfo: FileSlice | None, label: str, release: Release) -> None:
     """The release begins "vermagic", one of the NUL-terminated strings in .modinfo; a space follows."""
-    content = b"" if modinfo is None else modinfo.upto(0, _MAX_MODINFO)
+    content = b"" if modinfo is None else modinfo.up_to(0, _MAX_MODINFO)
     for entry in content.split(b"\0"):
         key, _, value = entry.partition(b"=")
         if key == b"vermagic":

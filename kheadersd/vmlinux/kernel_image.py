@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ..errors import Corrupt, KheadersError, NoSpace, ReleaseMismatch
 from ..formats import btf as blob
 from ..formats import elf, payload
-from ..formats.file_slice import Content
+from ..formats.file_slice import FileSlice
 from ..sources.source import NotFound, Reason
 from ..system.disk import is_full, write_all
 from ..system.file_identity import stored_identity
@@ -84,7 +84,7 @@ def read_image(path: Path, release: Release, scratch: Path, cancelled: threading
     with contextlib.ExitStack() as stack:
         try:
             descriptor, status = stack.enter_context(opened(path))
-            return _Reading(release, scratch, cancelled, stack).read(Content(descriptor, str(path)), status)
+            return _Reading(release, scratch, cancelled, stack).read(FileSlice(descriptor, str(path)), status)
         except OSError as error:
             raise unreadable(path, error) from error
 
@@ -105,9 +105,9 @@ class _Reading:
     cancelled: threading.Event
     stack: contextlib.ExitStack
 
-    def read(self, image: Content, status: os.stat_result) -> FromImage:
+    def read(self, image: FileSlice, status: os.stat_result) -> FromImage:
         kernel = self._kernel(image)
-        if kernel.upto(0, 4) == elf.MAGIC:
+        if kernel.up_to(0, 4) == elf.MAGIC:
             btf, build_id = self._from_elf(kernel)
         elif _is_flat(kernel):
             btf, build_id = self._from_flat(kernel), ""
@@ -116,9 +116,9 @@ class _Reading:
         blob.check(btf, image.label)
         return FromImage(btf, build_id, stored_identity(status))
 
-    def _kernel(self, image: Content) -> Content:
+    def _kernel(self, image: FileSlice) -> FileSlice:
         """The kernel in an image, or the image if nothing in it is compressed."""
-        head = image.upto(0, 16)
+        head = image.up_to(0, 16)
         if head.startswith(elf.MAGIC):
             return image
         if image.size > MAX_IMAGE:
@@ -127,7 +127,7 @@ class _Reading:
             # drivers/firmware/efi/libstub/zboot-header.S
             offset, size = struct.unpack("<II", head[8:16])
             return self._decompressed(image.part(offset, size))
-        if image.upto(0x202, 4) == b"HdrS":
+        if image.up_to(0x202, 4) == b"HdrS":
             packed, size = _of_boot_protocol(image)
             kernel = self._decompressed(packed)
             if size != kernel.size:
@@ -135,7 +135,7 @@ class _Reading:
             return kernel
         return self._decompressed(image) if payload.is_compressed(head) else image
 
-    def _decompressed(self, packed: Content) -> Content:
+    def _decompressed(self, packed: FileSlice) -> FileSlice:
         """A temporary file with the decompressed content of ``packed``."""
         # Needed once for a kernel, and imports much.
         import tempfile
@@ -155,7 +155,7 @@ class _Reading:
                     write_all(kernel, piece)
         except payload.UnknownCompression as error:
             raise NotFound(Reason.UNSUPPORTED, str(error)) from error
-        return Content(kernel, packed.label)
+        return FileSlice(kernel, packed.label)
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
@@ -166,7 +166,7 @@ class _Reading:
                 raise NoSpace(f"there is no room in {self.scratch} to decompress a kernel") from error
             raise KheadersError(f"cannot decompress a kernel in {self.scratch}: {error.strerror}") from error
 
-    def _from_elf(self, kernel: Content) -> tuple[bytes, str]:
+    def _from_elf(self, kernel: FileSlice) -> tuple[bytes, str]:
         found = elf.sections(kernel, (".BTF", ".rodata", ".notes"))
         section = found.get(".BTF")
         if section is None:
@@ -176,16 +176,16 @@ class _Reading:
             raise Corrupt(
                 f"{kernel.label} has {section.size} bytes of BTF, more than the limit of {blob.MAX_BTF}"
             )
-        notes = found[".notes"].upto(0, _MAX_NOTES) if ".notes" in found else b""
+        notes = found[".notes"].up_to(0, _MAX_NOTES) if ".notes" in found else b""
         return section.at(0, section.size), elf.build_id_in(notes)
 
-    def _from_flat(self, kernel: Content) -> bytes:
+    def _from_flat(self, kernel: FileSlice) -> bytes:
         """The first BTF of a kernel in an image without section headers."""
         self._check_release(kernel)
         tried = 0
         for offset, _ in itertools.islice(kernel.find(blob.LITTLE_ENDIAN, 4), _MAX_CANDIDATES):
             with contextlib.suppress(Corrupt):
-                size = blob.parts(kernel.upto(offset, blob.HEADER), kernel.label).end
+                size = blob.parts(kernel.up_to(offset, blob.HEADER), kernel.label).end
                 candidate = kernel.at(offset, size)
                 tried += 1
                 blob.check(candidate, kernel.label)
@@ -194,7 +194,7 @@ class _Reading:
                 break
         raise _without_btf(kernel)
 
-    def _check_release(self, where: Content) -> None:
+    def _check_release(self, where: FileSlice) -> None:
         found = ""
         for _, match in itertools.islice(where.find(_BANNER, _MAX_BANNER), _MAX_CANDIDATES):
             if match[1].startswith(self.release.encode() + b" ("):
@@ -205,7 +205,7 @@ class _Reading:
         raise Corrupt(f"{where.label} has no version of a kernel")
 
 
-def _of_boot_protocol(image: Content) -> tuple[Content, int]:
+def _of_boot_protocol(image: FileSlice) -> tuple[FileSlice, int]:
     """The compressed kernel in an x86 image, and its size after decompression.
 
     See the kernel's Documentation/arch/x86/boot.rst: setup_sects, version, payload_offset, payload_length.
@@ -220,12 +220,12 @@ def _of_boot_protocol(image: Content) -> tuple[Content, int]:
     return packed, struct.unpack("<I", packed.at(size - 4, 4))[0]
 
 
-def _is_flat(kernel: Content) -> bool:
+def _is_flat(kernel: FileSlice) -> bool:
     """Whether it is the image of a kernel for arm64 or riscv (their Documentation, "boot-image-header")."""
-    return kernel.upto(0x38, 4) in (b"ARM\x64", b"RSC\x05")
+    return kernel.up_to(0x38, 4) in (b"ARM\x64", b"RSC\x05")
 
 
-def _without_btf(kernel: Content) -> NotFound:
+def _without_btf(kernel: FileSlice) -> NotFound:
     return NotFound(
         Reason.INCOMPLETE,
         f"{kernel.label} has no BTF: it was built without CONFIG_DEBUG_INFO_BTF, or stripped",

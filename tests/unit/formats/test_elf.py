@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kheadersd.errors import Corrupt
 from kheadersd.formats import elf
-from kheadersd.formats.file_slice import InMemory
+from kheadersd.formats.file_slice import MemorySlice
 
 KINDS = pytest.mark.parametrize(("bits", "order"), [(32, "<"), (32, ">"), (64, "<"), (64, ">")])
 
@@ -37,8 +37,8 @@ def make(bits: int, order: str, sections: dict[str, bytes], interpreter: bytes =
     return start + struct.pack(order + layout, *values) + body + headers
 
 
-def content(data: bytes) -> InMemory:
-    return InMemory(memoryview(data), "x")
+def content(data: bytes) -> MemorySlice:
+    return MemorySlice(memoryview(data), "x")
 
 
 @KINDS

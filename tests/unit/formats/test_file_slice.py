@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.errors import Corrupt
-from kheadersd.formats.file_slice import Content
+from kheadersd.formats.file_slice import FileSlice
 
 
 @pytest.fixture
@@ -23,22 +23,22 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def test_bytes_and_parts(file: int) -> None:
-    content = Content(file, "x")
+    content = FileSlice(file, "x")
     assert (content.size, content.at(3, 4), content.at(10, 0)) == (10, b"3456", b"")
-    assert (content.upto(8, 5), content.upto(12, 5)) == (b"89", b"")
+    assert (content.up_to(8, 5), content.up_to(12, 5)) == (b"89", b"")
     part = content.part(2, 5).part(1, 3)
-    assert (part.size, part.at(0, 3), part.upto(2, 9)) == (3, b"345", b"5")
+    assert (part.size, part.at(0, 3), part.up_to(2, 9)) == (3, b"345", b"5")
 
 
 @pytest.mark.parametrize(("offset", "size"), [(-1, 2), (0, -1), (0, 11), (10, 1), (2**64, 1), (1, 2**64)])
 def test_what_is_outside(file: int, offset: int, size: int) -> None:
-    for read in (Content(file, "x").at, Content(file, "x").part):
+    for read in (FileSlice(file, "x").at, FileSlice(file, "x").part):
         with pytest.raises(Corrupt, match="x is damaged: it ends before"):
             read(offset, size)
 
 
 def test_a_file_that_becomes_shorter(file: int) -> None:
-    content = Content(file, "x")
+    content = FileSlice(file, "x")
     os.ftruncate(file, 5)
     with pytest.raises(Corrupt, match="x is damaged: it ends before"):
         content.at(0, 10)
@@ -49,4 +49,4 @@ def test_found_across_the_borders_of_pieces(file: int) -> None:
         os.ftruncate(file, 0)
         os.ftruncate(file, (2 << 20) + 100)
         os.pwrite(file, b"needle", at)
-        assert {where for where, _ in Content(file, "x").find(re.compile(b"needle"), 6)} == {at}
+        assert {where for where, _ in FileSlice(file, "x").find(re.compile(b"needle"), 6)} == {at}

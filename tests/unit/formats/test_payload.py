@@ -13,7 +13,7 @@ import zstandard
 
 from kheadersd.errors import Corrupt
 from kheadersd.formats.compressed import PIECE
-from kheadersd.formats.file_slice import InMemory
+from kheadersd.formats.file_slice import MemorySlice
 from kheadersd.formats.payload import UnknownCompression, decompress, is_compressed
 
 KERNEL = random.Random(1).randbytes(400_000) + bytes(2_000_000)
@@ -31,8 +31,8 @@ COMPRESSIONS: list[Callable[[bytes], bytes]] = [gzip.compress, lzma.compress, _l
 EACH = pytest.mark.parametrize("compress", COMPRESSIONS)
 
 
-def content(data: bytes) -> InMemory:
-    return InMemory(memoryview(data), "/boot/vmlinuz")
+def content(data: bytes) -> MemorySlice:
+    return MemorySlice(memoryview(data), "/boot/vmlinuz")
 
 
 @EACH
