@@ -65,7 +65,7 @@ $1
     return 1
 }
 
-# Make a directory, and note it if it was not there before us.
+# Make a directory, and note it if it is new.
 directory() {
     [ ! -d "$root$1" ] || return 0
     directory "$(dirname "$1")"
@@ -154,7 +154,7 @@ link_of() { echo "/etc/systemd/system/$(sed -n 's/^WantedBy=//p' "$here/units/$1
 
 is_enabled() { [ -L "$(link_of "$1")" ]; }
 
-# As systemctl enable does it, also where there is no systemctl. Who has disabled a unit keeps it so.
+# As systemctl enable does it, also where there is no systemctl. A unit that was disabled before stays disabled.
 enable_unit() {
     link=$(link_of "$1")
     if was_installed "$link" && [ ! -L "$root$link" ]; then note "$link"; return 0; fi
@@ -208,7 +208,7 @@ start() {
     systemctl daemon-reload
     systemctl try-restart kheadersd.service
     ! is_enabled run-kheaders-build.automount || systemctl start run-kheaders-build.automount
-    # Whoever has just installed us may look for headers at once. All else comes with the timer, a second later.
+    # The headers may be needed at once. The timer starts the rest a second later.
     ! is_enabled kheaders-link.service || systemctl start kheaders-link.service
     ! is_enabled kheaders.timer || systemctl restart kheaders.timer
 }
