@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CompileFailed, KheadersError
 from ..sandbox.command import Command
-from ..sandbox.limits import exceeded_limit
+from ..sandbox.limits import why_failed
 from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.printable import printable
 
@@ -73,5 +73,4 @@ def failure(finished: Finished, what: str) -> CompileFailed:
     lines = [line for line in lines if line]
     # The names of the files that led to an error come before it.
     errors = [line for line in lines if "error:" in line] or lines
-    reason = exceeded_limit(finished) or "; ".join(errors[:FIRST_LINES]) or f"it gave {finished.status}"
-    return CompileFailed(f"{what}: {reason}")
+    return CompileFailed(f"{what}: {why_failed(finished, '; '.join(errors[:FIRST_LINES]))}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
 from ..sandbox.command import Command
-from ..sandbox.limits import exceeded_limit
+from ..sandbox.limits import why_failed
 from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.file_digests import FileDigests
 from ..system.file_identity import Identities, are_unchanged, identities_at
@@ -242,7 +242,7 @@ class Compilers:
             raise NotAvailable(f"cannot run {words[0]}: {error.strerror}") from error
         if finished.status:
             last = finished.stderr.strip().rpartition("\n")[2][:200]
-            why = exceeded_limit(finished) or last or f"it ended with status {finished.status}"
+            why = why_failed(finished, last)
             raise NotAvailable(f"the compiler does not work: {' '.join(words)}: {why}")
         return finished
 

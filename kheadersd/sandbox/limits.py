@@ -36,3 +36,8 @@ def exceeded_limit(finished: Finished) -> str:
     if 0 < number < signal.NSIG:
         return f"it was ended by signal {number} ({signal.strsignal(number)})"
     return ""
+
+
+def why_failed(finished: Finished, printed: str) -> str:
+    """Why a command failed, as the end of a sentence: a limit, else ``printed``, else its exit status."""
+    return exceeded_limit(finished) or printed or f"it ended with status {finished.status}"

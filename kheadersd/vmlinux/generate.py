@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import CompileFailed
 from ..host.architecture import ARCHITECTURES, of_machine
 from ..sandbox.command import Command
-from ..sandbox.limits import exceeded_limit
+from ..sandbox.limits import why_failed
 from ..sandbox.runners import COMPILE_ENVIRONMENT
 from ..system.tasks import in_thread
 
@@ -62,7 +62,7 @@ async def make(btf: Btf, bpftool: Bpftool, run: Run, out: int) -> int:
     finished = await run(Command(words, COMPILE_ENVIRONMENT, SECONDS, stdin=btf.data, stdout=out))
     if finished.status != 0:
         lines = "; ".join(finished.stderr.splitlines()[:_FIRST_LINES])
-        said = exceeded_limit(finished) or lines or f"it ended with status {finished.status}"
+        said = why_failed(finished, lines)
         raise CompileFailed(
             f"bpftool {bpftool.version} cannot make {NAME} of the BTF in {btf.origin}: {said}. "
             "For a newer kernel than itself, a newer bpftool may be needed"
