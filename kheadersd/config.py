@@ -169,7 +169,7 @@ class Config:
     cache_directory: Path = field(
         default=Path("/var/cache/kheaders"), metadata=_key("Cache", "Directory", _directory)
     )
-    """The cache. Nobody but the daemon may be able to write to it."""
+    """The cache. No other user than the daemon's may be able to write to it."""
 
     max_entries: int | None = field(default=8, metadata=_key("Cache", "MaxEntries", _or_infinity(_count(0))))
     """Entries that are kept. Those of the running and of installed kernels count and always stay."""
@@ -188,9 +188,9 @@ class Config:
     max_leases_per_user: int = field(
         default=32, metadata=_key("Limits", "MaxLeasesPerUser", _count(1, 65536))
     )
-    """Leases of one user; root is exempt. dbus-daemon reads nothing more from us while 64 descriptors that we
-    sent are still waiting in it (its max_incoming_unix_fds): nobody who never picks up his answers may have
-    that many."""
+    """Leases of one user; root is exempt. dbus-daemon reads nothing more from a connection while 64
+    descriptors that it sent still wait there (max_incoming_unix_fds): a user who never reads the answers must
+    not reach that number."""
 
     max_files: int = field(default=100_000, metadata=_key("Limits", "MaxFiles", _count(1)))
     """Files in one archive."""

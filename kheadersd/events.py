@@ -1,4 +1,4 @@
-"""The events that the journal tells of, by their message ids; `units/kheadersd.catalog` explains each."""
+"""The events of the journal and their message ids; `units/kheadersd.catalog` explains each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the daemon says: structured entries in the journal, or lines on stderr where there is no journal.
+"""What the daemon logs: structured entries in the journal, or lines on stderr where there is no journal.
 
-Saying something never blocks and never fails: an entry that cannot be delivered at once goes to stderr, and
-one that cannot go there either is counted, and the loss is told with the next.
+Logging never blocks and never fails: an entry that cannot be delivered at once goes to stderr. One that
+cannot go there either is counted as lost, and the next entry has the count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_TRACEBACK = 8192  # characters, of which the end is kept
 _MAX_LINE = select.PIPE_BUF  # bytes: what a pipe that polls writable takes without blocking
 
 
-# What callers make happen as often as they like: so many entries at once about each user, then one a second.
+# Events that callers cause as often as they like: `_AT_ONCE` entries about each user, then one a second.
 _OF_CALLERS = frozenset(
     (
         Event.LEASE_GRANTED,
@@ -55,10 +55,10 @@ _OF_CALLERS = frozenset(
 )
 _AT_ONCE = 30
 _PER_SECOND = 1.0
-_TELL_LEFT_OUT = 10.0  # seconds after which it is told how many were left out, if no later entry has told it
+_LEFT_OUT_PAUSE = 10.0  # seconds after which the number left out is logged, if no later entry has it
 _MAX_BUDGETS = 1000
 
-# Faults of this host or of ours; everything else a caller can be told is an ordinary refusal.
+# Faults of the host or of the daemon; all other errors are ordinary refusals.
 _FAULTS = frozenset(
     ("Corrupt", "ReleaseMismatch", "NoSpace", "ModuleFailed", "CompileFailed", "Timeout", "Failed")
 )
@@ -100,10 +100,10 @@ class _Budgets:
 
 
 class Journal:
-    """The one place where everything that is said ends up.
+    """Writes all entries of the daemon.
 
     Attributes:
-        level: the least important level that is said, one of `LEVELS`.
+        level: the least important level that is logged, one of `LEVELS`.
         target: one of `TARGETS`.
 
     Setting either to something else raises InvalidArgs.
@@ -113,7 +113,7 @@ class Journal:
         self._stuck = False
         self._lost = 0
         self._budgets = _Budgets()
-        self._telling = False
+        self._left_out_timer = False
         self.target = target
         self.level = level
 
@@ -140,7 +140,7 @@ class Journal:
         self._target = name
 
     def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
-        """Say that something changed.
+        """Log an event.
 
         Args:
             message: one sentence.
@@ -154,7 +154,7 @@ class Journal:
             return
         if event in _OF_CALLERS:
             uid = fields.get("client_uid")
-            if not self._may_say(uid):
+            if not self._is_within_budget(uid):
                 return
             if left_out := self._budgets.left_out(uid):
                 message += f" ({left_out} entries about {_user(uid)} before this one were left out)"
@@ -165,68 +165,68 @@ class Journal:
         for name, value in fields.items():
             if value is not None:
                 entry["KHEADERS_" + name.upper()] = printable(str(value), _MAX_VALUE)
-        self._say(priority, printable(message, _MAX_MESSAGE), entry)
+        self._write(priority, printable(message, _MAX_MESSAGE), entry)
 
-    def tell_left_out(self) -> None:
-        """Say how many entries were left out that no later one has told of."""
-        self._telling = False
+    def log_left_out(self) -> None:
+        """Log how many entries were left out since the last that has the count."""
+        self._left_out_timer = False
         for about, count in self._budgets.all_left_out().items():
             uid = about if isinstance(about, int) else None
             what = f"of {about}" if isinstance(about, str) else f"about {_user(about)}"
             message = f"{count} entries {what} were left out"
             self.report(Event.LEFT_OUT, message, left_out=count, client_uid=uid)
 
-    def _may_say(self, about: object) -> bool:
+    def _is_within_budget(self, about: object) -> bool:
         if self._budgets.take(about):
             return True
-        self._tell_later()
+        self._log_left_out_later()
         return False
 
-    def _tell_later(self) -> None:
-        """Have it told that something was left out, even if there is no later entry about the same."""
+    def _log_left_out_later(self) -> None:
+        """Log the number left out after a while, even if there is no later entry about the same."""
         with contextlib.suppress(RuntimeError):  # a thread, or a test, without an event loop
             loop = asyncio.get_running_loop()
-            if not self._telling:
-                self._telling = True
-                loop.call_later(_TELL_LEFT_OUT, self.tell_left_out)
+            if not self._left_out_timer:
+                self._left_out_timer = True
+                loop.call_later(_LEFT_OUT_PAUSE, self.log_left_out)
 
     def report_failure(self, error: KheadersError, *, again: bool = False, **fields: object) -> None:
-        """Say that a request failed: as an error where something is wrong here; an ordinary refusal (nothing
-        to be had, no authorisation, bad arguments) is below the default level.
+        """Log that a request failed: as an error if the host or the daemon is at fault. An ordinary refusal
+        (no headers, no authorisation) is below the default level.
 
         Args:
-            again: whether the same was said just before: then it is counted as left out.
+            again: whether an identical failure was just logged: then this one is counted as left out.
         """
         name = error.bus_name.rpartition(".")[2]
         event = Event.REQUEST_FAILED if name in _FAULTS else Event.REQUEST_REFUSED
         if again:
             if LEVELS.index(event.level) <= self._level:
                 self._budgets.leave_out(fields.get("client_uid"))
-                self._tell_later()
+                self._log_left_out_later()
             return
         self.report(event, error.message, **{**fields, "error": error.bus_name})  # type: ignore[arg-type]
 
     def log(
         self, priority: int, message: str, *, traceback: str = "", fields: Mapping[str, str] | None = None
     ) -> None:
-        """Say something that is no event. ``priority`` is an index of `LEVELS`.
+        """Log what is no event. ``priority`` is an index of `LEVELS`.
 
-        What a caller can make happen is bounded here, too: by the place in the code.
+        Warnings and errors are bounded for each place in the code, as events are for each user.
         """
         if priority > self._level:
             return
         place = f"{fields['CODE_FILE']}:{fields['CODE_LINE']}" if fields and "CODE_LINE" in fields else None
         if place is not None and priority <= _WARNING:
-            if not self._may_say(place):
+            if not self._is_within_budget(place):
                 return
             if left_out := self._budgets.left_out(place):
                 message += f" ({left_out} of this place before this one were left out)"
         entry = {name: printable(value, _MAX_VALUE) for name, value in (fields or {}).items()}
         if traceback:
             entry["EXCEPTION_INFO"] = encodable(traceback[-_MAX_TRACEBACK:])
-        self._say(priority, printable(message, _MAX_MESSAGE), entry)
+        self._write(priority, printable(message, _MAX_MESSAGE), entry)
 
-    def _say(self, priority: int, message: str, entry: dict[str, str]) -> None:
+    def _write(self, priority: int, message: str, entry: dict[str, str]) -> None:
         if self._target == "null":
             return
         if self._lost:
@@ -240,7 +240,7 @@ class Journal:
     def _to_journal(self, priority: int, message: str, entry: dict[str, str]) -> bool:
         # systemd-python 235 sends on a blocking socket and keeps the interpreter's lock meanwhile, so that a
         # stopped journald would stop every thread: whether there is room is asked first. (Another program
-        # can take the last place in between; then we wait until a living journald makes room.)
+        # can take the last place in between; then the daemon waits until a living journald makes room.)
         room = _room(0 if self._stuck else _PATIENCE)
         self._stuck = room is False
         if not room:
@@ -274,7 +274,7 @@ def _room(patience: int) -> bool | None:
 
 
 def _to_console(priority: int, message: str, entry: Mapping[str, str]) -> bool:
-    """Write to stderr if it takes it at once: somebody may have stopped reading it."""
+    """Write to stderr if that takes it at once: the reader of a pipe may have stopped reading."""
     if sys.__stderr__ is None:  # closed from the start: descriptor 2 may be anything by now
         return False
     text = f"{IDENTIFIER}: {LEVELS[priority]}: {message}"

@@ -47,5 +47,5 @@ class Answers:
         return reply
 
     def forget(self) -> None:
-        """Something has changed that replies tell of."""
+        """Encode replies anew from now on: something that they describe has changed."""
         self._encoded.clear()

@@ -77,7 +77,7 @@ def _user_cache() -> Path:
 
 
 def _utf8(path: Path, what: str) -> Path:
-    """``path``, if its name can be told to callers: D-Bus has no other text than UTF-8."""
+    """``path``, if callers can be given it: D-Bus has no other text than UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

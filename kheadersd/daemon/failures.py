@@ -1,4 +1,4 @@
-"""Requests that failed or were refused, as the journal and the property LastError tell of them."""
+"""Requests that failed or were refused: the journal's entries about them, and the property LastError."""
 
 from __future__ import annotations
 

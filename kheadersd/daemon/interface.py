@@ -50,7 +50,7 @@ _PRECOMPILED = "sasa{sv}"
 def _noted(
     handler: Callable[Concatenate[Service, Call, P], Awaitable[Result]],
 ) -> Callable[Concatenate[Service, Call, P], Later]:
-    """A handler whose failures the journal and LastError tell of."""
+    """The handler, with its failures noted for the journal and LastError."""
 
     async def handle(self: Service, call: Call, /, *args: P.args, **kwargs: P.kwargs) -> Result:
         try:

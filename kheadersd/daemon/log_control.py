@@ -17,7 +17,7 @@ NAME = "org.freedesktop.LogControl1"
 
 
 def log_control(journal: Journal, authority: Authority) -> Interface:
-    """The interface over a journal. Everybody may read; only root may write."""
+    """The interface over a journal. All users may read; only root may write."""
 
     async def set_level(call: Call, value: object) -> None:
         await authority.require_root(call, "set the log level")

@@ -52,7 +52,7 @@ _STOP_THREADS, _STOP_WORK, _STOP_PROCESS = 1.5, 3.0, 4.2
 _FIRST_CONNECT = 10.0
 """Seconds for which the bus may be missing at start."""
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between attempts to find the bus again; the last one for ever."""
+"""Seconds between attempts to find the bus again; the last is repeated."""
 # A descriptor for each lease, and some for the work.
 _SPARE_DESCRIPTORS = 512
 _FIXED = ("Directory=", "Directories=", "Loader=")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
-    """End the process if it has not ended in time, and tell what hangs. In a thread of its own."""
+    """End the process if it has not ended in time, and log what hangs. Runs in a thread of its own."""
     time.sleep(_STOP_PROCESS)
     with contextlib.suppress(Exception):  # the event loop may be changing what is looked at
         tasks = ", ".join(sorted(_name(task) for task in asyncio.all_tasks(loop))) or "no task"
@@ -156,7 +156,7 @@ class _Daemon:
                 await self._serve(service, signals)
         finally:
             if self._has_started:
-                self._journal.tell_left_out()
+                self._journal.log_left_out()
                 self._journal.report(Event.STOPPING, "kheadersd has stopped")
 
     def _told_to_stop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -196,11 +196,11 @@ class _Daemon:
             self._manager.reloaded()
 
     async def _configure(self, parts: Parts, settings: config.Config) -> None:
-        """Take what can be taken while we run."""
+        """Apply what can be applied while the daemon runs."""
         old, self._settings = self._settings, settings
         changed = config.changes(old, settings)
         if settings.log_level != old.log_level and not self._arguments.debug:
-            # Only then: the level that somebody set for this run over the bus stays otherwise.
+            # Only then: a level that root has set over the bus stays otherwise.
             self._journal.level = settings.log_level
         _allow_descriptors(settings.max_leases + _SPARE_DESCRIPTORS)
         await parts.configure(settings)
@@ -212,7 +212,7 @@ class _Daemon:
     # The bus
 
     async def _serve(self, service: Service, signals: Signals) -> None:
-        """Be on the bus, and come back to it when it is lost, until told to stop."""
+        """Serve on the bus, and connect again when it is lost, until told to stop."""
         first = True
         while not self._stop.is_set():
             connection = await self._connect(first=first)
@@ -224,8 +224,8 @@ class _Daemon:
                 connection.export(SERVICE_PATH, [service.interface])
                 signals.attach(connection, service.interface, service.parts.existing.describe)
                 connection.export(logcontrol.PATH, [logcontrol.log_control(self._journal, self._authority)])
-                # The service manager is there, who knows what was left loaded: by a predecessor, or when the
-                # bus went.
+                # With the bus, the service manager is there, which knows whether a predecessor, or a loss of
+                # the bus, has left the module loaded.
                 await self._unless_stopped(service.parts.module.recover())
                 await self._unless_stopped(connection.request_name(SERVICE))
                 if self._stop.is_set():
@@ -240,7 +240,7 @@ class _Daemon:
             finally:
                 if self._stop.is_set():
                     self._manager.stopping()
-                    # While we are on the bus: to give the module back takes the service manager.
+                    # Before the connection ends: unloading the module takes the service manager.
                     await self._in_time(connection.end_calls)
                     await self._in_time(service.parts.provider.close)
                 self._connection = None
@@ -261,7 +261,9 @@ class _Daemon:
             memory.collect_often()
             self._manager.ready()
         else:
-            self._journal.report(Event.BUS_CONNECTED, f"On the bus again, as {connection.unique_name}")
+            self._journal.report(
+                Event.BUS_CONNECTED, f"Connected to the bus again, as {connection.unique_name}"
+            )
 
     async def _until_lost(self, connection: Connection) -> None:
         stopping = asyncio.create_task(self._stop.wait())
@@ -303,7 +305,7 @@ class _Daemon:
         return None
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The result of ``work``; None when told to stop before it was done, because the bus says nothing."""
+        """The result of ``work``; None when told to stop before it was done."""
         task, stopping = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -321,7 +323,7 @@ class _Daemon:
 
 
 def _allow_descriptors(wanted: int) -> None:
-    """Raise the soft limit as far as we need, and may."""
+    """Raise the soft limit of descriptors to what is wanted, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -32,8 +32,8 @@ class StatusObserver:
     """An `Observer` that keeps the status up to date, and passes everything on.
 
     Args:
-        observer: who is to be told.
-        update: tells the status; called soon after a change.
+        observer: gets everything.
+        update: sends the status; called soon after a change.
     """
 
     def __init__(self, observer: Observer, update: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The one door for ``a{sv}`` options: unknown keys and values of another type are refused here, by name."""
+"""Checks ``a{sv}`` options: unknown keys and values of another type are refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_PATH = 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option(Generic[T]):
-    """One option: its D-Bus signature, its value when it is left out, and a check of its value.
+    """An option: its D-Bus signature, its value when it is left out, and a check of its value.
 
     `check` returns the value to be used, or raises InvalidArgs.
     """

@@ -1,4 +1,4 @@
-"""Who may do what: root always, everybody else as polkit says."""
+"""Who may do what: root everything, other users what polkit allows."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _AUTHORITY = (
     "org.freedesktop.PolicyKit1.Authority",
 )
 _ALLOW_USER_INTERACTION = 1
-# Long enough for somebody to find their password.
+# Long enough to find a password.
 _INTERACTIVE_TIMEOUT = 300.0
 # Below the 25 seconds after which libraries give up, so that the caller still hears of it.
 _TIMEOUT = 15.0
-# A user can keep polkit waiting, by an agent that never answers; the bus lets us wait for 128 answers in all.
+# A user can keep polkit waiting, by an agent that never answers; the bus allows 128 open calls in all.
 _QUESTIONS_PER_USER = 16
 
 
@@ -57,7 +57,7 @@ _NO_POLKIT = frozenset(
         "org.freedesktop.systemd1.UnitMasked",
     }
 )
-# polkit went, or was restarted, while we waited.
+# polkit ended, or was restarted, before it answered.
 _LOST = FREEDESKTOP_ERRORS + "NoReply"
 
 
@@ -104,13 +104,13 @@ class Authority:
         Raises:
             AccessDenied: the caller may not, or polkit did not say.
             InteractiveAuthorizationRequired: the caller may after authenticating, and the message did not
-                allow us to ask for that.
+                allow polkit to ask for that.
             LimitsExceeded: too many questions about the caller's user are open.
         """
         uid = (await call.credentials()).uid
         if uid in self._trusted:
             return
-        # Whoever asks for the same many times is one question to polkit.
+        # Identical calls of a caller are one question to polkit.
         question = _Question(call.connection, call.sender, action, ask and call.allow_interactive)
         try:
             allowed, challenge = await self._questions.share(question, lambda: self._ask(uid, question))
@@ -177,13 +177,13 @@ class Authority:
                 timeout=_INTERACTIVE_TIMEOUT if interactive else _TIMEOUT,
             )
         except (Timeout, asyncio.CancelledError):
-            # An answer that nobody takes would count against what the bus lets us wait for.
+            # A call that stays open counts against the calls that the bus allows.
             self._background.start(_cancel(connection, cancellation))
             raise
         try:
             ((allowed, challenge, _),) = answer.values
         except (TypeError, ValueError):
-            raise BusError(FREEDESKTOP_ERRORS + "Failed", "its answer is not one") from None
+            raise BusError(FREEDESKTOP_ERRORS + "Failed", "its answer is malformed") from None
         return bool(allowed), bool(challenge)
 
 
@@ -191,7 +191,7 @@ async def _cancel(connection: Peer, cancellation: str) -> None:
     try:
         await connection.call(*_AUTHORITY, "CancelCheckAuthorization", "s", [cancellation], timeout=_TIMEOUT)
     except KheadersError as error:
-        log.debug("polkit did not let go of a question: %s", error.message)
+        log.debug("polkit did not cancel a question: %s", error.message)
 
 
 def _unanswered(action: Action, error: KheadersError) -> AccessDenied:

@@ -1,4 +1,4 @@
-"""What callers are told of headers, entries and precompiled headers."""
+"""How replies, signals and Describe show headers, entries and precompiled headers."""
 
 from __future__ import annotations
 

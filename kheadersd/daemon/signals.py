@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..headers.requests import Served
     from ..release import Release
 
-# Enough for one PropertiesChanged to tell of all that one piece of work changes.
+# Seconds; enough for one PropertiesChanged to have all that a piece of work changes.
 _SETTLE = 0.02
 
 
@@ -25,7 +25,7 @@ class Signals:
     """An `Observer` that emits signals, on one connection after the other.
 
     Args:
-        outdated: called at once when something changes that replies tell of.
+        outdated: called at once when something changes that replies describe.
     """
 
     def __init__(self, outdated: Callable[[], None]) -> None:

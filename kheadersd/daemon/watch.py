@@ -1,4 +1,4 @@
-"""All that is watched, wired up."""
+"""Watches the module and the installed kernels of a host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Watching:
         self._background = Background()
 
     def start(self) -> None:
-        """Begin, in the background; nothing has to wait for it."""
+        """Begin, in the background."""
         self._background.start(self._kernels.run())
         # The kernel's events are about this machine, not about an image.
         if self._host.is_live:
@@ -47,7 +47,7 @@ class Watching:
         self._uevents.close()
 
     def _module_event(self) -> None:
-        # The properties show what is, whenever they are read: telling of them needs no look.
+        # The properties look at the module when they are read.
         self._observer.changed()
         self._happened.set()
 
@@ -56,11 +56,12 @@ class Watching:
             await self._uevents.start()
         except (ImportError, OSError) as error:
             self._limited(
-                "/sys/module", f"When others load or unload kheaders is not noticed at once: {error}"
+                "/sys/module",
+                f"Loading and unloading of kheaders by other programs is not noticed at once: {error}",
             )
             return
         while True:
-            # Also at first: something may have happened before we listened.
+            # Also at first: something may have happened before the events were followed.
             self._happened.clear()
             await self._module.on_uevent()
             self._observer.changed()
@@ -74,7 +75,8 @@ class Watching:
 
     def _kernels_limited(self, reason: str) -> None:
         self._limited(
-            str(self._host.path("lib/modules")), f"Kernels are looked for once a minute, because {reason}"
+            str(self._host.path("lib/modules")),
+            f"Installed kernels are looked for once a minute, because {reason}",
         )
 
     def _limited(self, path: str, message: str) -> None:

@@ -22,7 +22,7 @@ IN_TOTAL = 8192
 class CallsInFlight:
     """The tasks of calls that could not be answered at once.
 
-    A sender is one connection to the bus. Its user is known only once somebody has asked for its credentials;
+    A sender is one connection to the bus. Its user is known only once the bus was asked for its credentials;
     until then its calls count for the connection and in total. Root is exempt from the user's limit.
     """
 
@@ -39,7 +39,7 @@ class CallsInFlight:
         """
         Args:
             uid: the sender's user, None if it is not known yet.
-            unheard: nobody waits for the answer. A bus limits how many answers may be awaited, but not how
+            unheard: the call wants no answer. A bus limits how many answers may be awaited, but not how
                 many such calls are sent.
 
         Raises:
@@ -54,7 +54,7 @@ class CallsInFlight:
             raise LimitsExceeded(f"{IN_TOTAL} calls are in progress; try again in a few seconds")
 
     def start(self, sender: str, uid: int | None, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a call's work as a task that is ours."""
+        """Run a call's work as a task, and count it."""
         task = asyncio.get_running_loop().create_task(work)
         self._of_sender.setdefault(sender, set()).add(task)
         self._total += 1
@@ -72,7 +72,7 @@ class CallsInFlight:
             self._of_user[uid] += len(self._of_sender[sender])
 
     def cancel(self, sender: str) -> None:
-        """Cancel the sender's calls: it is gone, and nobody waits for the answers."""
+        """Cancel the sender's calls: it has left the bus, and the answers are of no use."""
         for task in self._of_sender.get(sender, ()):
             task.cancel()
 

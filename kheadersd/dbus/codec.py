@@ -117,7 +117,7 @@ def encode(signature: str, values: Sequence[Any]) -> bytes:
     Args:
         signature: the types of the values. Structs are given as lists, ``ay`` as bytes.
         values: one value for each complete type. Text that cannot travel on the bus (a NUL, or a surrogate,
-            as in a file name that is not UTF-8) is escaped: one odd name must not fail a whole answer.
+            as in a file name that is not UTF-8) is escaped: an odd name must not fail the whole answer.
 
     Raises:
         ValueError: a value is not of its type.
@@ -157,7 +157,7 @@ def encode_exactly(signature: str, values: Sequence[Any]) -> bytes:
         marshaller = _library.marshaller(signature, body)
         encoded = bytes(marshaller.marshall())
         _release(marshaller)
-        # The libraries let different things pass, and the bus would end our connection for any of them.
+        # The libraries let different things pass, and the bus ends the connection for any of them.
         unmarshal(signature, encoded, big_endian=False)
     except (MemoryError, KeyboardInterrupt):
         raise

@@ -34,7 +34,7 @@ _LAST_WORDS = 1.0  # seconds that closing waits for a full socket
 
 
 class Signal(NamedTuple):
-    """A signal that has come in. Anybody can send one to us alone: check the sender."""
+    """A signal that has come in. Any program can send one to this connection alone: check the sender."""
 
     sender: str
     path: str
@@ -87,7 +87,7 @@ class Connection:
                 LimitsExceeded, a larger answer fails the call so.
 
         Raises:
-            ConnectionLost: there is no bus, or it does not want us.
+            ConnectionLost: there is no bus, or it refuses the connection.
             Timeout: it is there and says nothing.
         """
 
@@ -111,12 +111,12 @@ class Connection:
 
     @property
     def unique_name(self) -> str:
-        """Our name on this bus, such as ``:1.42``."""
+        """The name of this connection on the bus, such as ``:1.42``."""
         return self._unique_name
 
     @property
     def closed(self) -> asyncio.Future[str]:
-        """Await it to learn of the end of the connection: its result is the reason, "" if we closed it."""
+        """Await it to learn of the end of the connection: its result is the reason, "" after `close`."""
         return asyncio.shield(self._closed)
 
     async def close(self) -> None:
@@ -135,7 +135,7 @@ class Connection:
             await self._callers.stop()
 
     async def end_calls(self) -> None:
-        """Take no more calls, and cancel those in flight. We can still call others.
+        """Take no more calls, and cancel those in flight. Other programs can still be called.
 
         Not to be awaited by a method's own task.
         """
@@ -156,7 +156,7 @@ class Connection:
     def emit(
         self, path: str, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
     ) -> None:
-        """Send a signal to whoever listens. Nothing happens when the connection is gone.
+        """Send a signal to all listeners. Nothing happens when the connection is gone.
 
         Raises:
             ValueError: the values are not of this signature.
@@ -187,7 +187,7 @@ class Connection:
         Raises:
             BusError: the other side answered with an error.
             Timeout: there was no answer in time.
-            ConnectionLost: the connection is gone, or went while we waited.
+            ConnectionLost: the connection is gone, or went before the answer came.
             LimitsExceeded: the answer is larger than what this connection reads.
             ValueError: the values are not of this signature, or the answer is not of its own.
         """
@@ -238,7 +238,7 @@ class Connection:
     def on_signal(
         self, callback: Callable[[Signal], None], *, interface: str = "", member: str = ""
     ) -> Callable[[], None]:
-        """Have signals handed over, of one interface or member if given; returns what ends that.
+        """Call back for each signal, of an interface or member if given; returns a function that ends that.
 
         The callback must not block. Check `Signal.sender`.
         """
@@ -252,7 +252,7 @@ class Connection:
         return unsubscribe
 
     async def credentials(self, sender: str) -> Credentials:
-        """Who is behind a unique name. Remembered until the name vanishes.
+        """The credentials of a unique name. Remembered until the name vanishes.
 
         Raises:
             AccessDenied: there is no such connection any more.
@@ -288,7 +288,7 @@ class Connection:
         if message.kind in (wire.METHOD_RETURN, wire.ERROR):
             self._settle(message)
             return
-        # Nobody has a reason to send us descriptors in calls or signals.
+        # No call or signal that is handled here has descriptors.
         close_descriptors(message.descriptors)
         message.descriptors = ()
         if message.kind == wire.SIGNAL:
@@ -303,9 +303,8 @@ class Connection:
         elif message.kind in (wire.METHOD_RETURN, wire.ERROR):
             pending = self._pending_for(message)
             if pending is not None:
-                pending.answer.set_exception(
-                    LimitsExceeded(f"the answer of {pending.destination} is larger than we read")
-                )
+                reason = f"the answer of {pending.destination} is larger than this connection reads"
+                pending.answer.set_exception(LimitsExceeded(reason))
 
     def stream_lost(self, reason: str) -> None:
         """For the stream."""
@@ -322,7 +321,7 @@ class Connection:
         pending.answer.set_result(message)
 
     def _pending_for(self, message: Message) -> _Pending | None:
-        """The call that a reply answers. A session bus lets anybody send one: the sender must be right."""
+        """The call that a reply answers, if its sender was called: a session bus lets any program reply."""
         pending = self._pending.get(message.fields.reply_serial)
         if pending is None or pending.answer.done():
             return None
@@ -359,7 +358,7 @@ class Connection:
     # The end
 
     def _abandon(self) -> None:
-        """End at once, from our side."""
+        """End the connection at once."""
         self._closing = True
         self._stream.close()
         self._end("")
@@ -389,6 +388,6 @@ def _answer(message: Message) -> Answer:
 
 
 def _discard(answer: asyncio.Future[Message]) -> None:
-    """Let go of an answer that came when nobody waited for it any more."""
+    """Close the descriptors of an answer that came too late."""
     if answer.done() and not answer.cancelled() and answer.exception() is None:
         close_descriptors(answer.result().descriptors)

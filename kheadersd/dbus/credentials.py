@@ -1,4 +1,4 @@
-"""Who is behind a name on the bus, remembered until the name vanishes."""
+"""The credentials of names on the bus, remembered until a name vanishes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_KNOWN = 4096
 
 
 class Credentials(NamedTuple):
-    """Who is behind a connection, as the bus knows it. The pid is 0 where it cannot be told."""
+    """User and process of a connection, as the bus knows them. The pid is 0 where the bus does not say."""
 
     uid: int
     pid: int
@@ -46,7 +46,7 @@ class Callers:
     def __init__(self, ask_bus: AskBus, identified: Callable[[str, int], None]) -> None:
         """
         Args:
-            identified: told each name's user when it becomes known.
+            identified: called with a name and its user when that becomes known.
         """
         self.known: dict[str, asyncio.Task[Credentials]] = {}
         self._ask_bus = ask_bus
@@ -76,7 +76,7 @@ class Callers:
         self.known.pop(name, None)
 
     async def watch(self) -> None:
-        """Ask the bus, once, to tell us which names vanish."""
+        """Ask the bus, once, for a signal when a name vanishes."""
         if self._watching is None or (self._watching.done() and not _succeeded(self._watching)):
             self._watching = self._start(self._add_rule())
         await self._share(self._watching)
@@ -97,7 +97,7 @@ class Callers:
                 known["UnixUserID"].value, known["ProcessID"].value if "ProcessID" in known else 0
             )
         except (BusError, KeyError) as error:
-            raise AccessDenied(f"the bus does not know who {name} is: {error}") from error
+            raise AccessDenied(f"the bus has no credentials of {name}: {error}") from error
 
     async def _add_rule(self) -> None:
         await self._ask_bus("AddMatch", "s", (_VANISHED_RULE,))
@@ -112,7 +112,7 @@ class Callers:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_succeeded)  # an error is for those who wait, and there may be nobody
+        task.add_done_callback(_succeeded)  # the error is for callers that wait, and there may be none
         return task
 
     async def _share(self, task: asyncio.Task[T]) -> T:

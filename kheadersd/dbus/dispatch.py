@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_BODY = 31 << 20  # a message of more than 32 MiB makes a default system bus end our connection
+_MAX_BODY = 31 << 20  # a message of more than 32 MiB makes a default system bus end the connection
 # For calls that want no answer: how long is remembered what they do, how many that do nothing, and how many
 # that take time are begun meanwhile for a sender.
 _UNHEARD_SECONDS = 1.0
@@ -82,9 +82,9 @@ class Dispatcher:
     def _handle_unheard(self, message: Message, method: Method) -> None:
         """Do what a call is for that wants no answer; nothing if all it would do is to be answered.
 
-        Of a method that reads at once, one call in a second is worked out of all that are the same, to know
-        that. Of those that take time, a sender gets so many a second. The others are dropped: to know more, a
-        caller can ask for an answer.
+        Of identical calls of a method that reads at once, the first in each second is handled, which shows
+        whether it takes time. Of calls that take time, `_MAX_BEGUN` of a sender are begun in each second. The
+        others are dropped.
         """
         if method.only_reads:
             return

@@ -1,4 +1,4 @@
-"""What can go wrong between us and the bus, or a service on it."""
+"""What can go wrong with the bus, or with a call to another program on it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class ConnectionLost(KheadersError):
 
 
 class NameTaken(KheadersError):
-    """Another program owns the name that we wanted."""
+    """Another program owns the name."""
 
     bus_name: ClassVar[str] = FREEDESKTOP_ERRORS + "AddressInUse"
 
 
 class BusError(KheadersError):
-    """The other side answered a call of ours with an error.
+    """The called program answered with an error.
 
     Attributes:
-        name: the error's name on the bus. Not passed on to callers of ours: for them it is another failure.
+        name: the error's name on the bus. For callers of the daemon it is another failure.
         sender: whose answer it is, a unique name, or the bus's own.
     """
 

@@ -1,6 +1,6 @@
 """The framing of D-Bus messages: pure functions over bytes, after the specification's "Message Protocol".
 
-Bodies stay as they are: `library.encode` and `library.decode` know what is in them.
+Bodies stay as they are: `codec.encode` and `codec.decode` know what is in them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def measure(data: bytes | bytearray, at: int = 0) -> Size:
 
 
 def parse_fields(data: bytes, *, big_endian: bool = False) -> Fields:
-    """The header fields that we know; all others are passed over, whatever their type.
+    """The header fields that `Fields` has; all others are passed over, whatever their type.
 
     Args:
         data: the header fields alone: `Size.fields` bytes from byte 16 on.

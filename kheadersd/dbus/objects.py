@@ -81,7 +81,7 @@ class Call:
 
 
 class Reply:
-    """An answer that is encoded already, and may carry descriptors, which are ours to close afterwards."""
+    """An answer that is encoded already, and may carry descriptors, which are closed once it was sent."""
 
     __slots__ = ("body", "fds")
 
@@ -121,7 +121,7 @@ class Property:
     Attributes:
         signature: one complete type.
         get: the present value; cheap, called in the event loop.
-        set: takes a value of the right type; None for a property that only we change. It may raise as a
+        set: takes a value of the right type; None for a property that callers cannot set. It may raise as a
             method may, and announces the change itself.
         emits: as the annotation org.freedesktop.DBus.Property.EmitsChangedSignal.
     """

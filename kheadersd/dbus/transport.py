@@ -1,8 +1,8 @@
 """The bytes of a connection: frames in, frames out, on a non-blocking socket in the event loop.
 
-Nothing that anybody on the bus sends may block the loop, grow our memory or keep a descriptor open: reading
+Nothing that a program on the bus sends may block the loop, grow memory or keep a descriptor open: reading
 is done in small portions, oversized messages are refused from their header alone, and a full socket stops
-reading until our answers have left.
+reading until the answers have left.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _JOINED = 64 << 10
 
 
 class Message:
-    """A message that has come in. Its descriptors belong to whom it is handed to."""
+    """A message that has come in. The receiver closes its descriptors."""
 
     __slots__ = ("big_endian", "body", "descriptors", "fields", "flags", "kind", "serial")
 
@@ -55,7 +55,7 @@ class Message:
 
 
 class Receiver(Protocol):
-    """Whom a stream reports to. None of these may raise or block."""
+    """What a stream calls. None of these may raise or block."""
 
     def message_received(self, message: Message) -> None:
         """A message has come in."""
@@ -254,7 +254,7 @@ class Stream:
         if message is None:  # the frame's end is known, so that what follows can still be understood
             close_descriptors(batch)
             return
-        # All or none: we may have been out of descriptors when they came.
+        # All or none: the process may have been out of descriptors when they came.
         if oversized or len(batch) != message.fields.unix_fds:
             close_descriptors(batch)
         else:
@@ -297,7 +297,7 @@ class Stream:
             self._lose(f"writing to the bus failed: {error.strerror}")
             return
         if self._queued_bytes > _HARD_CAP:
-            self._lose(f"the bus has left {self._queued_bytes} bytes of our messages unread")
+            self._lose(f"the bus has left {self._queued_bytes} bytes of messages unread")
             return
         if not self._queue:
             if self._writing:
@@ -350,7 +350,7 @@ class Stream:
 
 
 def _parse(data: bytearray, at: int, size: wire.Size, *, oversized: bool) -> Message | None:
-    """The message at ``at``, without its body if that was not read; None if nobody can understand it."""
+    """The message at ``at``, without its body if that was not read; None if it is malformed."""
     kind = data[at + 1]
     if not wire.METHOD_CALL <= kind <= wire.SIGNAL:
         return None
@@ -375,7 +375,7 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_descriptors(descriptors: Sequence[int]) -> None:
-    """Close descriptors that are ours."""
+    """Close descriptors; those that are closed already do no harm."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -203,7 +203,7 @@ def test_the_bus_restarts(bus: Bus, big_daemon: Daemon) -> None:
     wait_until(lambda: bus.get("LeaseCount") == 0)
     log = big_daemon.log.read_text()
     assert log.count("The bus was lost") == 2
-    assert log.count("On the bus again") == 2
+    assert log.count("Connected to the bus again") == 2
 
 
 def test_the_bus_dies_during_an_extraction(bus: Bus, big_daemon: Daemon) -> None:

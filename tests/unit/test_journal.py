@@ -220,7 +220,7 @@ def test_what_callers_make_happen_is_bounded_for_each_user(capfd: pytest.Capture
     journal.report(Event.LEASE_GRANTED, "of another", client_uid=6)
     journal.report_failure(Corrupt("of nobody known"))
     journal.report(Event.ENTRY_ADDED, "always said", client_uid=5)
-    journal.tell_left_out()
+    journal.log_left_out()
     lines = capfd.readouterr().err.splitlines()
     about = [
         line for line in lines if "of another" not in line and "nobody" not in line and "always" not in line
@@ -241,7 +241,7 @@ def test_what_was_left_out_is_counted_by_the_next_entry(
         journal.report(Event.LEASE_GRANTED, "granted", client_uid=5)
     now += 1
     journal.report(Event.LEASE_GRANTED, "later", client_uid=5)
-    journal.tell_left_out()
+    journal.log_left_out()
     *_, last = capfd.readouterr().err.splitlines()
     assert last.endswith("later (100 entries about user 5 before this one were left out)")
 
@@ -249,7 +249,7 @@ def test_what_was_left_out_is_counted_by_the_next_entry(
 async def test_what_was_left_out_is_told_although_nothing_follows(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "_TELL_LEFT_OUT", 0.01)
+    monkeypatch.setattr(journal_module, "_LEFT_OUT_PAUSE", 0.01)
     journal = Journal("console", "info")
     for _ in range(40):
         journal.report(Event.LEASE_GRANTED, "granted", client_uid=5)
@@ -267,7 +267,7 @@ def test_repeated_failures_are_counted(capfd: pytest.CaptureFixture[str]) -> Non
     for again in (False, True, True):
         journal.report_failure(Corrupt("bad"), again=again, client_uid=5)
         journal.report_failure(NotCached("no"), again=again, client_uid=7)
-    journal.tell_left_out()
+    journal.log_left_out()
     assert capfd.readouterr().err.splitlines() == [
         "kheadersd: err: bad",
         "kheadersd: notice: 2 entries about user 5 were left out",
@@ -288,7 +288,7 @@ def test_each_place_that_logs_is_bounded(
         logger.warning("first place")
         logger.warning("second place")
         logger.debug("always said")
-    journal.tell_left_out()
+    journal.log_left_out()
     lines = capfd.readouterr().err.splitlines()
     assert sum("always said" in line for line in lines) == 200
     for place in ("first place", "second place"):
