@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import os
 import select
-import tarfile
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
-from ..formats.tar import DIRECTORY, FILE
+from ..formats.tar import BLOCK, DIRECTORY, FILE
 from ..system import disk, files
 from ..system.printable import quoted
 from ..system.tasks import Cancelled
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from .manifest import Item, Manifest
 
 _PIECE = 1 << 16
-_RECORD = 20 * tarfile.BLOCKSIZE  # what tar(1) writes at a time, and some readers expect
+_RECORD = 20 * BLOCK  # what tar(1) writes at a time, and some readers expect
 _LOOK_AGAIN = 250  # milliseconds after which a writer that waits for its reader looks whether it is cancelled
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -67,12 +66,14 @@ def _pieces(entry: Entry) -> Generator[bytes, None, None]:
                         total += len(waiting)
                         yield bytes(waiting)
                         waiting.clear()
-                waiting += bytes(-item.size % tarfile.BLOCKSIZE)
-    waiting += bytes(2 * tarfile.BLOCKSIZE)
+                waiting += bytes(-item.size % BLOCK)
+    waiting += bytes(2 * BLOCK)
     yield bytes(waiting) + bytes(-(total + len(waiting)) % _RECORD)
 
 
 def _header(name: str, item: Item, made_at: int) -> bytes:
+    import tarfile  # 0.25 MiB, which most daemons do without: they are never asked for an export
+
     member = tarfile.TarInfo(name)
     member.mtime = made_at // 1_000_000
     member.uname = member.gname = "root"

@@ -24,8 +24,8 @@ FILE = "file"
 DIRECTORY = "directory"
 SYMLINK = "symlink"
 
-_BLOCK = 512
-_ZERO_BLOCK = bytes(_BLOCK)
+BLOCK = 512
+_ZERO_BLOCK = bytes(BLOCK)
 # A long name, or the attributes of a member: a real one has some hundred bytes.
 _MAX_EXTENSION = 64 * 1024
 # All of those together: 160 bytes for each of 100,000 members.
@@ -126,7 +126,7 @@ class TarReader:
         self._described += size
         if self._described > _MAX_EXTENSIONS:
             raise self._corrupt(f"more than {_MAX_EXTENSIONS} bytes of attributes in all")
-        data = self._take(size + (-size % _BLOCK))[:size]
+        data = self._take(size + (-size % BLOCK))[:size]
         if flag in _LONG:
             self._say(said, _LONG[flag], data.rstrip(b"\0"))
             return
@@ -157,7 +157,7 @@ class TarReader:
             points_at = target.decode() if kind == SYMLINK else ""
         except UnicodeDecodeError:
             raise self._corrupt("the name or the target is not UTF-8") from None
-        self._left = size + (-size % _BLOCK)
+        self._left = size + (-size % BLOCK)
         if size <= len(self._piece) - self._at:
             data: Iterable[memoryview] = (self._view[self._at : self._at + size],) if size else ()
         else:
@@ -206,7 +206,7 @@ class TarReader:
         return self._piece[start : self._at]
 
     def _header(self) -> bytes:
-        header = self._take(_BLOCK)
+        header = self._take(BLOCK)
         if header == _ZERO_BLOCK:
             return header
         if header[257:263] != b"ustar\0" and header[257:265] != b"ustar  \0":
@@ -216,7 +216,7 @@ class TarReader:
         # The sum of all bytes, with those of the checksum itself taken as spaces. The low half of Adler-32 is
         # one plus the sum modulo 65521: C speed, where sum() costs more than all other parsing. 256 bytes
         # cannot reach that, and the rest of a header is nearly always zeros.
-        if header.count(0) >= _BLOCK // 2:
+        if header.count(0) >= BLOCK // 2:
             total = (zlib.adler32(header[156:], zlib.adler32(header[:148])) & 0xFFFF) - 1
         else:
             total = sum(header[:148]) + sum(header[156:])
@@ -259,7 +259,7 @@ class TarReader:
         is
         not: its members would be lost.
         """
-        if self._take(_BLOCK) != _ZERO_BLOCK:
+        if self._take(BLOCK) != _ZERO_BLOCK:
             raise self._corrupt("a lone block of zeros follows it")
         zeros = size = 0
         start = b""
@@ -269,12 +269,12 @@ class TarReader:
                 continue
             rest = piece if size else piece.lstrip(b"\0")
             zeros += len(piece) - len(rest)
-            if size < _BLOCK:
-                start += rest[:_BLOCK]
+            if size < BLOCK:
+                start += rest[:BLOCK]
             size += len(rest)
             if size > _MAX_BEHIND:
                 raise self._corrupt(f"more than {_MAX_BEHIND} bytes follow the end of the archive")
-        if (bytes(zeros % _BLOCK) + start)[257:262] == b"ustar":
+        if (bytes(zeros % BLOCK) + start)[257:262] == b"ustar":
             raise self._corrupt("another archive follows the end of the archive")
 
     def _corrupt(self, problem: str) -> Corrupt:

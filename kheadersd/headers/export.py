@@ -11,6 +11,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from ..cache.tar_writer import write_archive
 from ..errors import KheadersError, LimitsExceeded, Timeout
 from ..system.tasks import Background, Cancelled, Threads, in_thread, within
 
@@ -100,8 +101,6 @@ def _late() -> Timeout:
 
 
 def _write_to_pipe(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
-    from ..cache.tar_writer import write_archive  # here, as most daemons are never asked for an export
-
     # The thread's own, to the end: one that hangs must not find another file by this number.
     try:
         write_archive(entry, pipe, cancelled)
