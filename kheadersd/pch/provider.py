@@ -76,10 +76,10 @@ class PchProvider:
         Raises:
             UnknownProfile: there is none of that name.
             NotAvailable: there are no headers or types, or no such compiler.
-            InvalidArgs: the compiler is none that may be run.
+            InvalidArgs: the compiler is not one that the daemon runs.
             CompileFailed: the compiler did not accept the headers.
             AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
-            As `Provider.get` else.
+            Others, as `Provider.get`.
         """
         profile = await self._profiles.find(request.profile, request.headers)
         uid = await caller.consent(Action.MANAGE) if request.headers else None
