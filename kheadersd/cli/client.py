@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..dbus.connection import Signal
-    from ..dbus.objects import Answer
 
 DONE, FAILED, USAGE, NOT_AVAILABLE, NOT_AUTHORISED, NO_DAEMON = range(6)
 
@@ -119,28 +118,13 @@ class Client:
     async def call(
         self, member: str, signature: str = "", *values: Any, interface: str = SERVICE
     ) -> list[Any]:
-        """Call a method of the service; the values that it returns, without variants.
+        """Call a method of the service; the file descriptors that it returns, then its values.
 
         Raises:
             CommandError: the call failed.
         """
-        return list(plain((await self._call(interface, member, signature, *values)).values))
-
-    async def call_for_descriptor(self, member: str, signature: str, *values: Any) -> tuple[int, list[Any]]:
-        """Call a method that returns one file descriptor; the descriptor, and the values as `call`.
-
-        Raises:
-            CommandError: the call failed.
-        """
-        answer = await self._call(SERVICE, member, signature, *values, accept_fds=True)
-        (descriptor,) = answer.fds
-        return descriptor, plain(answer.values)
-
-    async def _call(
-        self, interface: str, member: str, signature: str, *values: Any, accept_fds: bool = False
-    ) -> Answer:
         try:
-            return await self._connection.call(
+            answer = await self._connection.call(
                 SERVICE,
                 SERVICE_PATH,
                 interface,
@@ -149,7 +133,7 @@ class Client:
                 values,
                 timeout=MAX_SECONDS,
                 allow_interactive=self._interactive,
-                accept_fds=accept_fds,
+                accept_fds=True,
             )
         except BusError as error:
             raise explain(error, member, self._how_to_start) from None
@@ -157,6 +141,7 @@ class Client:
             raise CommandError(NO_DAEMON, error.message, "Try again when the bus is back.") from None
         except KheadersError as error:
             raise CommandError(FAILED, error.message) from None
+        return [*answer.fds, *plain(answer.values)]
 
     async def properties(self) -> dict[str, Any]:
         """All properties of the service.

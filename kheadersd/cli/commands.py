@@ -67,24 +67,19 @@ class Execution:
             raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
 
 
-async def _with_progress(client: Client, work: Awaitable[Any]) -> Any:
-    """The result of ``work``; meanwhile its progress is shown if stderr is a terminal."""
-    line = output.ProgressLine()
-    try:
-        if line.wanted:
-            await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
-        return await work
-    finally:
-        line.clear()
-
-
 async def request(client: Client, member: str, signature: str, *values: Any) -> list[Any]:
-    """The values that a method returns which takes time; meanwhile its progress is shown.
+    """As `Client.call`, for a method that takes time: its progress is shown if stderr is a terminal.
 
     Raises:
         CommandError: the call failed.
     """
-    return list(await _with_progress(client, client.call(member, signature, *values)))
+    line = output.ProgressLine()
+    try:
+        if line.wanted:
+            await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
+        return await client.call(member, signature, *values)
+    finally:
+        line.clear()
 
 
 def options(arguments: argparse.Namespace, *names: str) -> dict[str, Variant]:
@@ -116,8 +111,7 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Executi
     # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
     reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:_MAX_REASON]
     given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
-    call = client.call_for_descriptor("Acquire", "sa{sv}", arguments.release, given)
-    lease, (_, _, details) = await _with_progress(client, call)
+    lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
     return Execution(arguments.command, details.get("environment", {}), lease)
 
 
@@ -155,8 +149,7 @@ async def _were_dropped(client: Client, release: str) -> bool:
 
 async def _export(client: Client, arguments: argparse.Namespace) -> int:
     given = options(arguments, "source", "refresh")
-    call = client.call_for_descriptor("Export", "sa{sv}", arguments.release, given)
-    descriptor, _ = await _with_progress(client, call)
+    descriptor, *_ = await request(client, "Export", "sa{sv}", arguments.release, given)
     await in_thread(_copy_to_stdout, descriptor)
     return DONE
 
