@@ -106,7 +106,7 @@ class Removal:
                 continue
             freed += size
             if trash is not None:
-                removing.append(self._background.start(self._remove_files(trash, problems)))
+                removing.append(self._start_removing_files(trash, problems))
         if removing:
             await asyncio.wait(removing)
         return freed, problems
@@ -118,7 +118,8 @@ class Removal:
         except DiskError as error:
             self._reports.on_failure(error.message)
             return
-        self._start_removing_files(trash)
+        if trash is not None:
+            self._start_removing_files(trash)
 
     def _take_out(self, entry: Entry, reason: str) -> Path | None:
         trash = self._cache.remove(entry)
@@ -145,7 +146,8 @@ class Removal:
 
     def withdraw(self, published: Published) -> None:
         """Remove what was published in the place of an entry that was removed meanwhile."""
-        self._start_removing_files(self._cache.remove(published.entry))
+        if (trash := self._cache.remove(published.entry)) is not None:
+            self._start_removing_files(trash)
 
     # Leftovers
 
@@ -171,7 +173,7 @@ class Removal:
         except DiskError as error:
             return [error.message]
         if trash is not None:
-            await self._remove_files(trash, problems)
+            await asyncio.wait([self._start_removing_files(trash, problems)])
         if not problems:
             self._reports.on_leftover_removed(leftover, reason)
         self._reports.on_change()
@@ -196,14 +198,14 @@ class Removal:
         self._reports.on_pch(Event.PCH_REMOVED, f"Removed {pch.path}: {reason}", entry, pch)
         self._reports.on_change()
         if trash is not None:
-            await self._remove_files(trash)
+            await asyncio.wait([self._start_removing_files(trash)])
         return True
 
     # Files
 
-    def _start_removing_files(self, trash: Path | None) -> None:
-        if trash is not None:
-            self._background.start(self._remove_files(trash))
+    def _start_removing_files(self, trash: Path, problems: list[str] | None = None) -> asyncio.Task[None]:
+        """As `_remove_files`; a caller that is cancelled while it waits for the task does not end it."""
+        return self._background.start(self._remove_files(trash, problems))
 
     def remove_staged(self, path: Path) -> None:
         """Remove what was staged when the work is cancelled, without waiting for it; for any thread.
@@ -221,7 +223,7 @@ class Removal:
         """
         found: list[str] = []
         with contextlib.suppress(Cancelled):
-            found = await in_thread(remove_tree, trash, self._stopped, cancelled=self._stopped)
+            found = await in_thread(remove_tree, trash, self._stopped)
         if found:
             with contextlib.suppress(OSError):
                 self._cache.leftovers.add(await in_thread(Leftover.of, Stay.NOT_REMOVED, trash))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -95,7 +96,7 @@ async def test_a_precompiled_header(made_up: MadeUp) -> None:
     one, other = make_pch(made_up.cache, entry), make_pch(made_up.cache, entry, key="b")
     assert await made_up.lifecycle.removal.remove_pch(entry, one, "old")
     assert list(entry.pchs.values()) == [other]
-    assert names(entry.directory / "pch") == [other.path.parent.name]
+    await eventually(lambda: names(entry.directory / "pch") == [other.path.parent.name])
     assert made_up.journal.of(Event.PCH_REMOVED) == [f"Removed {one.path}: old"]
 
 
@@ -104,6 +105,21 @@ async def test_a_precompiled_header_that_another_has_replaced(made_up: MadeUp) -
     old, new = make_pch(made_up.cache, entry), make_pch(made_up.cache, entry)
     assert await made_up.lifecycle.removal.remove_pch(entry, old, "old")
     assert new.path.exists(), "it has the same path"
+
+
+async def test_a_caller_that_is_cancelled_does_not_end_the_removal(made_up: MadeUp) -> None:
+    old = make(made_up.cache).entry
+    lease = made_up.lease(old)
+    made_up.lifecycle.removal.on_replaced(make(made_up.cache, at=NOON + 1))
+    os.close(lease)
+    (leftover,) = made_up.cache.leftovers
+    removing = asyncio.create_task(made_up.lifecycle.removal.remove_leftover(leftover, "old"))
+    await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.gather(removing, return_exceptions=True)
+    await made_up.lifecycle.removal.remove(RELEASE, force=True)
+    await made_up.lifecycle.removal.close()
+    assert names(made_up.cache.directory) == [".leases"]
 
 
 async def test_what_a_cancelled_extraction_leaves(made_up: MadeUp) -> None:
