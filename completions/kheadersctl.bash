@@ -23,7 +23,7 @@ _kheadersctl() {
     local -A options=(
         [cc]='-o --release --profile --compiler -v --verbose'
         [env]='--source --refresh --shell --unless-dropped --json'
-        [exec]='--release --source --refresh'
+        [exec]='--release --source --refresh --precompiled'
         [export]='--source --refresh'
         [get]='--source --refresh --json'
         [list]='--json'

@@ -45,6 +45,7 @@ complete -c kheadersctl -n '__kheadersctl_uses env exec export get' -l refresh -
 complete -c kheadersctl -n '__kheadersctl_uses env' -l shell -x -a 'sh fish systemd' -d 'Whose syntax'
 complete -c kheadersctl -n '__kheadersctl_uses env' -l unless-dropped -d 'Nothing where the headers were dropped'
 complete -c kheadersctl -n '__kheadersctl_uses exec cc' -l release -x -a '(__kheadersctl_releases)' -d 'The kernel release'
+complete -c kheadersctl -n '__kheadersctl_uses exec' -l precompiled -d 'Let bcc tools compile with precompiled headers'
 complete -c kheadersctl -n '__kheadersctl_uses remove' -l force -d 'Also when a program uses them'
 complete -c kheadersctl -n '__kheadersctl_uses pch cc' -l compiler -x -a '(complete -C clang)' -d 'A name such as clang-16, or a path'
 complete -c kheadersctl -n '__kheadersctl_uses pch' -l header -x -d 'Exactly these headers'

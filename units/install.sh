@@ -92,6 +92,8 @@ put_package() {
     for file in $(cd "$here" && find kheadersd -name __pycache__ -prune -o -type f -print | LC_ALL=C sort); do
         put 644 "$here/$file" "$library/$file"
     done
+    # For "from kheadersd.bcc import BPF".
+    put_link "$library/kheadersd" /usr/lib/python3/dist-packages/kheadersd
     launcher /usr/bin/kheadersd kheadersd.__main__
     launcher /usr/bin/kheadersctl kheadersd.cli.__main__
     launcher "$library/fetch" kheadersd.sandbox.unit_server

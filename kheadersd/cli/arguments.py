@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command("list", "List the entries of the cache", json)
     execute = command("exec", "Run a command with headers that stay until it ends", used_release, sources)
+    execute.add_argument(
+        "--precompiled",
+        action="store_true",
+        help="let unmodified bcc tools in Python compile with precompiled headers",
+    )
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND…", help="after --")
     summary = "Print the variables that make bcc and bpftrace use the headers, if any"
     env = command("env", summary, json, release, sources)

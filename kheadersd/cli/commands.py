@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..dbus.codec import Variant
-from ..errors import Corrupt
+from ..errors import Corrupt, InvalidArgs
 from ..formats.tar import TarReader
 from ..names import SERVICE
 from ..system import units
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from . import output
+from . import output, precompiled
 from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Execution:
 
     command: list[str]
     environment: Mapping[str, str]
-    lease: int
+    lease: int | None = None
 
     def run(self) -> NoReturn:
         """Replace this process by the command.
@@ -56,7 +56,8 @@ class Execution:
             CommandError: there is no such program (127), or it cannot be run (126), as in a shell.
         """
         # The lease lasts until the command and all programs that it starts have ended.
-        os.set_inheritable(self.lease, True)
+        if self.lease is not None:
+            os.set_inheritable(self.lease, True)
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the command would inherit that
             signal.signal(ignored, signal.SIG_DFL)
         try:
@@ -103,16 +104,33 @@ def _show(arguments: argparse.Namespace, value: Any, *lines: str) -> int:
 
 
 async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Execution:
-    """Acquire headers for a command.
+    """Acquire headers for a command, unless they were dropped and it compiles with precompiled ones.
 
     Raises:
         CommandError: the call failed.
     """
+    if arguments.precompiled and await _were_dropped(client, arguments.release):
+        return Execution(arguments.command, _for_precompiled(arguments, dropped=True))
     # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
     reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:_MAX_REASON]
     given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
     lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
-    return Execution(arguments.command, details.get("environment", {}), lease)
+    environment = details.get("environment", {})
+    if arguments.precompiled:
+        environment |= _for_precompiled(arguments, dropped=False)
+    return Execution(arguments.command, environment, lease)
+
+
+def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[str, str]:
+    """The variables that make a tool use precompiled headers; a line on stderr says why there are none."""
+    try:
+        if precompiled.ignores_path(arguments.command):
+            raise InvalidArgs("its Python ignores PYTHONPATH (option -I or -E)")
+        return precompiled.environment(arguments.release, dropped=dropped, session=arguments.session)
+    except InvalidArgs as error:
+        name = printable(Path(arguments.command[0]).name)
+        print(f"kheadersctl: {name} compiles without precompiled headers: {error.message}", file=sys.stderr)
+        return {}
 
 
 async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:

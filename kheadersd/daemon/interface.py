@@ -21,7 +21,18 @@ from ..headers.consent import Action
 from ..headers.requests import Request
 from ..names import SERVICE
 from ..pch.requests import PchRequest
-from .options import COMPILER, FORCE, HEADERS, KEEP_HEADERS, REASON, REFRESH, SOURCES, Option, Options
+from .options import (
+    COMPILER,
+    DEFINES,
+    FORCE,
+    HEADERS,
+    KEEP_HEADERS,
+    REASON,
+    REFRESH,
+    SOURCES,
+    Option,
+    Options,
+)
 from .replies import details, pch_details, variants
 from .status import describe, properties
 
@@ -168,7 +179,7 @@ class Service:
 
     def _get_pch(self, call: Call) -> Reply | Later:
         release, profile, given = call.args
-        options = Options(given, COMPILER, HEADERS, KEEP_HEADERS, FORCE)
+        options = Options(given, COMPILER, HEADERS, DEFINES, KEEP_HEADERS, FORCE)
         request = PchRequest(
             self._release(release),
             str(profile),
@@ -176,6 +187,7 @@ class Service:
             options[COMPILER],
             options[KEEP_HEADERS],
             options[FORCE],
+            options[DEFINES],
         )
         # A caller's own list of headers takes an authorisation, whether it has been made or not.
         if not request.headers and (ready := self.parts.derived.pch.ready(request)):

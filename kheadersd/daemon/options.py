@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from ..errors import InvalidArgs
 from ..names import SOURCE_NAMES
-from ..pch.profiles import check_headers
+from ..pch.profiles import check_defines, check_headers
 
 T = TypeVar("T")
 
@@ -82,6 +82,8 @@ COMPILER = Option("compiler", "s", "", _check_compiler)
 """A plain name or an absolute path; "" when the default is meant."""
 HEADERS: Option[tuple[str, ...]] = Option("headers", "as", (), _check_header_list)
 """Exactly these headers; () when those of the profile are meant."""
+DEFINES: Option[tuple[str, ...]] = Option("defines", "as", (), check_defines)
+"""Macros that hold for a caller's own list of headers, as in ``MAX_PID=32768``."""
 KEEP_HEADERS = Option("keep_headers", "b", default=True, check=_as_it_is)
 """Whether the headers stay in the cache besides what is precompiled."""
 

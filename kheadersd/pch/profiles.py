@@ -40,6 +40,7 @@ DIRECTORIES = (Path(__file__).parent.parent / "data/profiles", Path("/etc/kheade
 
 MAX_HEADERS = 64
 MAX_HEADER = 128  # characters of the name of a header
+MAX_DEFINES = 16
 
 _KEYS = frozenset(("description", "consumer", "base", "headers", "flags"))
 _MAX_FILE = 64 << 10  # bytes; a profile is a page
@@ -49,6 +50,7 @@ _MAX_NAME = 64
 _SHOWN = 60  # characters of foreign text in a message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_MACRO = re.compile(r"[A-Za-z_]\w*(?:=[\w.+-]*)?", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*\.h", re.ASCII)
 
 # No flag may name a file: the key has the text of a flag, and not the content of files that it reads.
@@ -97,12 +99,12 @@ class Profiles:
             self._journal.report(Event.CONFIG_PROBLEM, problem)
         self._known = found
 
-    async def find(self, name: str, headers: Sequence[str] = ()) -> Profile:
-        """The profile of that name, with ``headers`` instead of its own, if there are any.
+    async def find(self, name: str, headers: Sequence[str] = (), defines: Sequence[str] = ()) -> Profile:
+        """The profile of that name, with ``headers`` instead of its own, if there are any, and more macros.
 
         Raises:
             UnknownProfile: there is none.
-            InvalidArgs: as `custom`.
+            InvalidArgs: as `custom`, or there are macros without headers.
         """
         if self._known is None:
             await self.reload()
@@ -111,7 +113,11 @@ class Profiles:
         if profile is None:
             shown = name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "…"
             raise UnknownProfile(f"there is no profile {shown!r}; there are {', '.join(sorted(self._known))}")
-        return custom(profile, headers) if headers else profile
+        if headers:
+            return custom(profile, headers, defines)
+        if defines:
+            raise InvalidArgs("option 'defines' goes with a list of headers: name them in 'headers'")
+        return profile
 
     def known(self, name: str) -> Profile | None:
         """The profile of that name, if it has been read."""
@@ -169,15 +175,32 @@ def check_headers(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def custom(profile: Profile, headers: Sequence[str]) -> Profile:
-    """A profile with exactly these headers instead of its own.
+def check_defines(macros: Sequence[str]) -> tuple[str, ...]:
+    """A list of macros from a caller, as it is.
 
     Raises:
-        InvalidArgs: as `check_headers`, or the profile is made from types, which are one header.
+        InvalidArgs: there are more than `MAX_DEFINES`, or one is not NAME or NAME=VALUE, where the value has
+            letters, digits and ``_.+-`` alone.
+    """
+    if len(macros) > MAX_DEFINES:
+        raise InvalidArgs(f"there are more than {MAX_DEFINES} macros")
+    for macro in macros:
+        if len(macro) > MAX_HEADER or not _MACRO.fullmatch(macro):
+            raise InvalidArgs(f"{macro[:_SHOWN]!r} is not a macro; those are as in MAX_PID=32768")
+    return tuple(macros)
+
+
+def custom(profile: Profile, headers: Sequence[str], defines: Sequence[str] = ()) -> Profile:
+    """A profile with exactly these headers instead of its own, and more macros.
+
+    Raises:
+        InvalidArgs: as `check_headers` and `check_defines`, or the profile is made from types, which are one
+            header.
     """
     if profile.base == TYPES:
         raise InvalidArgs(f"the profile {profile.name} is of vmlinux.h alone: it takes no list of headers")
-    return dataclasses.replace(profile, headers=check_headers(headers))
+    flags = (*profile.flags, *(f"-D{macro}" for macro in check_defines(defines)))
+    return dataclasses.replace(profile, headers=check_headers(headers), flags=flags)
 
 
 def _read(path: Path) -> Profile:

@@ -81,7 +81,7 @@ class PchProvider:
             AccessDenied, InteractiveAuthorizationRequired: the caller may not do what it takes.
             Others, as `Provider.get`.
         """
-        profile = await self._profiles.find(request.profile, request.headers)
+        profile = await self._profiles.find(request.profile, request.headers, request.defines)
         uid = await caller.consent(Action.MANAGE) if request.headers else None
         may_drop = request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
         wanted = request.compiler

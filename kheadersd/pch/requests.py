@@ -25,6 +25,7 @@ class PchRequest:
         compiler: a name or a path; "" for the default.
         keep_headers: whether the headers stay in the cache besides.
         force: drop them even if no source can give them again.
+        defines: macros that hold for ``headers``, which are given.
     """
 
     release: Release
@@ -33,6 +34,7 @@ class PchRequest:
     compiler: str = ""
     keep_headers: bool = True
     force: bool = False
+    defines: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

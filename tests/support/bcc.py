@@ -6,12 +6,15 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from kheadersd.errors import NotAvailable
 from kheadersd.pch.bcc_recipe import is_supported
 from kheadersd.pch.libbcc import LIBBCC, PLACES
 from tests.support.precompiling import is_there
+from tests.support.running import REPOSITORY, Bus
 
 _PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
 _ALONE = 'mount --bind "$0" /mnt && mount -t tmpfs none /tmp && exec "$@"'
@@ -71,3 +74,66 @@ def compiled(tool: str, tree: str, cflags: list[str]) -> Compiled:
     said = bcc(tree, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", *cflags)
     values = json.loads(next(line for line in said.splitlines() if line.startswith('{"')))
     return Compiled(values["functions"], values["seconds"])
+
+
+_MORE = {
+    "argdist": ("-H", "r::vfs_read()"),
+    "biolatpcts": ("sda",),
+    "dirtop": ("-d", "/"),
+    "funccount": ("vfs_*",),
+    "funcinterval": ("vfs_read",),
+    "funclatency": ("vfs_read",),
+    "funcslower": ("vfs_read",),
+    "stackcount": ("vfs_read",),
+    "trace": ("do_sys_open",),
+}
+"""Arguments of tools that do nothing without."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolRun:
+    """What a tool of bcc's did.
+
+    Attributes:
+        functions: the code of each, in hexadecimal; empty if it did not come so far.
+        seconds: of CPU, of the whole process, Python and all.
+    """
+
+    status: int
+    functions: dict[str, str]
+    seconds: float
+    stderr: str
+
+
+def python_tools() -> list[str]:
+    """The names of bcc's tools that are programs in Python."""
+    tools = sorted(Path("/usr/sbin").glob("*-bpfcc"))
+    return [tool.name.removesuffix("-bpfcc") for tool in tools if b"python" in tool.read_bytes()[:64]]
+
+
+def text_run(tool: str, bus: Bus) -> ToolRun:
+    """Run a tool of bcc's by ``kheadersctl exec``."""
+    return _tool_run(tool, bus)
+
+
+def precompiled_run(tool: str, bus: Bus) -> ToolRun:
+    """Run a tool of bcc's by ``kheadersctl exec --precompiled``."""
+    return _tool_run(tool, bus, "--precompiled")
+
+
+def _tool_run(tool: str, bus: Bus, *options: str) -> ToolRun:
+    before = [sys.executable, "-m", "kheadersd.cli", "exec", *options, "--"]
+    command = [_PYTHON, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", "--", *_MORE.get(tool, ())]
+    done = subprocess.run(
+        [*before, *command],
+        env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    line = next((line for line in done.stdout.splitlines() if line.startswith('{"seconds')), "")
+    values: dict[str, Any] = json.loads(line) if line else {"functions": {}, "process": 0.0}
+    return ToolRun(done.returncode, values["functions"], values["process"], done.stderr)

@@ -1,7 +1,7 @@
 """Runs a tool of bcc's as far as its program is compiled, and prints what came out of it, as JSON.
 
-For the Python that has bcc: ``python3 -c TEXT TOOL CFLAG…``. Nothing is loaded into the kernel: the
-tool's ``BPF`` attaches nothing by itself, and when it has compiled, the process ends.
+For the Python that has bcc: ``python3 -c TEXT TOOL [CFLAG…] [-- ARGUMENT…]``. Nothing is loaded into
+the kernel: the tool's ``BPF`` attaches nothing by itself, and when it has compiled, the process ends.
 """
 
 import importlib
@@ -13,7 +13,9 @@ import time
 from typing import Any
 
 bcc: Any = importlib.import_module("bcc")  # has no types
-tool, *cflags = sys.argv[1:]
+tool, *arguments = sys.argv[1:]
+cut = arguments.index("--") if "--" in arguments else len(arguments)
+cflags, arguments = arguments[:cut], arguments[cut + 1 :]
 
 
 class Compiled(bcc.BPF):  # type: ignore[misc]
@@ -31,13 +33,29 @@ class Compiled(bcc.BPF):  # type: ignore[misc]
         if not names:
             return  # some ask it something before they compile
         functions = {name.decode(): self.dump_func(name).hex() for name in names}
-        os.write(1, json.dumps({"seconds": seconds, "functions": functions}).encode() + b"\n")
+        os.write(
+            1,
+            json.dumps({"seconds": seconds, "process": time.process_time(), "functions": functions}).encode()
+            + b"\n",
+        )
         os._exit(0)
 
     def _trace_autoload(self) -> None:
         pass
 
 
+# As if the kernel had what tools attach to: here nothing is attached.
+_ANSWERS: dict[str, Any] = {
+    "get_kprobe_functions": lambda name: [name],
+    "kernel_struct_has_field": lambda *names: int(names[-1] in (b"__state", "__state")),
+    "ksymname": lambda *_: 1,
+    "support_kfunc": lambda *_: False,
+    "support_raw_tracepoint": lambda *_: False,
+    "tracepoint_exists": lambda *_: False,
+}
+for _name, _answer in _ANSWERS.items():
+    setattr(Compiled, _name, staticmethod(_answer))
+
 bcc.BPF = Compiled
-sys.argv = [tool]
+sys.argv = [tool, *arguments]
 runpy.run_path(tool, run_name="__main__")

@@ -59,6 +59,8 @@ def test_below_a_directory(tmp_path: Path) -> None:
         "usr/bin/kheadersd",
         "usr/bin/kheadersctl",
         "usr/lib/kheadersd/kheadersd/daemon/main.py",
+        "usr/lib/kheadersd/kheadersd/data/site/sitecustomize.py",
+        "usr/lib/python3/dist-packages/kheadersd",
         "usr/lib/systemd/system/kheadersd.service",
         "usr/lib/systemd/catalog/kheadersd.catalog",
         "usr/share/dbus-1/system.d/org.kheaders.Provide.conf",

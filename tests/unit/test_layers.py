@@ -15,7 +15,20 @@ LAYERS = (
     "system",
     # What every room may know, each only those before it.
     *("release", "names", "events", "journal", "observer", "progress", "config"),
-    *("formats", "dbus", "sandbox", "host", "sources", "cache", "headers", "vmlinux", "pch", "daemon", "cli"),
+    *(
+        "formats",
+        "dbus",
+        "sandbox",
+        "host",
+        "sources",
+        "cache",
+        "headers",
+        "vmlinux",
+        "pch",
+        "daemon",
+        "precompiled",
+    ),
+    *("bcc", "cli"),
 )
 """From the bottom to the top."""
 
@@ -48,6 +61,8 @@ def _modules() -> dict[str, Path]:
     package = REPOSITORY / "kheadersd"
     found = {}
     for path in sorted(package.rglob("*.py")):
+        if path.is_relative_to(package / "data"):
+            continue  # a program of its own, which others run
         parts = path.relative_to(package).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

@@ -20,7 +20,7 @@ from kheadersd.pch.libbcc import LIBBCC, InstalledLibbcc
 from kheadersd.pch.profiles import Profile
 from tests.support.bcc import TOOLS, Compiled, bcc, can_be_tried, compiled, is_installed
 from tests.support.precompiling import ARCHITECTURE, SHIPPED, found
-from tests.support.running import REPOSITORY, Bus, Daemon
+from tests.support.running import Bus, Daemon
 
 pytestmark = pytest.mark.skipif(
     not is_installed(), reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM"
@@ -28,9 +28,6 @@ pytestmark = pytest.mark.skipif(
 needs_known = pytest.mark.skipif(
     not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM"
 )
-
-# What a program of one's own does, as newcomers are told.
-LINES = re.search(r"^```python\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 TEXT = """
 #include <uapi/linux/ptrace.h>
@@ -102,19 +99,6 @@ def test_the_headers_can_go(bus: Bus, real_daemon: Daemon) -> None:
     assert re.fullmatch(r"[0-9a-f]{32,}\n", bcc(str(tree), "-c", program))
     assert compiled("tcplife", str(tree), cflags).functions == text.functions
     assert sum(file.stat().st_blocks * 512 for file in tree.rglob("*")) < 1 << 20
-
-
-@pytest.mark.slow
-@needs_known
-@pytest.mark.timeout(120)
-def test_a_few_lines_of_python_use_it(bus: Bus, real_daemon: Daemon) -> None:
-    tree = get_pch(bus, "bcc-base")[2]["source_tree"]
-    assert LINES is not None
-    program = f"TEXT = {TEXT!r}\n{LINES[1]}\nprint(b.dump_func('on_exit').hex())\n"
-    plain = f"from bcc import BPF\nb = BPF(text={TEXT!r})\nprint(b.dump_func('on_exit').hex())\n"
-    precompiled = bcc(tree, "-c", program, bus=bus.socket.parent)
-    assert re.search(r"^[0-9a-f]{32,}$", precompiled, re.MULTILINE)
-    assert precompiled == bcc(tree, "-c", plain)
 
 
 @pytest.mark.slow
