@@ -58,6 +58,15 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within 5 s")
 
 
+async def another_ended(watched: Watched) -> None:
+    """Until a lease that is ended now has ended: by then any that ended before has, too."""
+    changes, ended = watched.changes, list(watched.ended)
+    os.close(watched.grant(entry="another"))
+    await until(lambda: not watched.leases.held("another"))
+    assert watched.changes == changes + 2
+    watched.changes, watched.ended[:] = changes, ended
+
+
 def holds(watched: Watched, count: int) -> bool:
     return watched.leases.held(ENTRY) == count
 
@@ -92,7 +101,7 @@ async def test_a_lease_lasts_as_long_as_its_descriptor(watched: Watched, directo
     assert watched.leases.held(ENTRY) == 1
     assert watched.leases.held_entries() == {ENTRY}
     assert watched.changes == 1
-    await asyncio.sleep(0.05)
+    await another_ended(watched)
     assert watched.leases.held(ENTRY) == 1
     os.close(descriptor)
     await until(lambda: len(watched.leases) == 0)
@@ -144,7 +153,7 @@ async def test_the_holder_is_killed(watched: Watched) -> None:
     descriptor = watched.grant()
     holder = start(["sleep", "60"], descriptor)
     os.close(descriptor)
-    await asyncio.sleep(0.05)
+    await another_ended(watched)
     assert len(watched.leases) == 1
     end(holder)
     await until(lambda: len(watched.leases) == 0)
@@ -157,7 +166,7 @@ async def test_a_child_of_the_holder_keeps_the_lease(watched: Watched) -> None:
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
     end(holder)
-    await asyncio.sleep(0.05)
+    await another_ended(watched)
     assert len(watched.leases) == 1
     os.kill(child, signal.SIGTERM)
     await until(lambda: len(watched.leases) == 0)
@@ -168,7 +177,7 @@ async def test_on_its_way_through_a_socket(watched: Watched) -> None:
     descriptor = watched.grant()
     socket.send_fds(sending, [b"x"], [descriptor])
     os.close(descriptor)
-    await asyncio.sleep(0.05)
+    await another_ended(watched)
     assert len(watched.leases) == 1
     sending.close()
     receiving.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from kheadersd.daemon.observer import StatusObserver
+from tests.support.clients import eventually
 from tests.support.in_process import Nobody
 
 
@@ -15,5 +15,8 @@ async def test_the_status_follows() -> None:
     for _ in range(100):
         observer.changed()
     assert told == []
-    await asyncio.sleep(0.7)
-    assert len(told) == 1
+    await eventually(lambda: told)
+    # Were each of them told, these would be many.
+    observer.changed()
+    await eventually(lambda: len(told) > 1)
+    assert len(told) == 2

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from kheadersd.dbus.call_limits import IN_TOTAL, PER_SENDER, PER_USER, CallsInFlight
+from kheadersd.dbus.call_limits import IN_TOTAL, PER_SENDER, PER_SENDER_UNHEARD, PER_USER, CallsInFlight
 from kheadersd.errors import LimitsExceeded
+from tests.support.clients import eventually
 
 
 async def fill(calls: CallsInFlight, sender: str, count: int, uid: int | None) -> None:
@@ -23,9 +24,18 @@ async def test_a_connection_has_a_limit() -> None:
         calls.check(":1.1", 0)
     calls.check(":1.2", 0)
     calls.cancel(":1.1")
-    await asyncio.sleep(0.05)
+    await eventually(lambda: len(calls) == 0)
     calls.check(":1.1", 0)
-    assert len(calls) == 0
+    await calls.stop()
+
+
+async def test_calls_whose_answer_nobody_waits_for_have_a_smaller_limit() -> None:
+    calls = CallsInFlight()
+    await fill(calls, ":1.1", PER_SENDER_UNHEARD, 0)
+    calls.check(":1.1", 0)
+    with pytest.raises(LimitsExceeded, match=f"{PER_SENDER_UNHEARD} calls of this connection"):
+        calls.check(":1.1", 0, unheard=True)
+    calls.check(":1.2", 0, unheard=True)
     await calls.stop()
 
 
@@ -42,7 +52,7 @@ async def test_a_user_has_a_limit_also_for_calls_that_came_before_it_was_known()
     calls.check(":1.3", 1001)
     calls.check(":1.3", None)
     calls.cancel(":1.1")
-    await asyncio.sleep(0.05)
+    await eventually(lambda: len(calls) == PER_USER - PER_SENDER)
     calls.check(":1.3", 1000)
     await calls.stop()
     assert len(calls) == 0

@@ -102,10 +102,8 @@ async def test_too_long_a_file(tmp_path: Path) -> None:
 
 
 async def test_gigabytes_of_output() -> None:
-    start = time.monotonic()
     done = await shell("head -c 1000000000 /dev/zero; head -c 300000000 /dev/zero >&2; exit 1", 60)
     assert (done.status, len(done.stdout), len(done.stderr)) == (1, 64 << 10, 64 << 10)
-    assert time.monotonic() - start < 30
 
 
 async def test_endless_output() -> None:
@@ -129,12 +127,11 @@ async def test_nothing_is_left_of_those_who_leave(tmp_path: Path) -> None:
     with pytest.raises(Timeout):
         await shell(f"setsid sleep {mark} & sleep 100", 0.5)
     work = asyncio.create_task(shell(f"trap '' TERM; setsid sleep {mark} & sleep 100"))
-    await asyncio.sleep(0.5)
+    await eventually(lambda: f"sleep {mark} " in _command_lines())
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    await asyncio.sleep(0.1)
-    assert mark not in " ".join(_command_lines())
+    await eventually(lambda: mark not in " ".join(_command_lines()))
 
 
 _HANGS = """
@@ -163,8 +160,7 @@ async def test_many_children_end_with_the_time() -> None:
     with pytest.raises(Timeout):
         # Fewer than the limit of processes, at which a shell gives up by itself.
         await shell(f"for n in $(seq 100); do sleep {mark} & done; wait", 1)
-    await asyncio.sleep(0.3)
-    assert mark not in " ".join(_command_lines())
+    await eventually(lambda: mark not in " ".join(_command_lines()))
 
 
 async def test_a_program_that_is_not_there() -> None:
