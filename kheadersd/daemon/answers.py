@@ -7,14 +7,14 @@ looking once for all calls that have come in together.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..dbus.objects import Reply
-    from ..headers.requests import Request, Served
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 _MAX_ENCODED = 256
@@ -25,12 +25,12 @@ class Answers:
 
     def __init__(self) -> None:
         self._encoded: dict[object, Reply] = {}
-        self._found: dict[Request, Served] = {}
+        self._found: dict[object, Any] = {}
 
-    def found(self, request: Request, find: Callable[[Request], Served | None]) -> Served | None:
+    def found(self, request: R, find: Callable[[R], T | None]) -> T | None:
         """What ``find`` finds for a request, looked for once for all calls that have come in together."""
-        served = self._found.get(request)
-        if served is None and (served := find(request)):
+        served: T | None = self._found.get(request)
+        if served is None and (served := find(request)) is not None:
             if not self._found:
                 # Before anything else is read from the bus, or done at all.
                 asyncio.get_running_loop().call_soon(self._found.clear)

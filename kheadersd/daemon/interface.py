@@ -190,8 +190,8 @@ class Service:
             options[DEFINES],
         )
         # A caller's own list of headers takes an authorisation, whether it has been made or not.
-        if not request.headers and (ready := self.parts.derived.pch.ready(request)):
-            return self._pch(ready)
+        if not request.headers and (served := self._answers.found(request, self.parts.derived.pch.ready)):
+            return self._pch(served)
         return self._get_pch_later(call, request)
 
     @_noted
