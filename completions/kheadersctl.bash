@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # bash completion for kheadersctl(1)
 
 _kheadersctl_releases() {

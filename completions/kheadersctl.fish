@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # fish completion for kheadersctl(1)
 
 set -l commands cc env exec export get list monitor pch prune remove status types unload verify

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
 /* Prints where the headers of the running kernel are, and keeps them there while a command runs:
  *
  *     cc -o headers headers.c $(pkg-config --cflags --libs libsystemd)

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Prints where the headers of the running kernel are, and keeps them there while a command runs.
 
     ./headers.py sh -c 'ls "$KERNEL_HEADERS"'

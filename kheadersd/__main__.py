@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``python3 -m kheadersd``: the daemon, or one line that says which library this Python lacks."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """bcc's BPF, whose programs have precompiled headers: ``from kheadersd.bcc import BPF``.
 
 Everything else is as in bcc, which has to be installed for the Python that imports this. Where the daemon

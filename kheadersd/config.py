@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The configuration: one frozen `Config`, read from files in systemd's style.
 
 Nothing in a file stops the daemon: what cannot be understood becomes a `Problem` that names the file and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The errors that a caller can get: one class for each, with its name on the bus.
 
 A message says what was tried, why it failed and, where there is a remedy, what the reader can do.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The events of the journal and their message ids; `units/kheadersd.catalog` explains each."""
 
 from __future__ import annotations

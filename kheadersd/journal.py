@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the daemon logs: structured entries in the journal, or lines on stderr where there is no journal.
 
 Logging never blocks and never fails: an entry that cannot be delivered at once goes to stderr. One that

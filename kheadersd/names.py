@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Names that callers, the configuration and the journal have in common."""
 
 from __future__ import annotations

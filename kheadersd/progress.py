@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the daemon is doing, as the threads that do it report."""
 
 from __future__ import annotations

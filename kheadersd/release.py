@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Kernel releases: free text, which is checked as input and escaped in names."""
 
 from __future__ import annotations

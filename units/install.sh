@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
 # Installs kheadersd on this machine, or below DESTDIR, and uninstalls it.
 #
 #   units/install.sh install
@@ -27,7 +28,7 @@ main() {
     case ${1:-} in
         install) install_all ;;
         uninstall) uninstall_all "${2:-}" ;;
-        *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 }
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The cache: entries that appear complete or not at all, whatever happens to the daemon or to the disk.
 
 Layout, below a directory that only the daemon can write to::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The directory of the cache: made when needed, safe, and used by one daemon only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """An entry of the cache: its record on disk, and what is remembered of it."""
 
 from __future__ import annotations

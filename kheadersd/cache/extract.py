@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Extracts an archive below a directory descriptor, and trusts nothing in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Hidden directories of the cache: what is being made, what is being removed, and what is set aside."""
 
 from __future__ import annotations

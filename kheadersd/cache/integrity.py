@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Notices that a tree was changed, for the price of three system calls."""
 
 from __future__ import annotations

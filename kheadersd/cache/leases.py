@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Leases: a descriptor that the holder has open, and that ends with its last copy.
 
 The holder gets the read end of a FIFO, the daemon keeps the write end. When the last copy of the read end is

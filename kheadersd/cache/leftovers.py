@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Directories in the cache that take space there and are no entries: they stay for a while."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The life of entries: from their publication to the disk, without their headers, until they are removed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What was extracted: every name with its content, so that a tree can be compared with it later."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the cache tells the rest of the daemon."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Precompiled headers of an entry: kept in its directory, and removed with it.
 
 Layout, below the directory of the entry::

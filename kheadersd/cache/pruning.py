@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Applies the retention policy."""
 
 from __future__ import annotations

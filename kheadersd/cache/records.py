@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Records: dataclasses that are kept as JSON, and read back from files that anything may have changed."""
 
 from __future__ import annotations

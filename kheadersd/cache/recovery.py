@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the directory of the cache has at start: sorted into entries, leftovers, and what is removed."""
 
 from __future__ import annotations

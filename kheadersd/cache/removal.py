@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Removes entries, precompiled headers and leftovers: they vanish in one step, their files a little later."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What the journal and the observer are told of the cache."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which entries and leftovers the retention policy removes: decisions only, which `Pruning` carries out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """An entry is made in a hidden directory, and gets its name in one step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """An entry as a tar archive, which is complete only if every file is what was extracted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Writes a tree below a directory descriptor, and nothing anywhere else, whatever is in an archive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Compares entries with what was made, and acts on damage, also where others notice it."""
 
 from __future__ import annotations

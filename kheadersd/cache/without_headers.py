@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """An entry without its headers: only what a compiler still looks for on the disk."""
 
 from __future__ import annotations

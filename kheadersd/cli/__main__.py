@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """kheadersctl: kernel headers from the command line, through the service on the bus.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not available, 4 not authorised, 5 no daemon; 130 interrupted, 141

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """``kheadersctl cc``: compiles a BPF program with a precompiled header, plain headers or a vmlinux.h."""
 
 from __future__ import annotations

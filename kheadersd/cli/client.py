@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A client of the service: its methods, signals and properties, and what its errors mean for a user."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The commands of kheadersctl: each calls the service, prints the answer, and returns the exit code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What kheadersctl prints: tables on a terminal, tab-separated lines in a pipe, JSON for programs."""
 
 from __future__ import annotations

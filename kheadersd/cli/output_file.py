@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The file that kheadersctl cc writes: complete or not at all, and never through a symlink."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The arguments with which ``kheadersctl cc`` compiles a program with plain headers, without the daemon."""
 
 from __future__ import annotations

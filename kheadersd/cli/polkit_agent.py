@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The polkit agent that asks for a password on the terminal of kheadersctl."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What makes an unmodified bcc tool compile with precompiled headers: see `kheadersd.precompiled`."""
 
 from __future__ import annotations

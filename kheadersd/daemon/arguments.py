@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The arguments of kheadersd, and the directories that follow from them."""
 
 from __future__ import annotations

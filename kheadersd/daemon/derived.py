@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What is made from headers, precompiled headers and vmlinux.h: its parts, wired up when first needed."""
 
 from __future__ import annotations

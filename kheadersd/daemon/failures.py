@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Requests that failed or were refused: the journal's entries about them, and the property LastError."""
 
 from __future__ import annotations

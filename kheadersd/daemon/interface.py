@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The methods of the interface `org.kheaders.Provide`.
 
 Each checks what the caller sends, lets a part of the daemon do the work, and describes the result. An answer

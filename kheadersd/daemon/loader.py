@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The choice of what loads and unloads the kheaders module."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """`org.freedesktop.LogControl1`: lets ``systemctl service-log-level`` and its siblings work."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The program: reads its arguments and configuration, serves on the bus, and ends cleanly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who observes the state of the daemon: the interface, which emits signals, and the service manager."""
 
 from __future__ import annotations

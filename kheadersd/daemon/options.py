@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Checks ``a{sv}`` options: unknown keys and values of another type are refused by name."""
 
 from __future__ import annotations

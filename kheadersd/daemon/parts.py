@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The wiring: makes all parts of a daemon, starts and ends them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Who may do what: root everything, other users what polkit allows."""
 
 from __future__ import annotations

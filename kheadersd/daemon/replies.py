@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How replies, signals and Describe show headers, entries and precompiled headers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The signals of the interface, PropertiesChanged among them."""
 
 from __future__ import annotations

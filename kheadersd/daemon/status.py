@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The state of the daemon, as the properties, Describe and the status of the service show it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Watches the module and the installed kernels of a host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Addresses of message buses, as in "Server Addresses" of the D-Bus specification."""
 
 from __future__ import annotations

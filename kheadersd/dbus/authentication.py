@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """From a bus address to an authenticated socket."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The calls that take time: how many there may be, whose they are, their end when the caller goes."""
 
 from __future__ import annotations

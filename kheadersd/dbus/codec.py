@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Values to bytes and back: the only module that imports a D-Bus library.
 
 The library is dbus-next, or dbus-fast where dbus-next cannot be imported. What is used of it:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A connection to a message bus, for the daemon and for the command alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The credentials of names on the bus, remembered until a name vanishes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """From a method call to exactly one reply."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What can go wrong with the bus, or with a call to another program on it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The framing of D-Bus messages: pure functions over bytes, after the specification's "Message Protocol".
 
 Bodies stay as they are: `codec.encode` and `codec.decode` know what is in them.

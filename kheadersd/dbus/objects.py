@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Objects on the bus: what a service declares, and how a call finds its method."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The interfaces that the D-Bus specification wants every object to have."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The bytes of a connection: frames in, frames out, on a non-blocking socket in the event loop.
 
 Nothing that a program on the bus sends may block the loop, grow memory or keep a descriptor open: reading

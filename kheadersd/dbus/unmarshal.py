@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Marshalled values to Python's, and a refusal of all that is malformed.
 
 A bus need not look into the bodies that it passes on (dbus-broker does not), and the libraries trust what

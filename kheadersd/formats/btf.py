@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Checks that bytes are a kernel's type information, BTF, before bpftool reads them.
 
 The header is `struct btf_header` of the kernel's include/uapi/linux/btf.h. libbpf checks every type, in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Compressed data with bounds, and one compressed stream at a time: what `decompress` and `payload` share."""
 
 from __future__ import annotations

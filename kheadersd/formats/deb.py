@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The container format of Debian packages.
 
 A .deb is an ar archive; its member ``data.tar``, or ``data.tar`` with ``.gz``, ``.xz`` or ``.zst``, has the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompresses files in pieces: xz, gzip, zstd, or not compressed.
 
 Concatenated streams are read as one, as xz, gzip and zstd do, with xz's padding between and behind streams

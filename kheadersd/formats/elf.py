@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Sections, symbols, the interpreter and the libraries of an ELF file of either class and byte order; elf(5).
 
 A little of the file is read at a time, with a bound for everything. pyelftools reads names and counts of any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A part of a file, or of memory, with bounds that no read exceeds."""
 
 from __future__ import annotations

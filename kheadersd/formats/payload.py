@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompresses the kernel in a kernel image, in pieces.
 
 The kernel's build offers xz, lzma, bzip2, gzip, zstd, lz4 and LZO (init/Kconfig, "Kernel compression mode").

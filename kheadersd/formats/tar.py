@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reads tar archives from a stream of pieces: ustar, GNU and pax, and refuses ambiguous ones.
 
 The reader knows the format only (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format";

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The index of an xz file (https://tukaani.org/xz/xz-file-format.txt, sections 2.1.2 and 4)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The consent that it takes to extract or to download headers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The variables that make bcc and bpftrace use a tree of headers."""
 
 from __future__ import annotations

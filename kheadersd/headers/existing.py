@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers that are there now: trees in place, and entries of the cache, checked at the moment of the call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers as a stream, for callers that see the bus and not the cache: in containers.
 
 A descriptor of a directory would be simpler, and would lead out of any container by its "..".

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """From an archive to an entry: the one that there is already, if it is good, or a new one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How long a source may take, and how much it may bring, as the configuration says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers before a caller asks: extracted when a kernel is installed, removed when the kernel is removed."""
 
 from __future__ import annotations

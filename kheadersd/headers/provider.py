@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers on request: which source gives them, with which consent, and what callers share. Knows no D-Bus."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What callers ask for and what they are given, in the daemon's own terms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether a source can give the headers of an entry again once they are dropped.
 
 The decision is taken from what is on the host at this moment. In doubt it cannot: a source counts only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The architectures of kernels, by all their names, and the configuration in an autoconf.h."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The automount of the daemon's own headers, and the standard paths of headers, which may lead to it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The host that is served: where its files are, and which kernel runs on it."""
 
 from __future__ import annotations

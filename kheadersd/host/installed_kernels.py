@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernels of a host: which have come, gone, or been replaced."""
 
 from __future__ import annotations

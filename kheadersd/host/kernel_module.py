@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kheaders module of the running kernel: whether it is there, loaded, and by whom."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Loading and unloading the module by modprobe(8), for a daemon that is root on a machine without systemd."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where the kheaders module of a kernel is installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Loading and unloading the module through the service manager, for a daemon without privilege."""
 
 from __future__ import annotations

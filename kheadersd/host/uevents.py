@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The kernel's events about one device or module, such as a module that was loaded or unloaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Remembers what was served, and serves it again without a thread, in tens of microseconds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The recipe of precompiled headers for bcc: libbcc accepts them because its own arguments are the same.
 
 A program uses them with BCC_KERNEL_SOURCE=<entry>/tree in its environment and

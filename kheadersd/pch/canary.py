@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A small program that can be compiled only if a precompiled header is usable as it is."""
 
 from __future__ import annotations

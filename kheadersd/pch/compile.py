@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """From a recipe to a precompiled header in the store."""
 
 from __future__ import annotations

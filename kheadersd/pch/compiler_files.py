@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The files that run when a program is started: itself, its interpreter if it is a script, their loaders."""
 
 from __future__ import annotations

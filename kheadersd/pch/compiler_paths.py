@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The paths of compilers: which names and paths are accepted, and what they lead to."""
 
 from __future__ import annotations

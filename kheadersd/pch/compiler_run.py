@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs of a compiler on the headers of an entry."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The compilers of this machine: only those that root installed, identified by all of their files.
 
 A precompiled header is good for one compiler only, and clang does not reject those of every other compiler:

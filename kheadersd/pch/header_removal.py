@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Drops headers that are precompiled, after proving that no precompiled header needs them."""
 
 from __future__ import annotations

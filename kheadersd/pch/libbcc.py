@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The libbcc that is installed: its version, the LLVM that it is linked to, and the headers in it.
 
 Libbcc compiles by itself, with the clang libraries that it is linked to, and puts headers of its own before

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The files of a tree that a precompiled header still needs when the other headers are dropped.
 
 Clang does not look for a header whose content is in a precompiled one. It still reads those without include

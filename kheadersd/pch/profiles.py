@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Profiles: the headers that are precompiled together, and the kind of program that they are for.
 
 A profile is a file ``<name>.toml``::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Precompiled headers on request: what may be made, and whether what is there is good."""
 
 from __future__ import annotations

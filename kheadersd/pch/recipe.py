@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The arguments with which a precompiled header is compiled and used, and the key of all that it depends on.
 
 Observed with clang 14, 16 and 19:

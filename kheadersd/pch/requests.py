@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Requests for precompiled headers and their answers, in the daemon's own terms."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The precompiled headers in the cache: verified before they are served, removed when they are outdated."""
 
 from __future__ import annotations

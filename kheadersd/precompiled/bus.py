@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """One call of GetPch, by libsystemd: every host with systemd has it, and bcc has loaded ctypes already."""
 
 from __future__ import annotations

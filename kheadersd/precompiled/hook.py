@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Comes before libbcc's one entry point, and adds a precompiled header of what the program includes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Which headers of a program's text can be precompiled for it: those that it includes before all else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs a command as a child, with a limit of time and of output.
 
 The child has its own process group, and as its standard input a file or nothing. On a timeout, or when the

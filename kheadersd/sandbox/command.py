@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A command that the daemon runs, its result, and what runs it."""
 
 from __future__ import annotations

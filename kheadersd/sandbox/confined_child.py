@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs a command as a child with limits and without privileges, where no unit is offered.
 
 The child's memory, its processor time and the size of its files are bounded. Where the kernel allows it, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The limits of compilers, and whether one of them ended a compiler."""
 
 from __future__ import annotations

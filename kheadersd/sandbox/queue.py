@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A limit on the commands that run at a time: each may take as much memory as its sandbox lets it."""
 
 from __future__ import annotations

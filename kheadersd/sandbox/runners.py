@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Chooses how commands run: in a unit where the service manager offers that, else as a child.
 
 The daemon runs no compiler with its own privileges, because a compiler reads whatever is in an archive. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs a command in a unit of the service manager's, whose sandbox is another than the daemon's.
 
 A socket unit starts one service for each connection; that service is `unit_server`.

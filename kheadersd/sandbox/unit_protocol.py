@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """How the daemon and a unit that runs a command talk, over a socket that serves one command.
 
 A request is one byte, with which a descriptor for the command's standard output may come; then a line of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The service of a unit: runs the command that the daemon asks for, and ends.
 
 Run as ``python3 -m kheadersd.sandbox.unit_server`` with the connection as standard input.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers packages of Debian and its derivatives, found, downloaded and verified by apt.
 
 The source asks the host's own lists first. Where they have no package, or only one that has left the archive,

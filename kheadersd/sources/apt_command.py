@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """apt's commands, run with the host's configuration; they write only to a directory of the daemon's own.
 
 Of the host's, the sources, keys, pins, proxies and lists are read; nothing is locked, updated or changed,

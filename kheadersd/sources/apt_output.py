@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """What apt prints, read: the stanzas of its lists, their dependencies, its progress and its complaints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The files of a tree of kernel headers: their names, and what they say of the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where the headers are in Debian's packages."""
 
 from __future__ import annotations

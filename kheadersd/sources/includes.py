@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The headers that a program includes, directly or not, found without a compiler.
 
 Conditions are decided only where the text decides them: by the kernel's configuration, by what each kernel

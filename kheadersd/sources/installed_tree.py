@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Headers that a package put where programs look: /lib/modules/<release>/{build,source}, or in /usr/src."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Archives as the kernel has them: an xz file of some megabytes, held whole in memory."""
 
 from __future__ import annotations

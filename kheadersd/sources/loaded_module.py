@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The archive of the running kernel, read from the module that is loaded just for that."""
 
 from __future__ import annotations

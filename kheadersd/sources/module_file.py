@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The archive cut out of an installed kheaders.ko, without loading it: any kernel, running or not."""
 
 from __future__ import annotations

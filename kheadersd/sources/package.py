@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The ``package`` source: the distribution's own headers package, unpacked and never installed."""
 
 from __future__ import annotations

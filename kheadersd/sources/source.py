@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Where headers come from: five sources behind one small interface, none of which knows the cache.
 
 One source finds trees that are usable in place, the others archives to be extracted. A source that has no

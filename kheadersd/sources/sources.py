@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """All sources of a host, by their names."""
 
 from __future__ import annotations

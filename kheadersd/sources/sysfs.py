@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The archive that the running kernel shows in /sys/kernel, when it is there already."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """A tree in place as an archive, for what is made from headers that must not change.
 
 Any user can own the tree (of a kernel that was built at home), while the daemon may read everything, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Whether programs compile with a tree of headers, as far as its files tell: no compiler is needed for it."""
 
 from __future__ import annotations

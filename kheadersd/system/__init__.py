@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Linux and asyncio, and nothing of kernel headers."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Writes, exchanges, syncs and removes files and directories that other programs may change meanwhile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The digests of files that are asked for again and again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """The identity of a file: what differs once the file was replaced or changed."""
 
 from __future__ import annotations

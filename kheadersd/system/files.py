@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Files that others made: opened without waiting for a writer or a device, and read up to a limit.
 
 An image, a cache or a configuration can have a FIFO, a device or a file without an end where a regular file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """inotify(7), which tells that directories have changed; the caller looks what has changed.
 
 Events can be lost in an overflow, and can be outdated. Of the wrappers in Debian 12 and 13, inotify and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Paths whose symlinks are followed step by step, below any root."""
 
 from __future__ import annotations

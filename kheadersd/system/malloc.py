@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Returns memory to the kernel: the daemon is idle most of the time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Makes foreign text printable: on one line, and without control sequences of terminals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Files that only root can have written.
 
 A user who can write to a directory can replace what is in it. So all components of a path are checked, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Tells the service manager the daemon's state, without waiting (sd_notify(3), sd_watchdog_enabled(3))."""
 
 from __future__ import annotations

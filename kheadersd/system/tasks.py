@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Work that callers share, threads for blocking functions, and tasks in the background."""
 
 from __future__ import annotations

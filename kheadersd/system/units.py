@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Numbers with their units, for messages."""
 
 from __future__ import annotations

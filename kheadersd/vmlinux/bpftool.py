@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Finds a bpftool that only root can change."""
 
 from __future__ import annotations

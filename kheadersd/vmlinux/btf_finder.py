@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Finds a kernel's BTF: in sysfs for the running kernel, or in the image of an installed kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Generates vmlinux.h from BTF with bpftool, and tells how programs are compiled with it.
 
 bpftool is the kernel's own tool, and CO-RE programs are written against the vmlinux.h that it generates. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Reads the BTF in a kernel's image: vmlinux as it was linked, or the file that a boot loader loads.
 
 A compressed kernel is decompressed to an unnamed temporary file and read piece by piece: neither the image

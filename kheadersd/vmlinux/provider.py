@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Serves vmlinux.h: an entry of the cache that has this one file."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files that CONTRIBUTING.md, README.md and SECURITY.md name exist."""
+"""The files that the documents name exist, and every file of the product names its license."""
 
 from __future__ import annotations
 
@@ -39,3 +39,21 @@ def test_modules_of_the_figure_exist() -> None:
     assert {path for path in modules if not (REPOSITORY / path).exists()} == set()
     known = {path.name for path in (REPOSITORY / "kheadersd").iterdir() if (path / "__init__.py").exists()}
     assert {room for room, _ in rooms} == known
+
+
+def _product() -> list[Path]:
+    """All files that are installed or run, but those that have no comments."""
+    tops = ("kheadersd", "units", "man", "completions", "examples", "dbus-policy", ".ci", "dev")
+    found = [
+        path
+        for top in tops
+        for path in ((REPOSITORY / top).rglob("*") if (REPOSITORY / top).is_dir() else [REPOSITORY / top])
+    ]
+    return [path for path in found if path.is_file() and path.suffix != ".pyc" and path.name != "py.typed"]
+
+
+def test_every_file_of_the_product_names_its_license() -> None:
+    files = _product()
+    assert len(files) > 200
+    line = "SPDX-License-Identifier: LGPL-2.1-or-later"
+    assert [path for path in files if line not in path.read_text()[:400]] == []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
 """Found through PYTHONPATH by a tool that 'kheadersctl exec --precompiled' runs.
 
 Python imports one sitecustomize only, so this one also runs the distribution's own, which it stands before.
