@@ -130,7 +130,7 @@ def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[st
         return precompiled.environment(arguments.release, dropped=dropped, session=arguments.session)
     except InvalidArgs as error:
         name = printable(Path(arguments.command[0]).name)
-        print(f"kheadersctl: {name} compiles without precompiled headers: {error.message}", file=sys.stderr)
+        output.complain(f"kheadersctl: {name} compiles without precompiled headers: {error.message}")
         return {}
 
 
