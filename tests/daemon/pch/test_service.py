@@ -849,7 +849,7 @@ def test_one_that_cannot_be_removed_is_not_forgotten(
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         # It is not handed out, and takes its space still.
         assert isinstance(get_pch(bus), Refused)
-        assert f"cannot remove {path}: Read-only file system" in daemon.log.read_text()
+        assert f"cannot remove {path.parent}: Read-only file system" in daemon.log.read_text()
         assert bus.call("ListEntries")[0][0]["pch_count"] == 1
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         assert get_pch(bus)[2]["fresh"] is True
