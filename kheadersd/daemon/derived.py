@@ -10,6 +10,7 @@ from ..pch.compile import Compilation
 from ..pch.compiler_run import CompilerRun
 from ..pch.compilers import Compilers
 from ..pch.header_removal import HeaderRemoval
+from ..pch.libbcc_command import LibbccCommands
 from ..pch.profiles import Profiles
 from ..pch.provider import PchProvider
 from ..pch.requests import Base
@@ -66,7 +67,10 @@ class Derived:
         self._compilers = Compilers(config.compiler_directories, run, default=config.compiler)
         self._compiler_run = CompilerRun(run, config.compile_timeout)
         self.store = PchStore(lifecycle, self._compilers, self._profiles, config.max_pchs)
-        compilation = Compilation(lifecycle, self._compilers, self.store, self._compiler_run, progress)
+        self._libbcc = LibbccCommands(run)
+        compilation = Compilation(
+            lifecycle, self._compilers, self._libbcc, self.store, self._compiler_run, progress
+        )
         self.header_removal = HeaderRemoval(bases, lifecycle, self.store, self._compiler_run, journal)
         self.pch = PchProvider(
             bases, self._profiles, self._compilers, self.store, compilation, self.header_removal
@@ -86,3 +90,4 @@ class Derived:
         await self.header_removal.close()
         await self.types.close()
         await self._compilers.close()
+        await self._libbcc.close()

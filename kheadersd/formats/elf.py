@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sections, symbols, the interpreter and the libraries of an ELF file of either class and byte order; elf(5).
+"""Sections, symbols and the interpreter of an ELF file of either class and byte order; elf(5).
 
 A little of the file is read at a time, with a bound for everything. pyelftools reads names and counts of any
 length from a damaged file.
@@ -21,15 +21,13 @@ MAGIC = b"\x7fELF"
 
 _PT_INTERP = 3
 _NT_GNU_BUILD_ID = 3
-_DT_NULL, _DT_NEEDED = 0, 1
 _WITHOUT_CONTENT = (0, 8)  # SHT_NULL, SHT_NOBITS
 # A kernel has some 80 sections.
 _MAX_NAMES = 1024 * 1024  # bytes
 _MAX_NAME = 64
 _MAX_PATH = 4096
-# The kheaders module has some thirty symbols, libbcc needs some fifteen libraries.
+# The kheaders module has some thirty.
 _MAX_SYMBOLS = 100_000
-_MAX_DYNAMIC = 10_000
 
 
 class _Layout(NamedTuple):
@@ -41,7 +39,6 @@ class _Layout(NamedTuple):
         segment: type, offset and size of a program header.
         section: name, type, offset and size of a section header.
         symbol: name, value and section of a symbol, in the order of ``symbol_fields``.
-        dynamic: tag and value.
     """
 
     header: int
@@ -50,12 +47,11 @@ class _Layout(NamedTuple):
     section: str
     symbol: str
     symbol_fields: tuple[int, int, int]
-    dynamic: str
 
 
 _LAYOUTS = {
-    1: _Layout(52, "28xII", "II8xI12x", "II8xII16x", "II6xH", (0, 1, 2), "II"),
-    2: _Layout(64, "32xQQ", "I4xQ16xQ16x", "II16xQQ24x", "I2xHQ8x", (0, 2, 1), "QQ"),
+    1: _Layout(52, "28xII", "II8xI12x", "II8xII16x", "II6xH", (0, 1, 2)),
+    2: _Layout(64, "32xQQ", "I4xQ16xQ16x", "II16xQQ24x", "I2xHQ8x", (0, 2, 1)),
 }
 
 
@@ -139,28 +135,6 @@ def interpreter(content: FileSlice) -> bytes:
         if kind == _PT_INTERP:
             return content.at(offset, min(size, _MAX_PATH)).partition(b"\0")[0]
     return b""
-
-
-def needed_libraries(content: FileSlice) -> list[str]:
-    """The names of the shared libraries that a program or a library needs.
-
-    Raises:
-        Corrupt: the headers contradict each other, or lead out of the file.
-    """
-    layout, order, *_ = _header(content)
-    found = sections(content, (".dynamic", ".dynstr"))
-    if len(found) < 2:
-        return []
-    entry = struct.Struct(order + layout.dynamic)
-    count = min(found[".dynamic"].size // entry.size, _MAX_DYNAMIC)
-    needed = []
-    for tag, value in entry.iter_unpack(found[".dynamic"].at(0, count * entry.size)):
-        if tag == _DT_NULL:
-            break
-        if tag == _DT_NEEDED:
-            name = found[".dynstr"].up_to(value, _MAX_PATH).partition(b"\0")[0]
-            needed.append(name.decode("utf-8", "replace"))
-    return needed
 
 
 def build_id_in(notes: bytes) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .compiler_run import failure
 from .profiles import BCC, TYPES
+from .recipe import is_front_end
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -63,7 +64,8 @@ async def compile_canary(run: CompilerRun, pch: Pch, entry: Entry) -> None:
         Timeout: it took too long.
     """
     record = pch.record
-    arguments = ("-include-pch", str(pch.path), *record.text, "-w", "-x", "c", "-c", "-o", "/dev/null", "-")
+    step = "-emit-llvm-bc" if is_front_end(record.text) else "-c"
+    arguments = (*record.text, "-include-pch", str(pch.path), "-w", step, "-o", "/dev/null", "-x", "c", "-")
     finished = await run(record.compiler, arguments, entry, record.canary.encode())
     if finished.status:
         raise failure(finished, f"{record.compiler} cannot compile a program with {pch.path}")

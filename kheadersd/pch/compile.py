@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from .compiler_run import CompilerRun
     from .compilers import Compiler, Compilers
+    from .libbcc_command import LibbccCommand, LibbccCommands
     from .profiles import Profile
     from .recipe import Recipe
     from .store import PchStore
@@ -37,18 +38,24 @@ _NO_ROOM = os.strerror(errno.ENOSPC)
 
 
 class Compilation:
-    """Compiles headers, one precompiled header of an entry at a time. Belongs to the event loop."""
+    """Compiles headers, one precompiled header of an entry at a time. Belongs to the event loop.
+
+    Attributes:
+        libbcc: tells how bcc compiles.
+    """
 
     def __init__(
         self,
         lifecycle: Lifecycle,
         compilers: Compilers,
+        libbcc: LibbccCommands,
         store: PchStore,
         run: CompilerRun,
         progress: Progress,
     ) -> None:
         self._cache = lifecycle.cache
         self._compilers = compilers
+        self.libbcc = libbcc
         self._store = store
         self._run = run
         self._progress = progress
@@ -62,11 +69,22 @@ class Compilation:
             Vanished: the entry was removed meanwhile.
         """
         try:
-            return await in_thread(_recipe, profile, compiler, entry)
-        except Corrupt:
+            command = await self.libbcc_command(entry, profile) if profile.consumer == BCC else None
+            return await in_thread(_recipe, profile, compiler, entry, command)
+        except (Corrupt, NotAvailable):
             if entry in self._cache:
                 raise
             raise _vanished(entry) from None
+
+    async def libbcc_command(self, entry: Entry, profile: Profile) -> LibbccCommand:
+        """How the installed libbcc compiles for the kernel of an entry.
+
+        Raises:
+            NotAvailable: libbcc is not installed, or cannot be used, or the architecture is not supported.
+            Timeout: it does not answer.
+            Corrupt: the headers are of no architecture.
+        """
+        return await self.libbcc.ask(profile.flags, entry.path, await in_thread(_architecture, entry))
 
     async def make(
         self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, *, manages: bool
@@ -168,9 +186,9 @@ def precompilable(tree: Path, release: str) -> str:
     return architecture(tree)
 
 
-def _recipe(profile: Profile, compiler: Compiler, entry: Entry) -> Recipe:
-    recipe = bcc_recipe if profile.consumer == BCC else clang_recipe
-    return recipe(profile, compiler, entry.path, entry.record.digest, _architecture(entry))
+def _recipe(profile: Profile, compiler: Compiler, entry: Entry, command: LibbccCommand | None) -> Recipe:
+    told = profile, compiler, entry.path, entry.record.digest, _architecture(entry)
+    return clang_recipe(*told) if command is None else bcc_recipe(*told, command)
 
 
 def _architecture(entry: Entry) -> str:
@@ -190,7 +208,7 @@ def _why_too_old(complaints: str, entry: Entry) -> str:
         return ""
     names = ", ".join(lacking[:FIRST_LINES])
     return (
-        f"libbcc {library} is too old for the kernel {entry.release}: its own bpf.h, which takes the place "
+        f"{library} is too old for the kernel {entry.release}: its own bpf.h, which takes the place "
         f"of the kernel's, lacks {names}. Install a newer bcc, or take a profile with fewer headers"
     )
 

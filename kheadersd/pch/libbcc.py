@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The libbcc that is installed: its version, the LLVM that it is linked to, and the headers in it.
+"""The libbcc that is installed: its version, and the headers in it.
 
 Libbcc compiles by itself, with the clang libraries that it is linked to, and puts headers of its own before
 every program. They are strings in its file, under names like /virtual/include/bcc/helpers.h.
@@ -14,27 +14,20 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Corrupt, InvalidArgs, NotAvailable
-from ..formats.elf import needed_libraries
-from ..formats.file_slice import MemorySlice
+from ..errors import InvalidArgs, NotAvailable
 from ..system.file_identity import are_unchanged, identities_at
 from ..system.files import read_file
 from ..system.root_owned import trusted_path
+from ..system.shared_libraries import LOADER_CACHE, candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..system.file_identity import Identities
 
-PLACES = tuple(
-    Path(directory, "libbcc.so.0")
-    for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
-)
-"""Where distributions put it."""
-
+_NAME = "libbcc.so.0"
 _MAX_SIZE = 256 << 20  # bytes; with LLVM inside it may have 100 MiB
 _VERSION = re.compile(r"libbcc\.so\.([0-9]+\.[0-9]+)\.[0-9]+", re.ASCII)
-_LLVM = re.compile(r"lib(?:clang-cpp\.so\.|LLVM-|LLVM\.so\.)([0-9]+)\b", re.ASCII)
 
 # In libbcc's order, each with a line that is in no other string of the library.
 _HEADERS = (
@@ -51,27 +44,28 @@ class Libbcc:
 
     Attributes:
         path: absolute, without links.
-        version: as in "0.26".
-        llvm: the major version of the LLVM that it is linked to.
+        version: as in "0.26"; "" if the name of the file does not tell.
         digest: sha256 of the file, in hex.
         headers: (name, text) of those that it puts before a program, in this order.
     """
 
     path: Path
     version: str
-    llvm: int
     digest: str
     headers: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return f"libbcc {self.version or self.path}"
 
 
 class InstalledLibbcc:
     """Finds libbcc, and reads it again only after it has changed. For any thread.
 
     Args:
-        places: its possible paths, the preferred first.
+        places: its possible paths, the preferred first; None for where the dynamic loader finds it.
     """
 
-    def __init__(self, places: Sequence[Path] = PLACES) -> None:
+    def __init__(self, places: Sequence[Path] | None = None) -> None:
         self._places = places
         self._lock = threading.Lock()
         self._known: tuple[Identities, Libbcc] | None = None
@@ -87,18 +81,15 @@ class InstalledLibbcc:
                 self._known = self._find()
             return self._known[1]
 
-    def compiler_name(self) -> str:
-        """The compiler that is linked to the same LLVM, such as "clang-14". Blocking, as `installed`.
-
-        Raises:
-            NotAvailable: as `installed`.
-        """
-        return f"clang-{self.installed().llvm}"
+    def known(self) -> Libbcc | None:
+        """The libbcc that was found, if it has not changed since; some microseconds."""
+        known = self._known
+        return known[1] if known is not None and are_unchanged(known[0]) else None
 
     def is_known(self, digest: str) -> bool:
         """Whether libbcc has this digest and has not changed since it was read; some microseconds."""
-        known = self._known
-        return known is not None and known[1].digest == digest and are_unchanged(known[0])
+        known = self.known()
+        return known is not None and known.digest == digest
 
     def is_current(self, digest: str) -> bool:
         """Whether libbcc has this digest. Blocking, as `installed`."""
@@ -108,10 +99,12 @@ class InstalledLibbcc:
             return False
 
     def _find(self) -> tuple[Identities, Libbcc]:
-        for place in self._places:
+        loader = identities_at((LOADER_CACHE,))  # first: what changes meanwhile is looked at again
+        places = candidates(_NAME) if self._places is None else self._places
+        for place in places:
             try:
                 path, through = trusted_path(place)
-                before = identities_at((*self._places, *(step for step in through if not step.is_dir())))
+                before = loader | identities_at((*places, *(step for step in through if not step.is_dir())))
                 found = before, _read(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -124,7 +117,7 @@ class InstalledLibbcc:
             return found
         raise NotAvailable(
             "libbcc is not installed, for which this profile is; Debian has it in the package libbpfcc. "
-            f"It was looked for as {', '.join(map(str, self._places))}"
+            f"It was looked for as {', '.join(map(str, places))}"
         )
 
 
@@ -133,26 +126,10 @@ LIBBCC = InstalledLibbcc()
 
 
 def _read(path: Path) -> Libbcc:
-    version = _VERSION.fullmatch(path.name)
-    if version is None:
-        raise NotAvailable(f"{path} does not have its version in its name, and is not used")
     data = read_file(path, _MAX_SIZE)
     headers = tuple((name, _string(data, line, path, name)) for name, line in _HEADERS)
-    return Libbcc(path, version[1], _llvm(data, path), hashlib.sha256(data).hexdigest(), headers)
-
-
-def _llvm(data: bytes, path: Path) -> int:
-    try:
-        needed = needed_libraries(MemorySlice(memoryview(data), str(path)))
-    except Corrupt as error:
-        raise NotAvailable(error.message) from error
-    majors = {int(match[1]) for match in map(_LLVM.match, needed) if match}
-    if len(majors) != 1:
-        raise NotAvailable(
-            f"{path} does not say by its libraries ({', '.join(needed)}) which clang it compiles with; "
-            "one that has LLVM within cannot be used with precompiled headers"
-        )
-    return majors.pop()
+    version = _VERSION.fullmatch(path.name)
+    return Libbcc(path, version[1] if version else "", hashlib.sha256(data).hexdigest(), headers)
 
 
 def _string(data: bytes, line: bytes, path: Path, name: str) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ..cache.entry import HEADERS
 from ..sources.build_tree import AUTOCONF
 from .compiler_run import failure
+from .recipe import is_front_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,7 +63,8 @@ async def find_needed(run: CompilerRun, pch: Pch, entry: Entry) -> tuple[str, ..
 
 def dependencies_arguments(text: Sequence[str]) -> tuple[str, ...]:
     """Arguments that list what a program on stdin includes, on stdout."""
-    return (*text, "-M", "-MT", "x", *_FROM_STDIN)
+    listing = ("-Eonly", "-sys-header-deps", "-w", "-dependency-file", "-") if is_front_end(text) else ("-M",)
+    return (*text, *listing, "-MT", "x", *_FROM_STDIN)
 
 
 def dependencies(output: str, tree: Path) -> tuple[str, ...]:
@@ -82,8 +84,8 @@ def again_arguments(text: Sequence[str], pch: Path) -> tuple[str, ...]:
 
     The compiler may fail: headers without include guards are often not meant to be included alone.
     """
-    reporting = ("-H", "-fsyntax-only", "-ferror-limit=0", "-w")
-    return ("-include-pch", str(pch), *text, *reporting, *_FROM_STDIN)
+    limit = ("-sys-header-deps", "-ferror-limit", "0") if is_front_end(text) else ("-ferror-limit=0",)
+    return (*text, "-include-pch", str(pch), "-H", "-fsyntax-only", *limit, "-w", *_FROM_STDIN)
 
 
 def read_again(complaints: str, tree: Path) -> tuple[str, ...]:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from ..errors import KheadersError
 from ..headers.consent import Action
 from ..system.disk import Vanished
-from ..system.tasks import SharedWork, in_thread
+from ..system.tasks import SharedWork
 from .answers import PchAnswers
-from .libbcc import LIBBCC
 from .profiles import BCC
 from .requests import ServedPch
 
@@ -87,7 +86,13 @@ class PchProvider:
         may_drop = request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
         wanted = request.compiler
         if not wanted and profile.consumer == BCC:
-            wanted = await in_thread(LIBBCC.compiler_name)  # libbcc reads only what its own LLVM has compiled
+            # libbcc reads only what its own LLVM has compiled, and tells which that is when it has a tree.
+            await self._compilation.libbcc.library()
+            entry = await self._bases[profile.base].find(request.release)
+            if entry is None:
+                uid = await caller.consent(Action.EXTRACT) if uid is None else uid
+                entry = await self._bases[profile.base].get(request.release, caller)
+            wanted = (await self._compilation.libbcc_command(entry, profile)).compiler
         compiler = await self._compilers.find(wanted)
         served = await self._find(request.release, profile, compiler)
         # A caller who may not drop headers does not need those that were dropped before.

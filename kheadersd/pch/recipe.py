@@ -32,6 +32,8 @@ from ..sources.build_tree import include_directories
 from .profiles import CLANG_BPF, CLANG_HOST, TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..host.architecture import Clang
     from .compilers import Compiler
     from .profiles import Profile
@@ -41,6 +43,8 @@ VERSION = 4
 
 LIBBPF = Path("/usr/include/bpf")
 """The target of the symlink ``<key>/include/bpf``: libbpf's headers, and nothing else of /usr/include."""
+
+FRONT_END = "-cc1"
 
 _PREFIX_FILES = Path(__file__).parent.parent / "data/prefix"
 
@@ -180,8 +184,17 @@ def precompile(text: tuple[str, ...]) -> tuple[str, ...]:
 
     The result has the content of the headers, so that they can be dropped.
     """
-    embedded = ("-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp")
-    return (*text, "-working-directory=/", *embedded, "-c", "-x", "c-header", "-o", "-", "-")
+    if is_front_end(text):
+        step: tuple[str, ...] = ("-fmodules-embed-all-files", "-fno-pch-timestamp", "-emit-pch")
+    else:
+        embedded = ("-Xclang", "-fmodules-embed-all-files", "-Xclang", "-fno-pch-timestamp")
+        step = ("-working-directory=/", *embedded, "-c")
+    return (*text, *step, "-x", "c-header", "-o", "-", "-")
+
+
+def is_front_end(text: Sequence[str]) -> bool:
+    """Whether arguments are those of clang's front end, which is named first, and not of its driver."""
+    return text[:1] == (FRONT_END,)
 
 
 def key_of(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench.measure import MIB, Result, median, note, run_measured
-from tests.support.bcc import TOOLS, can_be_tried, compiled
+from tests.support.bcc import TOOLS, compiled, is_installed
 from tests.support.precompiling import COMPILERS, CORPUS, is_there
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def corpus(rig: Rig) -> list[Result]:
 
 def bcc(rig: Rig) -> list[Result]:
     """CPU that libbcc takes to compile its own tools, against their text."""
-    if not can_be_tried():
+    if not is_installed():
         note("  bcc, its tools or the clang of its LLVM are not installed, or of no known version")
         return []
     results = []

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from kheadersd.errors import NotAvailable
-from kheadersd.pch.bcc_recipe import is_supported
-from kheadersd.pch.libbcc import LIBBCC, PLACES
-from tests.support.precompiling import is_there
+from kheadersd.pch.libbcc import LIBBCC, InstalledLibbcc
+from kheadersd.pch.libbcc_command import LibbccCommand, LibbccCommands
+from kheadersd.sandbox.command import Run
+from kheadersd.sandbox.confined_child import run_confined
+from tests.support.precompiling import ARCHITECTURE, is_there
 from tests.support.running import REPOSITORY, Bus
 
 _PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
@@ -31,17 +36,34 @@ TOOLS = {
 
 def is_installed() -> bool:
     """Whether there are libbcc, its tools, and the clang of its LLVM."""
-    if not any(place.exists() for place in PLACES) or not Path("/usr/sbin/tcplife-bpfcc").exists():
-        return False
     try:
-        return is_there(LIBBCC.compiler_name())
-    except NotAvailable:  # a libbcc with LLVM within
+        LIBBCC.installed()
+    except NotAvailable:
         return False
+    return Path("/usr/sbin/tcplife-bpfcc").exists() and is_there(compiler_name())
 
 
-def can_be_tried() -> bool:
-    """Whether, besides, the daemon knows how this libbcc compiles."""
-    return is_installed() and is_supported(LIBBCC.installed())
+def compiler_name() -> str:
+    """The compiler that makes what libbcc takes."""
+    return f"clang-{command().major}"
+
+
+@functools.cache
+def command(flags: tuple[str, ...] = (), arch: str = ARCHITECTURE) -> LibbccCommand:
+    """How the installed libbcc compiles."""
+    return ask(LIBBCC, flags, arch)
+
+
+def ask(
+    libraries: InstalledLibbcc, flags: tuple[str, ...] = (), arch: str = ARCHITECTURE, run: Run = run_confined
+) -> LibbccCommand:
+    """What a libbcc answers that is shown a tree with nothing in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        tree.chmod(0o755)
+        (tree / "include/linux").mkdir(parents=True)
+        (tree / "include/linux/kconfig.h").touch()
+        return asyncio.run(LibbccCommands(run, libraries).ask(flags, tree, arch))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ PACKAGES = (
     "polkitd",
     "python3",
     "python3-dbus-next",
-    "python3-pyelftools",
     "python3-pyudev",
     "python3-systemd",
     "python3-zstandard",
@@ -56,8 +55,8 @@ SOURCE = "/srv/kheadersd"
 """Where the container sees the project's checkout, read-only."""
 
 
-COMPILER = "clang"
-"""The package that is wanted besides, where something is compiled."""
+COMPILER = ("clang", "libbpfcc")
+"""The packages that are wanted besides, where something is compiled."""
 
 
 def base(suite: str, *more: str) -> Path:

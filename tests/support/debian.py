@@ -283,6 +283,7 @@ def inside(
     return [
         *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--timezone=off"),
         *("--volatile=overlay", "--pipe", f"--directory={root}", "--resolv-conf=copy-host"),
+        "--system-call-filter=bpf",  # bcc makes maps when it compiles
         "--link-journal=no",  # which needs an identity of this machine
         f"--machine=tests-{os.getpid()}-{next(_numbers)}",
         *(f"--bind={path}" for path in binds),

@@ -15,12 +15,14 @@ from kheadersd.pch.compile import Compilation
 from kheadersd.pch.compiler_run import CompilerRun
 from kheadersd.pch.compilers import Compiler, Compilers
 from kheadersd.pch.header_removal import HeaderRemoval
+from kheadersd.pch.libbcc_command import LibbccCommands
 from kheadersd.pch.profiles import Profiles
 from kheadersd.pch.provider import PchProvider
 from kheadersd.pch.requests import Base, PchRequest
 from kheadersd.pch.store import PchStore
 from kheadersd.sandbox.command import Command, Finished
 from tests.support.hosts import RELEASE
+from tests.support.libbcc_lines import LIBRARY, LINE, InstalledLibrary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +69,7 @@ class Installed(Compilers):
 
 
 class Clang:
-    """A `Run` that stands for clang.
+    """A `Run` that stands for clang, and for a libbcc that has clang 19.
 
     Attributes:
         compiled: how many precompiled headers it was asked for.
@@ -87,6 +89,8 @@ class Clang:
 
     async def __call__(self, command: Command) -> Finished:
         words = command.words
+        if str(LIBRARY.path) in words:
+            return Finished(0, "", LINE)
         tree = next(word[2:-8] for word in words if word.startswith("-I") and word.endswith("/tree/include"))
         if "c-header" in words:
             self.compiled += 1
@@ -147,7 +151,9 @@ class Rig:
         profiles = Profiles(state.journal)
         run = CompilerRun(self.clang, None)
         self.store = PchStore(state.lifecycle, self.compilers, profiles, config.max_pchs)
-        compilation = Compilation(state.lifecycle, self.compilers, self.store, run, state.progress)
+        self.library = InstalledLibrary()
+        libbcc = LibbccCommands(self.clang, self.library)
+        compilation = Compilation(state.lifecycle, self.compilers, libbcc, self.store, run, state.progress)
         self.header_removal = HeaderRemoval(bases, state.lifecycle, self.store, run, state.journal)
         self.provider = PchProvider(
             bases, profiles, self.compilers, self.store, compilation, self.header_removal

@@ -22,7 +22,7 @@ def prepare(suite: str) -> None:
     }
     if not container.why_not():
         made["a root for containers"] = lambda: container.base(suite)
-        made["a root with a compiler"] = lambda: container.base(suite, container.COMPILER)
+        made["a root with a compiler"] = lambda: container.base(suite, *container.COMPILER)
     for what, make in made.items():
         try:
             make()

@@ -22,7 +22,6 @@ EXPECTED = {
     r"clang-\d+ is the same, or not installed": "one is what the others are compared with",
     r"there is no clang-(14|16)": "Debian 13 has newer ones only",
     r"there is only one compiler": "Debian 13 has clang-19 of those that are known",
-    r"needs a libbpfcc with a recipe, and the clang of its LLVM": "Debian 13's libbcc is another one",
     r"this clang crashes without a precompiled header": "clang-19 of Debian 13, with one program",
     r"the example uses dbus-next, which this Python does not import": "./dev suite hides it",
     r"apt knows no linux-headers-": "a new root has no lists of packages",

@@ -40,6 +40,21 @@ async def main(words, stdin, out, seconds):
 print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
 """
 
+# How libbcc compiles, asked as the daemon asks it.
+_ASK = """
+import asyncio, pathlib, sys
+sys.path.insert(0, "/usr/lib/kheadersd")
+from kheadersd.host.architecture import of_machine
+from kheadersd.pch.libbcc_command import LibbccCommands
+from kheadersd.sandbox.runners import compiler_runner
+from kheadersd.sandbox.unit_client import UnitClient
+tree, machine = sys.argv[1:]
+run = compiler_runner()
+assert isinstance(run, UnitClient), run
+command = asyncio.run(LibbccCommands(run).ask((), pathlib.Path(tree), of_machine(machine)))
+print(command.major, *command.options)
+"""
+
 _CACHE = "/var/cache/kheaders"
 _COMPILER = "/usr/bin/clang"
 
@@ -49,7 +64,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """One with the project, its distribution's clang, and a header in the cache."""
     made = tmp_path_factory.mktemp("made")
     ServedHost(_made_directory(made / "host")).show(make_kheaders(RELEASE, FILES))
-    with running("compile", tmp_path_factory.mktemp("machine"), {"/srv/made": made}, [COMPILER]) as container:
+    with running("compile", tmp_path_factory.mktemp("machine"), {"/srv/made": made}, COMPILER) as container:
         container.do(f"{SOURCE}/dev", "install", timeout=300)
         container.do("systemctl", "start", "kheaders-compile.socket")
         container.do("install", "-d", "-o", "kheadersd", "-m", "755", _CACHE, f"{_CACHE}/tree")
@@ -111,6 +126,17 @@ def test_the_whole_service(machine: Container) -> None:
     assert machine.do("stat", "-c", "%U", path) == "kheadersd"
     machine.wait_for("! systemctl list-units --no-legend 'kheaders-compile@*' | grep -q .")
     assert "kheaders-compile@" in machine.journal("-u", "kheaders-compile@*")
+
+
+def test_libbcc_is_asked(machine: Container) -> None:
+    tree = f"{_CACHE}/bcc"
+    machine.do("install", "-d", "-m", "755", f"{tree}/include/linux")
+    machine.do("install", "-m", "644", "/dev/null", f"{tree}/include/linux/kconfig.h")
+    native = machine.do("uname", "-m")
+    told = machine.do("python3", "-c", _ASK, tree, native, user="kheadersd", timeout=100).split()
+    assert f"version {told[0]}." in machine.do(_COMPILER, "--version")  # as Debian has them
+    assert {"__KERNEL__", "-nobuiltininc", f"{native}-unknown-linux-gnu"} <= set(told)
+    assert machine.do("systemctl", "--failed", "--no-legend") == ""
 
 
 def test_who_it_is(machine: Container) -> None:

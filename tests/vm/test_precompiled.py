@@ -74,6 +74,29 @@ char _license[] SEC("license") = "GPL";
 """
 
 
+# As a program of one's own uses what kheadersctl prints.
+_BCC = """
+import json, os, subprocess, sys
+details = json.load(open("/tmp/work/details.json"))
+os.environ["BCC_KERNEL_SOURCE"] = details["source_tree"]
+from bcc import BPF
+TEXT = '''
+#include <linux/fs.h>
+#include <linux/sched.h>
+BPF_HASH(reads, u64);
+int kprobe__vfs_read(struct pt_regs *registers, struct file *file)
+{
+	reads.increment(file->f_inode->i_ino);
+	return 0;
+}
+'''
+b = BPF(text=TEXT, cflags=details["arguments"] if sys.argv[1:] else [])
+for _ in range(3):
+    subprocess.run(["cat", "/etc/hostname"], stdout=subprocess.DEVNULL, check=True)
+print(b["reads"][b["reads"].Key(os.stat("/etc/hostname").st_ino)].value)
+"""
+
+
 @pytest.fixture
 def workplace(guest: Guest) -> Guest:
     """The guest, with more time for compilers."""
@@ -153,3 +176,21 @@ def test_types_of_the_running_kernel(workplace: Guest) -> None:
     _attached(workplace)
     pid = int(workplace.check("sh -c 'echo $$'"))
     assert pid in _counted(workplace, "exits")
+
+
+@everywhere
+def test_bcc_with_the_headers_gone(workplace: Guest) -> None:
+    words = ["kheadersctl", "pch", "bcc-base", "--drop-headers", "--json"]
+    said = workplace.check(words, timeout=_COMPILE_LIMIT)
+    details = json.loads(said)
+    assert details["headers_kept"] is False
+    assert not module_is_loaded(workplace)
+    workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
+    workplace.write("/tmp/work/details.json", said)
+    workplace.write("/tmp/work/bcc_reads.py", _BCC)
+    counted = workplace.check("env -C /tmp/work python3 bcc_reads.py precompiled", timeout=_COMPILE_LIMIT)
+    assert int(counted.splitlines()[-1]) >= 3
+    # By the precompiled header and nothing else: without it there is no such header.
+    failed = workplace.run("env -C /tmp/work python3 bcc_reads.py", timeout=_COMPILE_LIMIT)
+    assert failed.status != 0
+    assert "file not found" in failed.said

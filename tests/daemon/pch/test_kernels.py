@@ -12,8 +12,8 @@ import pytest
 
 from kheadersd.pch.bcc_recipe import lacking_names
 from kheadersd.pch.libbcc import LIBBCC
+from tests.support import bcc as with_bcc
 from tests.support.archives import kheaders_files, make_kheaders
-from tests.support.bcc import can_be_tried
 from tests.support.needs import needs_root
 from tests.support.precompiling import COMPILERS, is_there
 from tests.support.running import REPOSITORY, Bus, Daemon, Refused
@@ -171,7 +171,7 @@ _NEWER = {
 }
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
+@pytest.mark.skipif(not with_bcc.is_installed(), reason="needs libbpfcc, and the clang of its LLVM")
 def test_a_libbcc_that_is_too_old(bus: Bus, host: ServedHost, daemon: Daemon, tmp_path: Path) -> None:
     show(host, _PLAIN, _NEWER)
     version = LIBBCC.installed().version
@@ -183,7 +183,7 @@ def test_a_libbcc_that_is_too_old(bus: Bus, host: ServedHost, daemon: Daemon, tm
     assert not isinstance(get_pch(bus), Refused)
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
+@pytest.mark.skipif(not with_bcc.is_installed(), reason="needs libbpfcc, and the clang of its LLVM")
 def test_what_libbcc_lacks(tmp_path: Path) -> None:
     path = tmp_path / "include/uapi/linux/bpf.h"
     path.parent.mkdir(parents=True)

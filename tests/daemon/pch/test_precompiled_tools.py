@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from tests.support.bcc import ToolRun, bcc, can_be_tried, precompiled_run, python_tools, text_run
+from tests.support.bcc import ToolRun, bcc, is_installed, precompiled_run, python_tools, text_run
 from tests.support.running import REPOSITORY, Bus, Daemon
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not can_be_tried(), reason="it is not known how the installed libbcc compiles"),
+    pytest.mark.skipif(not is_installed(), reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM"),
 ]
 
 NOTHING = "the program includes no kernel header before all else"

@@ -17,7 +17,7 @@ import pytest
 from kheadersd.dbus import frames as wire
 from kheadersd.dbus.codec import Variant, decode, encode
 from tests.support.archives import make_kheaders
-from tests.support.bcc import can_be_tried
+from tests.support.bcc import is_installed
 from tests.support.callers import client
 from tests.support.clients import Ctl, client_on, eventually, wait_until
 from tests.support.hosts import make_module
@@ -448,7 +448,7 @@ def test_headers_that_are_removed_while_they_are_compiled_are_made_again(
 
 def test_every_profile_can_do_without_headers(bus: Bus, real_daemon: Daemon) -> None:
     for profile in sorted(path.stem for path in (REPOSITORY / "kheadersd/data/profiles").glob("*.toml")):
-        if profile == "types" or (profile.startswith("bcc") and not can_be_tried()):
+        if profile == "types" or (profile.startswith("bcc") and not is_installed()):
             continue
         count, compiler = ("1", ()) if profile.startswith("bcc") else ("2", ("compiler", "s", COMPILER))
         options = (count, *compiler, "keep_headers", "b", "false")

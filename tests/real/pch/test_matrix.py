@@ -33,13 +33,12 @@ import pytest
 from kheadersd.host.architecture import of_debian_port
 from kheadersd.pch.bcc_recipe import bcc_recipe, lacking_names
 from kheadersd.pch.compilers import Compiler
-from kheadersd.pch.libbcc import LIBBCC
 from kheadersd.pch.profiles import BCC, TYPES, load
 from kheadersd.pch.recipe import LIBBPF
 from kheadersd.sources.build_tree import AUTOCONF
+from tests.support import bcc as with_bcc
 from tests.support import debian
 from tests.support import precompiling as making
-from tests.support.bcc import can_be_tried
 from tests.support.objects import types
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -278,14 +277,17 @@ def _link(source: str, target: str) -> None:
 _BCC = [profile for profile in _PROFILES.values() if profile.consumer == BCC]
 
 
-@pytest.mark.skipif(not can_be_tried(), reason="needs a libbpfcc with a recipe, and the clang of its LLVM")
+@pytest.mark.skipif(
+    not with_bcc.is_installed(), reason="needs libbpfcc, bpfcc-tools, and the clang of its LLVM"
+)
 def test_profiles_for_bcc(kernel: Unpacked) -> None:
-    compiler = making.found(LIBBCC.compiler_name())
+    compiler = making.found(with_bcc.compiler_name())
     newer = _SUITES.index(kernel.kernel.suite) > _SUITES.index(debian.suite())
     # The widest one has all that RT changes.
     profiles = [_PROFILES["bcc-net"]] if kernel.kernel.flavour.startswith("rt") else _BCC
     for profile in profiles:
-        made = bcc_recipe(profile, compiler, kernel.tree, "0" * 64, kernel.kernel.arch)
+        command = with_bcc.command(arch=kernel.kernel.arch)
+        made = bcc_recipe(profile, compiler, kernel.tree, "0" * 64, kernel.kernel.arch, command)
         done = subprocess.run(
             [compiler.path, *made.build], input=made.source, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, check=False, timeout=120,

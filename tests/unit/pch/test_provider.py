@@ -10,8 +10,10 @@ import pytest
 from kheadersd.errors import AccessDenied, KheadersError, NotAvailable, UnknownProfile
 from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
+from kheadersd.pch import answers, store
 from kheadersd.pch.requests import PchRequest
 from tests.support.hosts import RELEASE, hide_from_sysfs
+from tests.support.libbcc_lines import LIBRARY
 from tests.support.pch_rig import EVERYBODY, MANAGER, Caller, Rig, compiler
 
 
@@ -123,3 +125,27 @@ async def test_the_compiler_that_is_asked_for(rig: Rig) -> None:
 async def test_a_profile_that_there_is_not(rig: Rig) -> None:
     with pytest.raises(UnknownProfile, match=r"'nope'; there are .*bpf-core, bpf-tracing"):
         await rig.provider.get(PchRequest(RELEASE, "nope"), Caller(*EVERYBODY))
+
+
+async def test_libbcc_names_the_compiler(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (answers, store):
+        monkeypatch.setattr(module, "LIBBCC", rig.library)
+    rig.compilers.install(compiler("clang-16"), compiler("clang-19"))
+    caller, request = Caller(*EVERYBODY), PchRequest(RELEASE, "bcc-small")
+    served = await rig.provider.get(request, caller)
+    assert (served.compiler.name, served.library) == ("clang-19", LIBRARY.digest)
+    assert set(caller.asked) == {Action.EXTRACT}
+    assert not (await rig.provider.get(request, Caller())).fresh
+    rig.library.replace()
+    assert not (await rig.provider.get(request, Caller())).fresh, "the same library, looked at again"
+    with pytest.raises(NotAvailable, match="accepts nothing from clang-16; name clang-19"):
+        await rig.provider.get(PchRequest(RELEASE, "bcc-small", compiler="clang-16"), caller)
+
+
+async def test_nothing_is_extracted_for_a_library_that_is_missing(rig: Rig) -> None:
+    rig.library.now = None
+    caller = Caller(*EVERYBODY)
+    with pytest.raises(NotAvailable, match="libbcc is not installed"):
+        await rig.provider.get(PchRequest(RELEASE, "bcc-small"), caller)
+    assert list(rig.state.cache.entries()) == []
+    assert caller.asked == []

@@ -43,7 +43,6 @@ ALLOWED = {
     "cache/tree_writer.py: open('/proc/self/status')": "the kernel's own file",
     "cache/tree_writer.py: os.open(base)": NEW,
     "cache/tree_writer.py: os.open(name)": DIRECTORY,
-    "pch/libbcc.py: open(descriptor)": OPENED,
     "pch/compiler_files.py: open(descriptor)": OPENED,
     "pch/recipe.py: (_PREFIX_FILES / name).read_bytes()": DELIVERED,
     "sources/module_file.py: open(descriptor)": OPENED,
