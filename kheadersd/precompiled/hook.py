@@ -37,6 +37,8 @@ _MAX_DEFINES = 16
 _ABOUT_WARNINGS = ("-W", "-w")
 _FIRST_HIGH = 500  # most processes may have 1,024
 _MAX_LINE = 1000  # characters of a reason
+# A tool can have closed its descriptor, or Python's file; Python has none if it was closed at start.
+_NO_STDERR = (OSError, ValueError, AttributeError)
 
 Create = Callable[..., Any]
 
@@ -154,21 +156,30 @@ class _Held:
 
     def show(self) -> None:
         os.lseek(self._held, 0, os.SEEK_SET)
-        while piece := os.read(self._held, 1 << 16):
-            os.write(self._stderr, piece)
+        with contextlib.suppress(OSError):  # as libbcc, which does not notice
+            while piece := os.read(self._held, 1 << 16):
+                os.write(self._stderr, piece)
 
 
 @contextlib.contextmanager
 def _held_stderr() -> Iterator[_Held]:
     """Hold what libbcc writes: if it is asked again without, it must not have complained twice."""
-    if sys.stderr is not None:
+    with contextlib.suppress(*_NO_STDERR):
         sys.stderr.flush()
-    with _high(os.dup(2)) as stderr, _high(os.memfd_create("stderr")) as held:
+    with _high(_stderr()) as stderr, _high(os.memfd_create("stderr")) as held:
         os.dup2(held, 2)
         try:
             yield _Held(stderr, held)
         finally:
             os.dup2(stderr, 2)
+
+
+def _stderr() -> int:
+    """A descriptor of stderr, or of the null device where stderr is closed."""
+    try:
+        return os.dup(2)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 @contextlib.contextmanager
@@ -187,6 +198,6 @@ def _high(descriptor: int) -> Iterator[int]:
 def _say(reason: str) -> None:
     """One line: why a program is compiled as if kheadersd were not there."""
     tool = Path(sys.argv[0]).name if sys.argv else "the program"
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(*_NO_STDERR):
         line = f"kheadersd: {tool} compiles without precompiled headers: {reason}"
         sys.stderr.write(ascii(line[:_MAX_LINE])[1:-1] + "\n")

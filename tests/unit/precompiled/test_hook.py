@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class Libbcc:
         assert (text[:8], debug, rest) == (TEXT[:8], 0, (True, None))
         flags = [cflags[at] for at in range(count)]
         self.calls.append((flags, os.environ.get("BCC_KERNEL_SOURCE")))
-        os.write(2, b"with " + b" ".join(flags) + b"\n")
+        with contextlib.suppress(OSError):
+            os.write(2, b"with " + b" ".join(flags) + b"\n")
         return 0 if self.refuses in flags else 7
 
 
@@ -121,6 +123,20 @@ def test_a_refusal_of_the_daemon_is_one_line(
     assert compiled(Libbcc()) == 7
     said = "kheadersd: tool compiles without precompiled headers: not\\nallowed \\x1b[1m\nwith \n"
     assert capfd.readouterr().err == said
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_tool_can_have_closed_its_stderr(asked: list[Any], *, is_closed: bool) -> None:
+    before = os.dup(2)
+    read, unread = os.pipe()
+    os.close(read)
+    try:
+        os.close(2) if is_closed else os.dup2(unread, 2)
+        assert [compiled(Libbcc(refuses)) for refuses in (b"", PCH)] == [7, 7]
+    finally:
+        os.dup2(before, 2)
+        for descriptor in (before, unread):
+            os.close(descriptor)
 
 
 def test_a_library_is_hooked_once(asked: list[Any]) -> None:
