@@ -226,7 +226,7 @@ uninstall_all() {
         printf '%s\n' "$installed" | while read -r name; do
             case $name in */) ;; *) rm -f "$root$name" ;; esac
         done
-        # What another version of Python has compiled beside ours.
+        # What another version of Python has compiled.
         find "$root$library" -name __pycache__ -exec rm -rf {} + 2>/dev/null || true
         printf '%s\n' "$installed" | sed -n 's|/$||p' | LC_ALL=C sort -r | while read -r name; do
             rmdir "$root$name" 2>/dev/null || true

@@ -123,6 +123,6 @@ class SliceReader(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Drop the content; a later read raises ValueError."""
         self._content = None
         super().close()
