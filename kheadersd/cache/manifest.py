@@ -273,18 +273,14 @@ def _mode_problem(status: os.stat_result, kind: str) -> str:
 
 
 def _file_problem(directory: int, name: str, entry: Item) -> str:
-    import hashlib
-
     before = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(before.st_mode):
         return _kind_problem(before, FILE)
-    digest = hashlib.sha256()
     with files.opened(name, directory=directory, follow=False) as (descriptor, status):
         if status.st_size != entry.size:
             return f"changed, {status.st_size} bytes instead of {entry.size}"
-        for piece in files.read_pieces(descriptor, entry.size + 1):  # a file that grows is not read for ever
-            digest.update(piece)
-    if digest.hexdigest() != entry.content:
+        digest = files.sha256(descriptor, entry.size + 1)  # a file that grows is not read for ever
+    if digest != entry.content:
         return "changed, the content is not what was extracted"
     return _mode_problem(status, FILE)
 

@@ -325,11 +325,5 @@ def _identities(paths: Iterable[Path]) -> tuple[FileIdentity, ...] | None:
 
 
 def _sha256(path: Path) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
     with files.opened(path, follow=False) as (descriptor, status):
-        # A file that grows is not read for ever.
-        for piece in files.read_pieces(descriptor, status.st_size + 1):
-            digest.update(piece)
-    return digest.hexdigest()
+        return files.sha256(descriptor, status.st_size + 1)  # a file that grows is not read for ever

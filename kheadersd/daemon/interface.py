@@ -140,7 +140,7 @@ class Service:
         assert served.entry is not None
         with _closed_on_error(lease):
             body = encode(_EXPORTED, [0, variants(details(served))])
-        archive = await self.parts.exports.start(served.entry, uid, on_end=lambda: os.close(lease))
+        archive = self.parts.exports.start(served.entry, uid, on_end=lambda: os.close(lease))
         return Reply(body, [archive])
 
     async def _lease(

@@ -45,7 +45,7 @@ class Exports:
         """Cut short all streams that are still being read."""
         await self._background.close()
 
-    async def start(self, entry: Entry, uid: int, on_end: Callable[[], None]) -> int:
+    def start(self, entry: Entry, uid: int, on_end: Callable[[], None]) -> int:
         """Begin to write the headers of an entry as a tar archive.
 
         Args:

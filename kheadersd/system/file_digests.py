@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING
 
-from .files import opened
+from .files import opened, read_pieces
+from .tasks import Cancelled
 
 if TYPE_CHECKING:
     import threading
 
     from .file_identity import FileIdentity, Identities
-
-_BLOCK = 1 << 20  # bytes
 
 
 class FileDigests:
@@ -28,12 +26,12 @@ class FileDigests:
 
         Raises:
             OSError: a file cannot be read.
-            InterruptedError: ``cancelled`` was set.
+            Cancelled: ``cancelled`` was set.
         """
         whole = hashlib.sha256()
         for path in sorted(identities):
             if cancelled.is_set():
-                raise InterruptedError
+                raise Cancelled
             known = self._known.get(path)
             if known is None or known[0] != identities[path]:
                 known = identities[path], _digest(path, cancelled)
@@ -45,9 +43,9 @@ class FileDigests:
 
 def _digest(path: str, cancelled: threading.Event) -> str:
     digest = hashlib.sha256()
-    with opened(path) as (descriptor, _):
-        while piece := os.read(descriptor, _BLOCK):
+    with opened(path) as (descriptor, status):
+        for piece in read_pieces(descriptor, status.st_size):
             if cancelled.is_set():
-                raise InterruptedError
+                raise Cancelled
             digest.update(piece)
     return digest.hexdigest()

@@ -137,6 +137,16 @@ def read_pieces(descriptor: int, size: int) -> Iterator[bytes]:
         size -= len(piece)
 
 
+def sha256(descriptor: int, size: int) -> str:
+    """The digest, in hex, of the next ``size`` bytes of a descriptor, or of fewer where it ends before."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for piece in read_pieces(descriptor, size):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def _check_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something unknown")

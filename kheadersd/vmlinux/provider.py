@@ -16,7 +16,7 @@ from ..formats.tar import FILE
 from ..headers.consent import Action
 from ..sources.source import NotFound
 from ..system.disk import explained
-from ..system.files import opened
+from ..system.files import opened, sha256
 from ..system.tasks import SharedWork, closed_at_end, in_thread, within
 from . import btf_finder as btf
 from . import generate as vmlinux
@@ -255,6 +255,6 @@ def _publish(staging: Staging, record: Record) -> Published:
     path = staging.tree / vmlinux.NAME
     with explained(f"finish {vmlinux.NAME}", staging.tree):
         path.chmod(FILE_MODE)
-        with opened(path) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with opened(path) as (descriptor, status):
+            digest = sha256(descriptor, status.st_size)
     return staging.publish(record, Manifest({vmlinux.NAME: Item(FILE, status.st_size, digest)}))

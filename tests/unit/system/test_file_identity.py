@@ -17,6 +17,7 @@ from kheadersd.system.file_identity import (
     stored_identity,
     stored_identity_at,
 )
+from kheadersd.system.tasks import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,5 +104,5 @@ def test_a_digest_is_of_names_too_and_can_be_cancelled(tmp_path: Path) -> None:
     one, two = (FileDigests().digest(identities_at([tmp_path / name]), cancelled) for name in ("one", "two"))
     assert one != two
     cancelled.set()
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Cancelled):
         FileDigests().digest(identities_at([tmp_path / "one"]), cancelled)
