@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -224,8 +225,6 @@ def fingerprint(tree: Path) -> tuple[int, str]:
     Raises:
         OSError: a directory is not there any more, or cannot be read now.
     """
-    import hashlib
-
     count = 0
     lines: list[str] = []
     pending = [os.fspath(tree)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -112,8 +113,6 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Lines of text; the last one has the number of entries and the sha256 of the lines before it."""
-        import hashlib
-
         text = io.BytesIO()
         text.write(_HEADING)
         text.writelines(
@@ -131,8 +130,6 @@ class Manifest:
         Raises:
             Corrupt: it is damaged, cut short, or of another version.
         """
-        import hashlib
-
         end = data.rfind(b"\n", 0, -1) + 1
         packed: dict[str, bytes] = {}
         try:
@@ -160,8 +157,6 @@ def read(directory: Path | int, sha256: str) -> Manifest:
         Corrupt: it is not what was written.
         OSError: it cannot be read now.
     """
-    import hashlib
-
     name, fd = ("manifest", directory) if isinstance(directory, int) else (directory / "manifest", None)
     try:
         encoded = files.read_file(name, MAX_ENCODED, directory=fd, follow=False)

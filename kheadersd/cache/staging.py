@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import os
 from typing import TYPE_CHECKING, Self
 
@@ -125,8 +126,6 @@ class Staging:
             DiskError: something else is wrong with the disk.
             ValueError: the record is that of another entry than the one staged.
         """
-        import hashlib
-
         if record.name != self.name:
             raise ValueError(f"the record of {record.name} is not that of {self.name}")
         encoded = manifest.encode()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,6 @@ class TreeWriter:
     """
 
     def __init__(self, directory_fd: int, limits: Limits) -> None:
-        import hashlib
-
         self._sha256 = hashlib.sha256
         self._empty = hashlib.sha256().digest()
         # A thread cannot set the umask for itself; where it takes away too much, modes are set one by one.

@@ -7,6 +7,7 @@ files (deb(5)). No other member is read, and dpkg is not needed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -57,8 +58,6 @@ class HeldFile(FileSlice):
 
     def sha256(self) -> str:
         """The digest of the whole file, in hex. Blocks for about 2 ms a MiB."""
-        import hashlib
-
         digest = hashlib.sha256()
         offset = 0
         while piece := self.up_to(offset, _READ_BYTES):

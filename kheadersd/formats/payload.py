@@ -8,6 +8,7 @@ may follow.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,6 @@ def _unlz4(content: FileSlice, source: CompressedInput) -> Iterator[bytes]:
 
     Decoded by liblz4, which systemd needs too; no distribution has a Python library for lz4 in its base.
     """
-    import ctypes
-
     library = _liblz4(content)
     block = ctypes.create_string_buffer(LZ4_BLOCK)
     offset = len(_LZ4)
@@ -105,8 +104,6 @@ def _unlz4(content: FileSlice, source: CompressedInput) -> Iterator[bytes]:
 
 
 def _liblz4(content: FileSlice) -> Any:
-    import ctypes
-
     try:
         return ctypes.CDLL("liblz4.so.1")
     except OSError as error:

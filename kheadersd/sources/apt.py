@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 import re
 import shutil
 import time
@@ -228,8 +229,6 @@ def _names(packages: Sequence[Package]) -> str:
 
 def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     """Open and check what was downloaded. Blocks for some 20 ms."""
-    import hashlib
-
     own, *rest = packages
     srcarch = of_debian_port(own.architecture)
     if srcarch is None:

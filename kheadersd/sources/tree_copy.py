@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import os
 import stat
@@ -100,8 +101,6 @@ def snapshot(host: Host, release: Release, tree: Tree, limits: Limits, cancelled
             or something is kept from others by its mode.
         Cancelled: ``cancelled`` was set.
     """
-    import hashlib
-
     name = origin(tree)
     if name.count(_BETWEEN + "/") != (tree.source_tree != tree.build_tree):
         raise Corrupt(f"{name} cannot be copied: the path of a tree has {_BETWEEN!r} in it; rename it")
@@ -130,8 +129,6 @@ def _layer(anew: Callable[[], _Walk], place: Path, parts: list[str], digest: str
     """The second reading, which has to give the same bytes."""
 
     def chunks() -> Iterator[bytes]:
-        import hashlib
-
         found = hashlib.sha256()
         for piece in _tar(anew(), place, parts, _Stamp()):
             found.update(piece)
@@ -154,8 +151,6 @@ class _Stamp:
     """Adds up what tells one state of a tree from another."""
 
     def __init__(self) -> None:
-        import hashlib
-
         self._digest = hashlib.sha256()
         self._count = 0
 

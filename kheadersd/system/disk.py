@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -174,8 +175,6 @@ def sync_file_system(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        import ctypes
-
         libc = ctypes.CDLL(None, use_errno=True)
         if not hasattr(libc, "syncfs"):
             os.sync()
@@ -194,8 +193,6 @@ def exchange(one: Path, other: Path) -> bool:
     Raises:
         OSError: one of them does not exist, or the exchange failed otherwise.
     """
-    import ctypes
-
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False

@@ -139,7 +139,7 @@ def read_pieces(descriptor: int, size: int) -> Iterator[bytes]:
 
 def sha256(descriptor: int, size: int) -> str:
     """The digest, in hex, of the next ``size`` bytes of a descriptor, or of fewer where it ends before."""
-    import hashlib
+    import hashlib  # 3 ms, which kheadersctl does without
 
     digest = hashlib.sha256()
     for piece in read_pieces(descriptor, size):

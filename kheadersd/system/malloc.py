@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 from typing import Any
@@ -44,6 +45,4 @@ def collect_often() -> None:
 
 @functools.cache
 def _libc() -> Any:
-    import ctypes
-
     return ctypes.CDLL(None)

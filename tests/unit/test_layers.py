@@ -14,7 +14,7 @@ LAYERS = (
     "errors",
     "system",
     # What every room may know, each only those before it.
-    *("release", "names", "events", "journal", "observer", "progress", "config"),
+    *("release", "names", "events", "journal", "progress", "config"),
     *(
         "formats",
         "dbus",
