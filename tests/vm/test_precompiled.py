@@ -86,7 +86,9 @@ TEXT = '''
 BPF_HASH(reads, u64);
 int kprobe__vfs_read(struct pt_regs *registers, struct file *file)
 {
-	reads.increment(file->f_inode->i_ino);
+	u64 number = file->f_inode->i_ino;
+
+	reads.increment(number);
 	return 0;
 }
 '''
