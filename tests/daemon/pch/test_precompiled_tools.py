@@ -20,7 +20,7 @@ pytestmark = [
 
 NOTHING = "the program includes no kernel header before all else"
 FALLBACKS = dict.fromkeys(("biopattern", "compactsnoop", "opensnoop", "ppchcalls", "syncsnoop"), NOTHING)
-"""The tools that compile as without, and why."""
+"""The tools that compile as without, and why: syncsnoop of Debian 12, and the others of Debian 13, too."""
 
 # What a program of a user's own does, as the README tells.
 LINE = re.search(r"^```python\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -49,7 +49,7 @@ def test_unmodified_tools(bus: Bus, real_daemon: Daemon) -> None:
     assert other - CHANGING == set()
     reasons = {tool: _REASON.findall(precompiled.stderr) for tool, (_, precompiled) in compiling.items()}
     fallen_back = {tool: given[0] for tool, given in reasons.items() if given}
-    assert fallen_back == {tool: reason for tool, reason in FALLBACKS.items() if tool in compiling}
+    assert fallen_back.items() <= FALLBACKS.items()
 
 
 @pytest.mark.timeout(300)
