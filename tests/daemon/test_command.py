@@ -57,7 +57,7 @@ def test_exec_holds_a_lease_while_the_command_runs(ctl: Ctl, bus: Bus) -> None:
 
 
 def test_exec_tells_nobody_what_the_command_is_given(ctl: Ctl, bus: Bus, daemon: Daemon) -> None:
-    """It may be a password; the reasons of leases can be read by everybody."""
+    """It may be a password; every user can read the reasons of leases."""
     script = "echo ready; read word"
     with ctl.started("exec", "--", "/bin/sh", "-c", script, "hunter2", "--password=hunter2") as process:
         assert process.stdout is not None

@@ -56,7 +56,7 @@ def test_both_parts_of_a_split_tree(bus: Bus, daemon: Daemon, host: ServedHost) 
         file = host.modules / part / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    (host.modules / "build" / "Makefile").write_text("# nobody needs it\n")
+    (host.modules / "build" / "Makefile").write_text("# no program needs it\n")
     done = Ctl(bus)("export")
     assert contents(done.stdout.encode()) == TREE
 

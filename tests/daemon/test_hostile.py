@@ -133,7 +133,7 @@ def test_what_is_no_release(rig: Daemon, nobody: RawClient, release: str) -> Non
 
 
 def test_a_release_with_a_nul(rig: Daemon, other: RawClient) -> None:
-    """No library sends one, and the bus ends the connection of whoever does."""
+    """No library sends one, and the bus ends the connection of a program that does."""
     bad = connect(rig.bus.socket, "nobody")
     text = b"6.1\0-evil"
     with unharmed(rig, other):
@@ -337,7 +337,7 @@ FLOODS = [
 @pytest.mark.parametrize("what", FLOODS)
 def test_flood(rig: Daemon, other: RawClient, nobody: RawClient, what: str) -> None:
     fields, bodies, count = flood_of(what)
-    if what == "no such method":  # which the bus refuses to anybody but root
+    if what == "no such method":  # which the bus refuses to all users but root
         nobody = other
     with client(rig.bus.socket) as asking, unharmed(rig, asking) as watch:
         with Flood(nobody, frames(fields, bodies)) as flood:
@@ -429,7 +429,7 @@ def test_connection_storm(rig: Daemon, other: RawClient) -> None:
 
 @pytest.mark.slow
 def test_connections_that_come_and_go(rig: Daemon, other: RawClient) -> None:
-    """Whoever the daemon got to know is forgotten."""
+    """The daemon forgets each caller that it got to know."""
     with unharmed(rig, other) as watch:
         for number in range(1000):
             with client(rig.bus.socket, "nobody") as bad:

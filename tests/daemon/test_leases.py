@@ -121,7 +121,7 @@ async def test_force_removes_what_is_leased(bus: Bus, daemon: Daemon) -> None:
 
 
 async def test_files_of_a_holder_stay_until_the_lease_ends(bus: Bus, daemon: Daemon) -> None:
-    """A refreshed entry takes the name of the old one, in which somebody may have a directory open."""
+    """A refreshed entry takes the name of the old one, in which a program can have a directory open."""
     async with client_on(bus) as client:
         path, lease = await client.acquire()
         inside = os.open(path, os.O_DIRECTORY)

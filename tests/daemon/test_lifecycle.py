@@ -213,7 +213,7 @@ def test_the_bus_dies_during_an_extraction(bus: Bus, big_daemon: Daemon) -> None
         go_on(big_daemon)
         assert caller.wait(5)
     wait_until(lambda: not staged(big_daemon))
-    assert big_daemon.entries() == [], "nobody waits any more"
+    assert big_daemon.entries() == [], "no caller waits any more"
     bus.start()
     big_daemon.wait_until_ready()
     works(bus, big_daemon)
@@ -270,7 +270,7 @@ def test_no_session_bus(host: ServedHost, tmp_path: Path) -> None:
 
 @pytest.fixture
 def mute(bus: Bus) -> Bus:
-    """Somebody listens where the bus should be, and says nothing."""
+    """A program listens where the bus should be, and says nothing."""
     bus.stop()
     return bus
 

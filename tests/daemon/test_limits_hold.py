@@ -132,7 +132,7 @@ def make_unit(tmp_path: Path) -> Iterator[MakeUnit]:
 
 @contextlib.contextmanager
 def hanging_file_system(directory: Path) -> Iterator[None]:
-    """Whoever looks below the directory hangs in the kernel, as with a server that is away."""
+    """A program that looks below the directory hangs in the kernel, as with a server that is away."""
     if not os.path.exists("/dev/fuse"):
         pytest.skip("there is no /dev/fuse")
     libc = ctypes.CDLL(None, use_errno=True)
@@ -185,7 +185,7 @@ def start(bus: Bus, host: ServedHost, tmp_path: Path) -> Iterator[StartDaemon]:
 
 @contextlib.contextmanager
 def asking(bus: Bus, member: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Somebody who waits for the answer to a call."""
+    """A caller that waits for the answer to a call."""
     command = ["busctl", f"--address={bus.address}", "--timeout=100", "call", NAME, OBJECT, INTERFACE, member]
     with subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -263,7 +263,7 @@ def test_a_file_system_that_hangs(start: StartDaemon, bus: Bus, host: ServedHost
 
 
 def test_more_hang_than_work_at_a_time(start: StartDaemon, bus: Bus, host: ServedHost) -> None:
-    """With nobody who gives up: six wait without a limit."""
+    """Six callers wait without a limit, and none gives up."""
     with contextlib.ExitStack() as stack:
         for number in range(6):
             build = host.modules.with_name(f"9.9.{number}") / "build"

@@ -94,7 +94,7 @@ def outcome(caller: RawClient, member: str, signature: str, values: list[Any], *
     return caller.call(member, signature, values, **keywords).name
 
 
-def test_reading_and_extraction_are_everybodys(make_polkit: MakePolkit, nobody: RawClient) -> None:
+def test_every_user_may_read_and_extract(make_polkit: MakePolkit, nobody: RawClient) -> None:
     make_polkit()
     reply = nobody.call("GetHeaders", HEADERS, ["", NO_OPTIONS])
     assert reply.name == ""
@@ -115,7 +115,7 @@ def test_managing_takes_authentication(bus: Bus, make_polkit: MakePolkit, nobody
     make_polkit()
     path = bus.call("GetHeaders", "sa{sv}", "", "0")[0]
     assert [outcome(nobody, *call) for call in MANAGING] == [AUTHENTICATE] * len(MANAGING)
-    # polkit is prepared to ask, but nobody is there to be asked.
+    # polkit is prepared to ask, but no user is there to be asked.
     interactive = wire.ALLOW_INTERACTIVE_AUTHORIZATION
     assert [outcome(nobody, *call, flags=interactive) for call in MANAGING] == [DENIED] * len(MANAGING)
     assert bus.call("Lookup", "s", "")[0] == path
@@ -241,7 +241,7 @@ def test_polkit_that_never_answers(bus: Bus, daemon: Daemon, nobody: RawClient) 
         assert outcome(other, "ListEntries", "", []) == ""
         # Root needs no polkit.
         assert outcome(root, "GetHeaders", HEADERS, ["", NO_OPTIONS]) == ""
-        # And then the headers are there, for which nobody needs it.
+        # And then the headers are there, for which no user needs it.
         assert outcome(other, "GetHeaders", HEADERS, ["", NO_OPTIONS]) == ""
         assert time.monotonic() - started < 10
         refused = nobody.reply(serial)
@@ -275,7 +275,7 @@ async def test_only_the_bus_says_that_there_is_no_polkit(
         assert "what polkit was told" in reply.values[0]
     finally:
         await polkit.close()
-    # And what nobody may without polkit's word is everybody's where there is none.
+    # And what no user may without polkit's word, every user may where there is none.
     assert await asyncio.to_thread(outcome, nobody, "GetHeaders", HEADERS, ["", NO_OPTIONS]) == ""
 
 
@@ -304,7 +304,7 @@ def test_one_user_cannot_keep_polkit_from_others(
         mute.wait_for_questions(17)
         for caller in others:
             caller.close()
-        # Whoever goes gives back the place.
+        # A caller that leaves gives back its place.
         mute.wait_for_questions(16, "CancelCheckAuthorization")
         assert outcome(nobody, "ListLeases", "", []) == ""
 
@@ -364,7 +364,7 @@ def test_nobody_can_take_the_name(bus: Bus, nobody: RawClient) -> None:
     assert uid == [0]
 
 
-def test_what_everybody_may_without_an_interface(nobody: RawClient) -> None:
+def test_what_every_user_may_without_an_interface(nobody: RawClient) -> None:
     assert nobody.call("GetHeaders", HEADERS, ["", NO_OPTIONS], interface="").name == ""
     assert [outcome(nobody, *call, interface="") for call in READING] == [""] * len(READING)
     assert outcome(nobody, *MANAGING[4], interface="") == DENIED
@@ -375,7 +375,7 @@ def test_what_everybody_may_without_an_interface(nobody: RawClient) -> None:
     assert nobody.call("GetAll", "s", [INTERFACE], interface="").name == ""
 
 
-def test_everybody_may_read_properties_and_the_log_level(nobody: RawClient) -> None:
+def test_every_user_may_read_properties_and_the_log_level(nobody: RawClient) -> None:
     properties = "org.freedesktop.DBus.Properties"
     values = nobody.call("GetAll", "s", [INTERFACE], interface=properties).values[0]
     assert values["RunningRelease"].value == RELEASE
@@ -401,7 +401,7 @@ def test_a_signal_or_an_answer_that_nobody_asked_for_does_nothing(bus: Bus, nobo
     assert outcome(nobody, "ListEntries", "", []) == ""
 
 
-def test_what_is_made_can_be_read_by_everybody_and_written_by_nobody(
+def test_every_user_can_read_what_is_made_and_none_can_write_it(
     bus: Bus, daemon: Daemon, host: ServedHost, nobody: RawClient
 ) -> None:
     host.show(make_kheaders(RELEASE))

@@ -31,8 +31,8 @@ class Root:
         return True
 
 
-class Nobody:
-    """An observer that looks away."""
+class NoObserver:
+    """An observer that ignores everything."""
 
     def entry_added(self, entry: object) -> None: ...
 
@@ -65,7 +65,7 @@ def journal() -> Kept:
 
 @pytest.fixture
 async def state(host: Host, journal: Kept, tmp_path: Path) -> AsyncIterator[Parts]:
-    state = Parts(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), Nobody())
+    state = Parts(host, Config(), tmp_path / "cache", journal, NoLoader("no module here"), NoObserver())
     await state.start()
     yield state
     await state.close()

@@ -179,5 +179,5 @@ class Rig:
         return self.why_not_restorable
 
 
-EVERYBODY = (Action.EXTRACT,)
+EVERY_USER = (Action.EXTRACT,)
 MANAGER = (Action.EXTRACT, Action.MANAGE)

@@ -88,7 +88,7 @@ def test_nothing_to_provide(machine: Container, no_headers: None) -> None:
 
 
 def test_many_looks_where_there_is_nothing_ask_once(machine: Container, no_headers: None) -> None:
-    """A compiler looks for each header in each directory; without us it would find out at once."""
+    """A compiler looks for each header in each directory; without the daemon it would find out at once."""
     asked = "journalctl --quiet --output=cat --unit=kheaders-provide.service | grep -c ^Starting || true"
     before = int(machine.shell(asked))
     for _ in range(50):
@@ -97,7 +97,7 @@ def test_many_looks_where_there_is_nothing_ask_once(machine: Container, no_heade
 
 
 def test_only_the_cache_is_mounted(machine: Container) -> None:
-    """Whoever has become the daemon's user does not have root mount what they like."""
+    """A program that has become the daemon's user cannot have root mount anything else."""
     machine.do("cat", KCONFIG)
     machine.do("systemctl", "stop", MOUNT)
     entry = machine.shell("readlink /run/kheaders/current")

@@ -108,7 +108,7 @@ def test_a_pch(machine: Container) -> None:
 
 
 def test_the_whole_service(machine: Container) -> None:
-    """Of another host's small archive: asked by anybody, made by the unit, readable for everybody."""
+    """Of another host's small archive: any user asks, the unit makes it, every user can read it."""
     machine.do("cp", "-r", "/srv/made/host", "/srv/host")
     drop_in = "[Service]\nExecStart=\nExecStart=/usr/bin/kheadersd --root /srv/host\n"
     machine.write("/run/systemd/system/kheadersd.service.d/host.conf", drop_in)

@@ -34,7 +34,7 @@ def main_pid(machine: Container) -> str:
 
 
 @pytest.mark.parametrize("user", [None, "nobody"])
-def test_everybody_is_served(machine: Container, real_headers: RealHeaders, user: str | None) -> None:
+def test_every_user_is_served(machine: Container, real_headers: RealHeaders, user: str | None) -> None:
     path, details = call(machine, "GetHeaders", "sa{sv}", "", "0", user=user)
     assert path.startswith(f"/var/cache/kheaders/{real_headers.release}-")
     assert details["source"]["data"] == "module-file"

@@ -322,7 +322,7 @@ def test_console_with_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nobody_reads_stderr() -> None:
-    """A full pipe holds nobody up, nor does a closed one."""
+    """Neither a full pipe nor a closed one delays a caller."""
     script = """
 import sys, time
 from kheadersd.journal import *

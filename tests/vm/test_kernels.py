@@ -77,7 +77,7 @@ def test_installed_extracted_ahead_removed_retired(
     delivered: Guest, package: KernelPackage, figures: Figures
 ) -> None:
     release = package.release
-    # Nobody waits for it: it must not be in the way of what somebody does wait for.
+    # No caller waits for it: it must not delay what a caller waits for.
     low = f"ps -L -o ni= -p {main_pid(delivered)} | grep -q 15"
     delivered.check(f"( until {low}; do sleep 0.1; done; : >/tmp/low ) </dev/null >/dev/null 2>&1 &")
     delivered.check("dpkg -i /root/kernel.deb", timeout=_CHANGE_LIMIT)

@@ -419,7 +419,7 @@ def test_monitor_for_people(ctl: Ctl, service: Service) -> None:
         assert child.wait(10) == 141
 
 
-@needs_root("only root can become somebody else")
+@needs_root("only root can become another user")
 def test_somebody_else_on_a_terminal_without_polkit(ctl: Ctl) -> None:
     """What asks for passwords has nobody to talk to: not the user's business while nothing needs it."""
     ctl.command = [*as_user("nobody"), *ctl.command]

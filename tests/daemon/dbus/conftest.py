@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    """A real bus on a private socket, which anybody may use."""
+    """A real bus on a private socket, which every user may use."""
     socket = tmp_path / "bus"
     configuration = tmp_path / "bus.conf"
     configuration.write_text(CONFIGURATION.format(socket=socket))

@@ -372,7 +372,7 @@ async def test_nonsense_from_the_bus_ends_the_connection(tmp_path: Path, nonsens
 
 
 async def test_bus_that_does_not_read(tmp_path: Path) -> None:
-    """What we write waits, reading stops meanwhile, and all of it arrives when the bus reads again."""
+    """What is written waits, reading stops meanwhile, and all of it arrives when the bus reads again."""
     exported = asyncio.Event()
     go = asyncio.Event()
     arrived: list[int] = []

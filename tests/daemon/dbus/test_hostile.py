@@ -146,7 +146,7 @@ def test_stray_replies(bus: Bus, client: RawClient) -> None:
 
 
 def test_spoofed_vanishing(bus: Bus, client: RawClient) -> None:
-    """Signals can be sent to one connection alone, by anybody: only the bus is believed."""
+    """Any program can send signals to one connection alone: only the bus is believed."""
     other = RawClient(bus.socket)
     serial = other.send(SLOW, slow_for(500))
     name = other.name.encode()

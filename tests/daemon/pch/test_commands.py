@@ -143,7 +143,7 @@ def test_what_was_dropped_stays_away_at_boot(real_daemon: Daemon, shell: Shell) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert shell(*at_boot, "--json").stdout == "{}\n"
     assert shell("list").stdout.split("\t")[1] == "1pch"
-    # Whoever wants them has them made again.
+    # A caller that wants them has them made again.
     assert "BCC_KERNEL_SOURCE=" in shell("env").stdout
     assert shell("list").stdout.split("\t")[1] == "headers+1pch"
 

@@ -111,7 +111,7 @@ def test_a_named_profile(bus: Bus, real_daemon: Daemon, tmp_path: Path, real_hea
     assert described["pchs"][0]["path"] == path
 
 
-def test_everybody_may_read_it(bus: Bus, daemon: Daemon) -> None:
+def test_every_user_can_read_it(bus: Bus, daemon: Daemon) -> None:
     path = Path(get_pch(bus)[0])
     assert path.stat().st_mode & 0o777 == 0o644
     for directory in (path.parent, path.parent.parent, path.parent / "include"):
@@ -472,7 +472,7 @@ def test_what_a_removed_compiler_made_is_in_nobodys_way(
 
 
 def test_mounted_headers_stay(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
-    """As they are while somebody looks for them in /lib/modules."""
+    """As they are while a program looks for them in /lib/modules."""
     path, _ = bus.call("GetHeaders", "sa{sv}", "", "0")
     place = tmp_path / "build"
     place.mkdir()
@@ -491,7 +491,7 @@ def test_mounted_headers_stay(bus: Bus, daemon: Daemon, tmp_path: Path) -> None:
 def test_from_installed_headers(
     memory: Path, bus: Bus, root: Path, make_daemon: MakeDaemon, real_headers: RealHeaders, tmp_path: Path
 ) -> None:
-    """Split as Debian splits them: they are copied, as nobody must change what is precompiled."""
+    """Split as Debian splits them: they are copied, as no program must change what is precompiled."""
     source, build = root / "usr/src/common", root / "usr/src/flavour"
     for directory in (source, build):
         directory.mkdir(parents=True)
@@ -523,7 +523,7 @@ def test_from_installed_headers(
     daemon.start()
     again, _, details = get_pch(bus)
     assert (again, details["fresh"]) == (other, False)
-    # and notices what was edited while nobody looked: any header, also in place and of the same size.
+    # and notices what was edited between two looks: any header, also in place and of the same size.
     daemon.kill()
     types = source / "include/linux/types.h"
     types.write_text(types.read_text().replace("unsigned long", "unsigned char"))
@@ -724,7 +724,7 @@ def test_headers_that_do_not_compile(bus: Bus, daemon: Daemon) -> None:
 
 
 def test_who_may_have_what(bus: Bus, real_daemon: Daemon) -> None:
-    """Named profiles are everybody's, lists of one's own take an authorisation; here no polkit runs."""
+    """Every user gets named profiles, a caller's own list takes an authorisation; here no polkit runs."""
     named = ("GetPch", "ssa{sv}", "", "bpf-core", "1", "compiler", "s", COMPILER)
     own = ("GetPch", "ssa{sv}", "", "bpf-core", "2", *named[5:], "headers", "as", "1", *FEW)
     assert isinstance(bus.call(*own, user="nobody"), Refused)

@@ -90,7 +90,7 @@ def test_refusals(
 
 @pytest.mark.skipif(not POLKITD.exists(), reason="polkitd is not installed")
 def test_who_may(bus: Bus, nobody: RawClient) -> None:
-    """To have them made takes consent; what is there is everybody's."""
+    """To have them made takes consent; every user can read what is there."""
     polkit = Polkit(bus, bus.directory)
     polkit.rules = rule("extract", "no")
     polkit.start()

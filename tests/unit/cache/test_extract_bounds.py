@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Looks(threading.Event):
-    """Counts how often somebody looks whether it is set; it is after ``most`` times."""
+    """Counts how often it is asked whether it is set; it is after ``most`` times."""
 
     def __init__(self, most: int | None = None) -> None:
         super().__init__()

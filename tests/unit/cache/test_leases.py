@@ -137,7 +137,7 @@ async def test_what_the_holder_gets(watched: Watched) -> None:
 
 
 async def test_an_ended_lease_costs_no_more(watched: Watched) -> None:
-    """The error on our end is a state and not an event: were it still watched, the loop would spin."""
+    """An error on a write end is a state and not an event: were it still watched, the loop would spin."""
     os.close(watched.grant())
     await until(lambda: len(watched.leases) == 0)
     before = resource.getrusage(resource.RUSAGE_SELF)

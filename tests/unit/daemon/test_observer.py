@@ -6,12 +6,12 @@ import time
 
 from kheadersd.daemon.observer import StatusObserver
 from tests.support.clients import eventually
-from tests.support.in_process import Nobody
+from tests.support.in_process import NoObserver
 
 
 async def test_the_status_follows() -> None:
     told: list[float] = []
-    observer = StatusObserver(Nobody(), lambda: told.append(time.monotonic()))
+    observer = StatusObserver(NoObserver(), lambda: told.append(time.monotonic()))
     for _ in range(100):
         observer.changed()
     assert told == []

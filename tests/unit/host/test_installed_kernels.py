@@ -171,7 +171,7 @@ async def test_a_directory_in_the_place_of_another(
 
 
 async def test_more_events_than_the_kernel_keeps(watching: None, host: Host, follower: Follower) -> None:
-    """Nobody reads them while they come."""
+    """They are not read while they come."""
     one, other = (host.path("lib/modules", name) for name in ("one", "other"))
     one.mkdir()
     for _ in range(queue_limit() // 2 + 500):

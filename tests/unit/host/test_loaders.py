@@ -368,11 +368,11 @@ async def test_an_active_unit_is_what_a_predecessor_left(host: Host, manager: Ma
 
 
 async def test_no_service_manager(host: Host) -> None:
-    class Nobody:
+    class NoManager:
         async def call(self, *_: object) -> Answer:
             raise KheadersError("The name org.freedesktop.systemd1 was not provided by any .service files")
 
-    loader = UnitLoader(host, Nobody())
+    loader = UnitLoader(host, NoManager())
     await loader.restore_ownership()
     assert not loader.is_owned
     with pytest.raises(ModuleFailed, match="was not provided"):

@@ -12,12 +12,12 @@ from kheadersd.cache.entry import Entry
 from kheadersd.errors import CompileFailed
 from kheadersd.system.disk import Vanished
 from tests.support.hosts import RELEASE
-from tests.support.pch_rig import EVERYBODY, UNGUARDED, Caller, Rig
+from tests.support.pch_rig import EVERY_USER, UNGUARDED, Caller, Rig
 
 
 @pytest.fixture
 async def entry(rig: Rig) -> Entry:
-    return (await rig.provider.get(rig.request(), Caller(*EVERYBODY))).entry
+    return (await rig.provider.get(rig.request(), Caller(*EVERY_USER))).entry
 
 
 def headers(entry: Entry) -> set[str]:

@@ -11,7 +11,7 @@ from kheadersd.errors import CompileFailed
 from kheadersd.pch import needed_headers
 from kheadersd.pch.compiler_run import CompilerRun
 from kheadersd.sandbox.command import Command, Finished
-from tests.support.pch_rig import EVERYBODY, Caller, Rig
+from tests.support.pch_rig import EVERY_USER, Caller, Rig
 
 _TREE = Path("/var/cache/kheaders/6.1.0-1/tree")
 
@@ -79,7 +79,7 @@ class Compiler:
 
 
 async def test_what_is_needed(rig: Rig) -> None:
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     tree = served.entry.path
     listed = Finished(0, f"x: {tree}/include/a.h {tree}/include/b.h", "")
     # The second run fails: what has no include guard is often not meant to be included by itself.
@@ -95,7 +95,7 @@ async def test_what_is_needed(rig: Rig) -> None:
 
 
 async def test_a_compiler_that_does_not_tell(rig: Rig) -> None:
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     run = CompilerRun(Compiler(Finished(1, "", "error: no")), None)
     with pytest.raises(CompileFailed, match=r"does not list what the headers of .* include: error: no"):
         await needed_headers.find_needed(run, served.pch, served.entry)

@@ -1,4 +1,4 @@
-"""Profiles as files, and lists of headers that anybody may give."""
+"""Profiles as files, and lists of headers that callers give."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from kheadersd.pch import answers, store
 from kheadersd.pch.requests import PchRequest
 from tests.support.hosts import RELEASE, hide_from_sysfs
 from tests.support.libbcc_lines import LIBRARY
-from tests.support.pch_rig import EVERYBODY, MANAGER, Caller, Rig, compiler
+from tests.support.pch_rig import EVERY_USER, MANAGER, Caller, Rig, compiler
 
 
 async def test_what_was_served_is_ready(rig: Rig) -> None:
     request = rig.request()
     assert rig.provider.ready(request) is None
-    served = await rig.provider.get(request, Caller(*EVERYBODY))
+    served = await rig.provider.get(request, Caller(*EVERY_USER))
     assert served.fresh
     ready = rig.provider.ready(request)
     assert ready is not None
@@ -28,44 +28,44 @@ async def test_what_was_served_is_ready(rig: Rig) -> None:
 
 
 async def test_nothing_is_ready_of_a_compiler_that_was_upgraded(rig: Rig) -> None:
-    await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     rig.compilers.install(compiler(digest="b"))
     assert rig.provider.ready(rig.request()) is None
-    assert (await rig.provider.get(rig.request(), Caller(*EVERYBODY))).fresh
+    assert (await rig.provider.get(rig.request(), Caller(*EVERY_USER))).fresh
 
 
 async def test_nothing_is_ready_that_was_changed(rig: Rig) -> None:
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     served.pch.path.write_bytes(b"changed")
     assert rig.provider.ready(rig.request()) is None
-    assert (await rig.provider.get(rig.request(), Caller(*EVERYBODY))).fresh
+    assert (await rig.provider.get(rig.request(), Caller(*EVERY_USER))).fresh
 
 
 async def test_what_is_there_takes_no_authorisation(rig: Rig) -> None:
     with pytest.raises(AccessDenied):
         await rig.provider.get(rig.request(), Caller())
     assert rig.clang.compiled == 0
-    await rig.provider.get(rig.request(), Caller(*EVERYBODY))
-    stranger = Caller()
-    assert not (await rig.provider.get(rig.request(), stranger)).fresh
-    assert stranger.asked == []
+    await rig.provider.get(rig.request(), Caller(*EVERY_USER))
+    user = Caller()
+    assert not (await rig.provider.get(rig.request(), user)).fresh
+    assert user.asked == []
 
 
 async def test_a_list_of_headers_takes_one_even_if_it_is_there(rig: Rig) -> None:
     await rig.provider.get(rig.request("linux/list.h"), Caller(*MANAGER))
-    stranger = Caller(*EVERYBODY)
+    user = Caller(*EVERY_USER)
     with pytest.raises(AccessDenied):
-        await rig.provider.get(rig.request("linux/list.h"), stranger)
-    assert stranger.asked == [Action.MANAGE]
+        await rig.provider.get(rig.request("linux/list.h"), user)
+    assert user.asked == [Action.MANAGE]
     assert rig.provider.ready(rig.request("linux/list.h")) is None
 
 
 async def test_headers_stay_for_who_may_not_drop_them(rig: Rig) -> None:
-    stranger = Caller(*EVERYBODY)
-    served = await rig.provider.get(rig.request(keep_headers=False), stranger)
+    user = Caller(*EVERY_USER)
+    served = await rig.provider.get(rig.request(keep_headers=False), user)
     assert Action.MANAGE.value in served.why_kept
     assert rig.entry.has_headers
-    assert Action.MANAGE not in stranger.asked, "no password is asked for"
+    assert Action.MANAGE not in user.asked, "no password is asked for"
 
 
 async def test_dropped_headers_are_not_made_again_for_who_may_not_drop_them(rig: Rig) -> None:
@@ -76,22 +76,22 @@ async def test_dropped_headers_are_not_made_again_for_who_may_not_drop_them(rig:
 
 async def test_dropped_headers_are_made_again_for_who_wants_them(rig: Rig) -> None:
     await rig.provider.get(rig.request(keep_headers=False), Caller(*MANAGER, uid=0))
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert (served.entry.has_headers, rig.clang.compiled) == (True, 1)
 
 
 async def test_without_its_source_what_was_made_is_still_served(rig: Rig, host: Host) -> None:
     await rig.provider.get(rig.request(keep_headers=False), Caller(*MANAGER, uid=0))
     hide_from_sysfs(host)
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert not served.entry.has_headers
     rig.compilers.install(compiler("clang-17"))
     with pytest.raises(NotAvailable, match="no source has headers"):
-        await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+        await rig.provider.get(rig.request(), Caller(*EVERY_USER))
 
 
 async def test_many_callers_share_one_compilation(rig: Rig) -> None:
-    asking = [rig.provider.get(rig.request(), Caller(*EVERYBODY)) for _ in range(5)]
+    asking = [rig.provider.get(rig.request(), Caller(*EVERY_USER)) for _ in range(5)]
     served = await asyncio.gather(*asking)
     assert len({each.pch for each in served}) == rig.clang.compiled == 1
 
@@ -102,36 +102,36 @@ async def test_an_entry_that_is_damaged_meanwhile_is_compiled_again(rig: Rig) ->
             shutil.rmtree(rig.entry.path / "include/linux")
 
     rig.clang.meanwhile = damage
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert (served.fresh, rig.clang.compiled) == (True, 2)
 
 
 async def test_it_is_not_tried_for_ever(rig: Rig) -> None:
     rig.clang.meanwhile = lambda: shutil.rmtree(rig.entry.path / "include/linux")
     with pytest.raises(KheadersError, match="changed again and again"):
-        await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+        await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert rig.clang.compiled == 3
 
 
 async def test_the_compiler_that_is_asked_for(rig: Rig) -> None:
     rig.compilers.install(compiler("clang-16"), compiler("clang-17", "b"))
-    served = await rig.provider.get(rig.request(compiler="clang-16"), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(compiler="clang-16"), Caller(*EVERY_USER))
     assert served.compiler.name == "clang-16"
-    served = await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    served = await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert served.compiler.name == "clang-17"
     assert rig.clang.compiled == 2
 
 
 async def test_a_profile_that_there_is_not(rig: Rig) -> None:
     with pytest.raises(UnknownProfile, match=r"'nope'; there are .*bpf-core, bpf-tracing"):
-        await rig.provider.get(PchRequest(RELEASE, "nope"), Caller(*EVERYBODY))
+        await rig.provider.get(PchRequest(RELEASE, "nope"), Caller(*EVERY_USER))
 
 
 async def test_libbcc_names_the_compiler(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (answers, store):
         monkeypatch.setattr(module, "LIBBCC", rig.library)
     rig.compilers.install(compiler("clang-16"), compiler("clang-19"))
-    caller, request = Caller(*EVERYBODY), PchRequest(RELEASE, "bcc-small")
+    caller, request = Caller(*EVERY_USER), PchRequest(RELEASE, "bcc-small")
     served = await rig.provider.get(request, caller)
     assert (served.compiler.name, served.library) == ("clang-19", LIBRARY.digest)
     assert set(caller.asked) == {Action.EXTRACT}
@@ -144,7 +144,7 @@ async def test_libbcc_names_the_compiler(rig: Rig, monkeypatch: pytest.MonkeyPat
 
 async def test_nothing_is_extracted_for_a_library_that_is_missing(rig: Rig) -> None:
     rig.library.now = None
-    caller = Caller(*EVERYBODY)
+    caller = Caller(*EVERY_USER)
     with pytest.raises(NotAvailable, match="libbcc is not installed"):
         await rig.provider.get(PchRequest(RELEASE, "bcc-small"), caller)
     assert list(rig.state.cache.entries()) == []

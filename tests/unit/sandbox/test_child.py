@@ -121,7 +121,7 @@ async def test_cancelled_while_it_is_started(turns: int, tmp_path: Path) -> None
 @pytest.mark.parametrize("turns", range(20))
 @pytest.mark.parametrize("size", [10, 1_000_000])
 async def test_cancelled_while_it_is_given_something_to_read(turns: int, size: int) -> None:
-    """At whatever step: asyncio's own pipe raises errors that are nobody's then."""
+    """At any step: asyncio's own pipe raises errors then that are never retrieved."""
     started = asyncio.Event()
     words = ["sh", "-c", "echo started; exec sleep 100"]
     command = Command(words, _ENVIRONMENT, 20, stdin=b"x" * size)

@@ -21,7 +21,7 @@ from tests.support.clients import eventually
 from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY
 
-as_root = needs_root("only root's children become somebody else")
+as_root = needs_root("only root's children become another user")
 
 
 async def shell(

@@ -1,4 +1,4 @@
-"""A command run by a unit of its own is bounded and ended as one of our own is."""
+"""A command run by a unit of its own is bounded and ended as a child is."""
 
 from __future__ import annotations
 

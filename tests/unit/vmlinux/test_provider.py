@@ -13,15 +13,14 @@ from kheadersd.cache.entry import Record
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
 from kheadersd.errors import NotAvailable
-from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
-from kheadersd.progress import Progress
 from kheadersd.release import Release
 from kheadersd.sandbox.command import Command, Finished
 from kheadersd.vmlinux.bpftool import PLACES
 from kheadersd.vmlinux.provider import TypesProvider
+from tests.support.in_process import NoObserver, Root
 from tests.support.made_up_btf import (
     END,
     GUARD,
@@ -60,30 +59,6 @@ class Tool:
         return Finished(0, "", "")
 
 
-class Nobody:
-    """An observer that looks away."""
-
-    def entry_added(self, entry: object) -> None: ...
-
-    def entry_removed(self, entry: object, reason: str) -> None: ...
-
-    def progress(self, release: object, stage: str, fraction: float) -> None: ...
-
-    def changed(self) -> None: ...
-
-
-class Root:
-    """A caller who may do everything."""
-
-    is_interactive = False
-
-    async def consent(self, action: Action) -> int:  # noqa: ARG002
-        return 0
-
-    async def may(self, action: Action) -> bool:  # noqa: ARG002
-        return True
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     return make_host(tmp_path / "host", running="6.1.0-1-other")
@@ -91,7 +66,9 @@ def host(tmp_path: Path) -> Host:
 
 @pytest.fixture
 async def state(host: Host, tmp_path: Path) -> AsyncIterator[Parts]:
-    state = Parts(host, Config(), tmp_path / "cache", Journal(target="null"), NoLoader("no module"), Nobody())
+    state = Parts(
+        host, Config(), tmp_path / "cache", Journal(target="null"), NoLoader("no module"), NoObserver()
+    )
     await state.start()
     yield state
     await state.close()
@@ -103,10 +80,10 @@ def tool() -> Tool:
 
 
 @pytest.fixture
-async def maker(host: Host, state: Parts, tool: Tool) -> AsyncIterator[TypesProvider]:
-    maker = TypesProvider(host, state.lifecycle, tool, Progress(Nobody().progress, Nobody().changed))
-    yield maker
-    await maker.close()
+async def provider(host: Host, state: Parts, tool: Tool) -> AsyncIterator[TypesProvider]:
+    provider = TypesProvider(host, state.lifecycle, tool, state.progress)
+    yield provider
+    await provider.close()
 
 
 def put_image(host: Host, release: str) -> Path:
@@ -114,36 +91,36 @@ def put_image(host: Host, release: str) -> Path:
     return put(host.root, place, make_bzimage(make_kernel(release=release), gzip.compress))
 
 
-async def test_releases_that_are_made_up_run_nothing(maker: TypesProvider, host: Host, tool: Tool) -> None:
+async def test_releases_that_are_made_up_run_nothing(provider: TypesProvider, host: Host, tool: Tool) -> None:
     put_image(host, RELEASE)
     for number in range(3):
         with pytest.raises(
             NotAvailable, match=rf"no BTF for 9.9.{number}-x: .*6.1.0-1-other, which runs; there is none of"
         ):
-            await maker.get(Release(f"9.9.{number}-x"), Root())
+            await provider.get(Release(f"9.9.{number}-x"), Root())
     assert (tool.versions, tool.dumps) == (0, 0)
 
 
-async def test_bpftool_is_found_once(maker: TypesProvider, host: Host, tool: Tool) -> None:
+async def test_bpftool_is_found_once(provider: TypesProvider, host: Host, tool: Tool) -> None:
     for release in (RELEASE, "6.1.0-8-test"):
         put_image(host, release)
-        assert (await maker.get(Release(release), Root())).fresh
+        assert (await provider.get(Release(release), Root())).fresh
     assert (tool.versions, tool.dumps) == (1, 2)
 
 
 async def test_the_same_types_from_a_file_that_was_replaced(
-    maker: TypesProvider, host: Host, state: Parts, tool: Tool
+    provider: TypesProvider, host: Host, state: Parts, tool: Tool
 ) -> None:
     image = put_image(host, RELEASE)
-    made = await maker.get(WANTED, Root())
-    assert await maker.base(WANTED) is made.entry
+    made = await provider.get(WANTED, Root())
+    assert await provider.base(WANTED) is made.entry
     os.utime(image, ns=(1, 1))
-    assert await maker.base(WANTED) is None
-    again = await maker.get(WANTED, Root())
+    assert await provider.base(WANTED) is None
+    again = await provider.get(WANTED, Root())
     assert again.entry is made.entry
     assert not again.fresh
-    # From now on it is known again, here and by whoever reads the cache.
-    assert await maker.base(WANTED) is made.entry
+    # From now on it is known again, here and by the next daemon that reads the cache.
+    assert await provider.base(WANTED) is made.entry
     assert Record.decode((made.entry.directory / "entry.json").read_bytes()) == made.entry.record
     assert made.entry.record.origin == str(image)
     assert tool.dumps == 1
