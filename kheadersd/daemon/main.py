@@ -32,7 +32,7 @@ from .answers import Answers
 from .arguments import cache_directory, parse_arguments, root_directory
 from .interface import Service
 from .loader import choose_loader
-from .observer import StatusObserver
+from .observer import StatusUpdates
 from .parts import Parts
 from .polkit import Authority
 from .signals import Signals
@@ -141,8 +141,10 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
         answers = Answers()
-        signals = Signals(answers.forget)
-        parts = self._make_parts(signals)
+        status = StatusUpdates(lambda: self._manager.status(summary(parts)))
+        signals = Signals(answers.forget, status.on_change)
+        loader = choose_loader(self._host, self._settings.loader, self, session=self._session)
+        parts = Parts(self._host, self._settings, self._cache_directory, self._journal, loader, signals)
         service = Service(parts, self._authority, answers)
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -177,12 +179,6 @@ class _Daemon:
             if not limit.expired():
                 raise
             log.warning("told to stop, gave up what does not end: %s", getattr(end, "__qualname__", end))
-
-    def _make_parts(self, signals: Signals) -> Parts:
-        observer = StatusObserver(signals, lambda: self._manager.status(summary(parts)))
-        loader = choose_loader(self._host, self._settings.loader, self, session=self._session)
-        parts = Parts(self._host, self._settings, self._cache_directory, self._journal, loader, observer)
-        return parts
 
     # The configuration
 

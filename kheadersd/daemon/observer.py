@@ -11,7 +11,6 @@ from ..cache.observer import CacheObserver
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..cache.entry import Entry
     from ..release import Release
 
 # Seconds within which changes are told once.
@@ -29,37 +28,22 @@ class Observer(CacheObserver, Protocol):
         ...
 
 
-class StatusObserver:
-    """An `Observer` that keeps the status up to date, and passes everything on.
+class StatusUpdates:
+    """Updates the status of the service soon after changes, once for several.
 
     Args:
-        observer: gets everything.
-        update: sends the status; called soon after a change.
+        update: sends the status.
     """
 
-    def __init__(self, observer: Observer, update: Callable[[], None]) -> None:
-        self._observer = observer
+    def __init__(self, update: Callable[[], None]) -> None:
         self._update = update
         self._timer: asyncio.TimerHandle | None = None
 
-    def entry_added(self, entry: Entry) -> None:
-        """A new entry is in the cache."""
-        self._observer.entry_added(entry)
-
-    def entry_removed(self, entry: Entry, reason: str) -> None:
-        """An entry is no longer in the cache."""
-        self._observer.entry_removed(entry, reason)
-
-    def progress(self, release: Release, stage: str, fraction: float) -> None:
-        """Work for a release is at a stage; ``fraction`` is 0 to 1."""
-        self._observer.progress(release, stage, fraction)
-
-    def changed(self) -> None:
-        """Some of the state that the properties show may have changed."""
-        self._observer.changed()
+    def on_change(self) -> None:
+        """Some of the state may have changed."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_STATUS_PAUSE, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(_STATUS_PAUSE, self._send)
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         self._timer = None
         self._update()

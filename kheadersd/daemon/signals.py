@@ -26,11 +26,11 @@ class Signals:
     """An `Observer` that emits signals, on one connection after the other.
 
     Args:
-        outdated: called at once when something changes that replies describe.
+        on_change: each is called at once when something changes that replies describe.
     """
 
-    def __init__(self, outdated: Callable[[], None]) -> None:
-        self._outdated = outdated
+    def __init__(self, *on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
         self._connection: Connection | None = None
         self._interface: Interface | None = None
         self._emitted: dict[str, object] = {}
@@ -65,7 +65,7 @@ class Signals:
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
         """Emit EntryRemoved."""
-        self._outdated()
+        self._call_back()
         self._emit("EntryRemoved", "sss", [entry.release, str(entry.path), reason])
 
     def progress(self, release: Release, stage: str, fraction: float) -> None:
@@ -74,9 +74,13 @@ class Signals:
 
     def changed(self) -> None:
         """Emit PropertiesChanged soon, once for several changes."""
-        self._outdated()
+        self._call_back()
         if self._timer is None and self._connection is not None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._emit_changed)
+
+    def _call_back(self) -> None:
+        for call in self._on_change:
+            call()
 
     def _emit_changed(self) -> None:
         self._timer = None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 
-from kheadersd.daemon.observer import StatusObserver
+from kheadersd.daemon.observer import StatusUpdates
 from tests.support.clients import eventually
-from tests.support.in_process import NoObserver
 
 
 async def test_the_status_follows() -> None:
     told: list[float] = []
-    observer = StatusObserver(NoObserver(), lambda: told.append(time.monotonic()))
+    status = StatusUpdates(lambda: told.append(time.monotonic()))
     for _ in range(100):
-        observer.changed()
+        status.on_change()
     assert told == []
     await eventually(lambda: told)
     # Were each of them told, these would be many.
-    observer.changed()
+    status.on_change()
     await eventually(lambda: len(told) > 1)
     assert len(told) == 2
