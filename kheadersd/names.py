@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names that callers, the configuration and the journal have in common."""
+"""Names and limits that callers, the configuration and the journal have in common."""
 
 from __future__ import annotations
 
@@ -14,3 +14,6 @@ SERVICE_PATH = "/org/kheaders/Provide"
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 """The interface of D-Bus by which properties are read."""
+
+MAX_REASON = 256
+"""The characters of the reason of a lease, at most."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import KheadersError
 from ..events import Event
 from ..sources.source import RANDOMISED
 from .entry import HEADERS
@@ -59,7 +60,7 @@ class Reports:
             Event.CACHE_FAILED,
             problem,
             path=str(self._cache.directory),
-            error="org.freedesktop.DBus.Error.Failed",
+            error=KheadersError.bus_name,
         )
 
     def on_added(self, entry: Entry, seconds: float, uid: int | None) -> None:

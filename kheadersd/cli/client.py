@@ -10,7 +10,7 @@ from .. import errors
 from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.codec import Variant
 from ..dbus.connection import Connection
-from ..dbus.credentials import BUS_NAME
+from ..dbus.credentials import BUS_NAME, BUS_PATH
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import FREEDESKTOP_ERRORS, KheadersError
 from ..names import PROPERTIES, SERVICE, SERVICE_PATH
@@ -184,9 +184,8 @@ class Client:
 
     async def _owner(self) -> str:
         """The unique name of the service, "" while the daemon does not run."""
-        path = "/org/freedesktop/DBus"
         try:
-            answer = await self._connection.call(BUS_NAME, path, BUS_NAME, "GetNameOwner", "s", [SERVICE])
+            answer = await self._connection.call(BUS_NAME, BUS_PATH, BUS_NAME, "GetNameOwner", "s", [SERVICE])
         except BusError:
             return ""
         return str(answer.values[0])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..dbus.codec import Variant
 from ..errors import Corrupt, InvalidArgs
 from ..formats.tar import TarReader
-from ..names import SERVICE
+from ..names import MAX_REASON, SERVICE
 from ..system import units
 from ..system.printable import printable
 from ..system.tasks import in_thread
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
-_MAX_REASON = 256  # characters, the service's limit
 _READ_BYTES = 1 << 16
 # For each option of the command line, the option of the method and its signature.
 _OPTIONS = {
@@ -113,7 +112,7 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Executi
     if arguments.precompiled and await _were_dropped(client, arguments.release):
         return Execution(arguments.command, _for_precompiled(arguments, dropped=True))
     # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
-    reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:_MAX_REASON]
+    reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:MAX_REASON]
     given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
     lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
     environment = details.get("environment", {})

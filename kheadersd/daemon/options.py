@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from ..errors import InvalidArgs
-from ..names import SOURCE_NAMES
+from ..names import MAX_REASON, SOURCE_NAMES
 from ..pch.profiles import check_defines, check_headers
 
 T = TypeVar("T")
 
-MAX_REASON = 256
-MAX_PATH = 1024
+_MAX_PATH = 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,10 +55,10 @@ def _check_reason(reason: str) -> str:
 
 
 def _check_compiler(name: str) -> str:
-    if not name or len(name) > MAX_PATH or not name.isprintable():
+    if not name or len(name) > _MAX_PATH or not name.isprintable():
         raise InvalidArgs(
             "option 'compiler' is the name of a compiler, such as 'clang-16', or its absolute path: "
-            f"leave it out, or let it have 1 to {MAX_PATH} printable characters"
+            f"leave it out, or let it have 1 to {_MAX_PATH} printable characters"
         )
     return name
 
