@@ -99,10 +99,9 @@ async def _call(options: argparse.Namespace) -> int | Execution:
 
 
 def _fail(message: str, hint: str = "") -> None:
-    with contextlib.suppress(OSError, AttributeError):  # stderr is closed: the exit code has to do
-        complain(f"kheadersctl: {message}")
-        if hint:
-            complain(hint)
+    complain(f"kheadersctl: {message}")
+    if hint:
+        complain(hint)
 
 
 def _drop_output() -> None:

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from ..system.printable import printable
 from ..system.tasks import in_thread
 from .client import DONE, FAILED, MAX_SECONDS, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError
 from .commands import options, request
-from .output import complain
+from .output import complain, put_stderr
 from .output_file import put
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ async def cc(client: Client, arguments: argparse.Namespace) -> int:
     profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
     with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
         finished = await _Compilation(client, arguments, profile, Path(directory)).run()
-    sys.stderr.write(finished.stderr)
+    put_stderr(finished.stderr)
     return FAILED if finished.status else DONE
 
 
@@ -226,7 +225,7 @@ class _Compilation:
             where = printable(str(self._output))
             raise CommandError(FAILED, f"cannot write {where}: {error.strerror}") from None
         if self._arguments.verbose:
-            sys.stderr.write(f"compiled with {invocation.name}\n")
+            complain(f"compiled with {invocation.name}")
         return finished
 
     async def _step(self, invocation: _Invocation, *words: str) -> Finished:
@@ -235,7 +234,7 @@ class _Compilation:
 
     async def _run(self, *words: str) -> Finished:
         if self._arguments.verbose:
-            sys.stderr.write(shlex.join(words) + "\n")
+            put_stderr(shlex.join(words) + "\n")
         return await _clang(*words, stdout=_STDOUT)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -31,7 +32,13 @@ def put(line: str) -> None:
 
 def complain(text: str) -> None:
     """Write ``text`` to stderr, with an escape sequence for each character that is not printable."""
-    print("\n".join(printable(line) for line in text.splitlines()), file=sys.stderr)
+    put_stderr("\n".join(printable(line) for line in text.splitlines()) + "\n")
+
+
+def put_stderr(text: str) -> None:
+    """Write ``text`` to stderr as it is; nothing where stderr is closed."""
+    with contextlib.suppress(OSError, AttributeError):  # the exit code has to do
+        sys.stderr.write(text)
 
 
 def put_json(value: Any) -> None:

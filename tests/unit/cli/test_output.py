@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from kheadersd.cli.output import assignment, by_source, count, moment
+from kheadersd.cli.output import assignment, by_source, complain, count, moment, put_stderr
 from kheadersd.cli.output_file import put
 
 
@@ -23,6 +25,21 @@ def test_a_line_for_each_source() -> None:
 @pytest.mark.parametrize("text", ["tree: only one", "a: b; c: d", ""])
 def test_other_text_is_unchanged(text: str) -> None:
     assert by_source(text) == text
+
+
+@pytest.mark.parametrize("stderr", [None, "broken"])
+def test_complaints_never_go_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stderr: str | None
+) -> None:
+    """Python has no sys.stderr where it was closed at start, and a pipe can have lost its reader."""
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", stderr and full)
+        complain("no headers")
+        put_stderr("no headers\n")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert capsys.readouterr().out == ""
 
 
 def test_quantities() -> None:
