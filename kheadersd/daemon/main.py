@@ -67,7 +67,7 @@ def main() -> None:
     memory.keep_little()
     settings, problems = _load_config(arguments)
     journal = Journal(
-        target="console" if sys.stderr.isatty() else "auto",
+        target="console" if sys.stderr is not None and sys.stderr.isatty() else "auto",
         level="debug" if arguments.debug else settings.log_level,
     )
     logging.basicConfig(handlers=[Handler(journal)], level=logging.DEBUG)

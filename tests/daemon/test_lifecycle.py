@@ -249,6 +249,13 @@ def test_no_bus_at_all(bus: Bus, host: ServedHost, tmp_path: Path) -> None:
     assert daemon.traceback() == ""
 
 
+def test_without_stderr(bus: Bus, host: ServedHost, tmp_path: Path) -> None:
+    daemon = Daemon(bus, host.root, tmp_path / "cache", tmp_path / "log")
+    daemon.prefix = ("sh", "-c", 'exec "$@" 2>&-', "sh")
+    daemon.start()
+    assert daemon.stop() == 0
+
+
 def test_no_session_bus(host: ServedHost, tmp_path: Path) -> None:
     """A trial ends at once, with the reason, and leaves nothing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DBUS_")}

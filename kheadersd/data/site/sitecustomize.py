@@ -18,7 +18,8 @@ def _hook() -> None:
     try:
         from kheadersd.precompiled.hook import hook_when_imported
     except Exception as error:  # noqa: BLE001 - a tool runs whatever is wrong here
-        sys.stderr.write(f"kheadersd: no precompiled headers: {error!r}\n")
+        if sys.stderr is not None:
+            sys.stderr.write(f"kheadersd: no precompiled headers: {error!r}\n")
     else:
         hook_when_imported()
     finally:
