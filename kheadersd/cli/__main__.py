@@ -33,14 +33,14 @@ _OUTPUT_CLOSED = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run kheadersctl with ``arguments``, by default those of the process; the exit code."""
+    _open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters
     # A thread that still reads after an interruption is not worth a warning.
     logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
     try:
         code = _run(parse(sys.argv[1:] if arguments is None else arguments))
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         if hanging():  # the interpreter would wait for the thread
             os._exit(_INTERRUPTED)
@@ -58,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _open_closed() -> None:
+    """Write to the null device in place of streams that were closed at start, for which Python has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+
+
 def _run(options: argparse.Namespace) -> int:
     # Not at the top: they import the D-Bus library, and without it --help works, and `main` says what lacks.
     from .client import NOT_AVAILABLE, CommandError
@@ -70,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         outcome.run()
     except CommandError as error:
-        on_terminal = error.code == NOT_AVAILABLE and sys.stderr is not None and sys.stderr.isatty()
+        on_terminal = error.code == NOT_AVAILABLE and sys.stderr.isatty()
         _fail(by_source(error.message) if on_terminal else error.message, error.hint)
         return error.code
     except (LookupError, TypeError, ValueError) as error:

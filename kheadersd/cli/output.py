@@ -22,7 +22,7 @@ SHELLS = ("sh", "fish", "systemd")
 
 def is_terminal() -> bool:
     """Whether stdout is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return sys.stdout.isatty()
 
 
 def put(line: str) -> None:
@@ -36,8 +36,8 @@ def complain(text: str) -> None:
 
 
 def put_stderr(text: str) -> None:
-    """Write ``text`` to stderr as it is; nothing where stderr is closed."""
-    with contextlib.suppress(OSError, AttributeError):  # the exit code has to do
+    """Write ``text`` to stderr as it is, as far as that can be written."""
+    with contextlib.suppress(OSError):  # the exit code has to do
         sys.stderr.write(text)
 
 
@@ -100,7 +100,7 @@ class ProgressLine:
     """
 
     def __init__(self) -> None:
-        self.wanted = sys.stderr is not None and sys.stderr.isatty()
+        self.wanted = sys.stderr.isatty()
         self._shown = False
 
     def show(self, release: str, stage: str, fraction: float) -> None:

@@ -31,6 +31,7 @@ ALLOWED = {
     "cache/tar_writer.py: os.open('tree')": DIRECTORY,
     "cache/tar_writer.py: os.open(entry.directory)": DIRECTORY,
     "cli/__main__.py: os.open(os.devnull)": "the null device",
+    "cli/__main__.py: open(os.devnull)": "the null device",
     "precompiled/hook.py: os.open(os.devnull)": "the null device",
     "cli/output_file.py: new.open('rb')": "what the compiler has made in a private directory",
     "cli/output_file.py: open(descriptor)": OPENED,
