@@ -30,6 +30,12 @@ LOADERS = ("auto", "systemd", "modprobe", "none")
 _MAX_FILE = 1 << 20  # bytes; a configuration is a page, and a log file given by mistake is not read whole
 _SHOWN = 60  # characters of foreign text in a message
 
+_COMPILER = r"clang(-[0-9]{1,2})?"
+# The words of systemd.syntax(7).
+_BOOLEANS = dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True) | dict.fromkeys(
+    ("0", "no", "n", "false", "f", "off"), False
+)
+
 _KIB = 1024
 _SIZE_UNITS = {"": 1, "B": 1, "K": _KIB, "M": _KIB**2, "G": _KIB**3, "T": _KIB**4}
 
@@ -135,6 +141,30 @@ def _sources(text: str) -> tuple[str, ...]:
     return names
 
 
+def _names(pattern: str, example: str, most: int) -> Parse:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split())
+        if (
+            len(names) > most
+            or len(set(names)) < len(names)
+            or not all(_is_name(pattern, name) for name in names)
+        ):
+            raise ValueError(f"at most {most} names such as {example}, each once")
+        return names
+
+    return parse
+
+
+def _is_name(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern, name, re.ASCII) is not None
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError("yes or no")
+    return _BOOLEANS[text.lower()]
+
+
 def _directory(text: str) -> Path:
     path = Path(os.path.normpath(text))
     if not path.is_absolute() or len(path.parts) < 2 or not text.isprintable() or len(text) > 1024:
@@ -150,7 +180,7 @@ def _directories(text: str) -> tuple[Path, ...]:
 
 
 def _compiler(text: str) -> str:
-    if not re.fullmatch(r"clang(-[0-9]{1,2})?", text, re.ASCII):
+    if not _is_name(_COMPILER, text):
         raise ValueError("the name of a compiler, such as clang-16")
     return text
 
@@ -225,6 +255,20 @@ class Config:
         metadata=_key("Compile", "Directories", _directories),
     )
     """Where compilers are looked for, in this order. Only what root alone can change is run."""
+
+    ahead_profiles: tuple[str, ...] = field(
+        default=(),
+        metadata=_key("Ahead", "Profiles", _names(r"[a-z0-9][a-z0-9_-]{0,63}", "bpf-core", 16)),
+    )
+    """Profiles whose precompiled headers are made before a caller asks."""
+
+    ahead_compilers: tuple[str, ...] = field(
+        default=(), metadata=_key("Ahead", "Compilers", _names(_COMPILER, "clang-16", 4))
+    )
+    """The compilers that they are made with, apart from those for bcc; () for the default one."""
+
+    ahead_drop_headers: bool = field(default=False, metadata=_key("Ahead", "DropHeaders", _boolean))
+    """Whether the headers are dropped once all of these are made."""
 
     loader: str = field(default="auto", metadata=_key("Module", "Loader", _choice(LOADERS)))
     """How the kheaders module is loaded; "auto" is the service manager where it runs, else modprobe."""

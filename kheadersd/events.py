@@ -38,6 +38,8 @@ class Event(enum.Enum):
     REQUEST_REFUSED = ("3db28f43cf2d4e43bdd2f346b3b0cc08", "debug", ("error",))
     REQUEST_FAILED = ("aebb502240c24fbd965af3d9e2c62206", "err", ("error",))
     AHEAD_FAILED = ("7e920cd3377846d8869ba6b5ac699dfb", "warning", ("release", "error"))
+    AHEAD_MADE = ("9a4e6105a65c4e8aaa8626c0f93d5e46", "info", ())
+    AHEAD_PCH_FAILED = ("4d768515449d45acb617795bc904099b", "warning", ("profile", "error"))
     WATCH_LIMITED = ("d2d5e53ea38a44e9a3648442cf7fd04b", "warning", ("path",))
     CONFIG_LOADED = ("0d35a20cced243a2a8f9f54a9274eb84", "info", ())
     CONFIG_PROBLEM = ("94792640a9de4c54b057292bdce95723", "warning", ("path",))

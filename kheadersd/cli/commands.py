@@ -248,8 +248,8 @@ def _contents(entry: Mapping[str, Any]) -> str:
 
 
 async def _status(client: Client, arguments: argparse.Namespace) -> int:
+    (description,) = await client.call("Describe")
     if arguments.json:
-        (description,) = await client.call("Describe")
         output.put_json(json.loads(description))
         return DONE
     properties = await client.properties()
@@ -264,6 +264,7 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
             "Activity": properties["Activity"],
             "Leases": str(properties["LeaseCount"]),
+            **_ahead(json.loads(description).get("ahead", {})),
             **_last_error(*properties["LastError"]),
         }
     )
@@ -281,6 +282,20 @@ async def _whereabouts(client: Client) -> str:
             raise
         return "none yet; 'kheadersctl get' makes them"
     return f"{path} (from {details.get('source', '?')})"
+
+
+def _ahead(state: Mapping[str, Any]) -> dict[str, str]:
+    """What has become of the precompiled headers that the configuration names; {} if it names none."""
+    if not state.get("profiles"):
+        return {}
+    texts = [f"{state['made']} of {state['wanted']} precompiled headers made"]
+    texts += [
+        " ".join(filter(None, (problem["profile"], problem["release"], problem["compiler"])))
+        + f": {problem['message']}"
+        for problem in state["problems"]
+    ]
+    texts += [f"the headers of {release} stay: {why}" for release, why in state["headers_kept"].items()]
+    return {"Ahead": "; ".join(texts) + (" (at work)" if state["state"] == "working" else "")}
 
 
 def _last_error(name: str, message: str) -> dict[str, str]:

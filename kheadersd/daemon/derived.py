@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ..cache.entry import HEADERS, TYPES
+from ..errors import NotAvailable
 from ..pch.compile import Compilation
 from ..pch.compiler_run import CompilerRun
 from ..pch.compilers import Compilers
 from ..pch.header_removal import HeaderRemoval
+from ..pch.libbcc import LIBBCC
 from ..pch.libbcc_command import LibbccCommands
 from ..pch.profiles import Profiles
 from ..pch.provider import PchProvider
@@ -20,6 +23,8 @@ from ..sandbox.runners import compiler_runner
 from ..vmlinux.provider import TypesProvider
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..cache.lifecycle import Lifecycle
     from ..config import Config
     from ..headers.provider import Provider
@@ -38,6 +43,7 @@ class Derived:
         types: serves vmlinux.h.
         store: has the precompiled headers of all entries.
         header_removal: drops headers once they are precompiled.
+        profiles: says what is precompiled together.
         pch: serves precompiled headers.
     """
 
@@ -63,18 +69,25 @@ class Derived:
                 self.types.base, self.types.is_current, self.types.get_entry, self.types.why_not_restorable
             ),
         }
-        self._profiles = Profiles(journal)
+        self.profiles = Profiles(journal)
         self._compilers = Compilers(config.compiler_directories, run, default=config.compiler)
         self._compiler_run = CompilerRun(run, config.compile_timeout)
-        self.store = PchStore(lifecycle, self._compilers, self._profiles, config.max_pchs)
+        self.store = PchStore(lifecycle, self._compilers, self.profiles, config.max_pchs)
         self._libbcc = LibbccCommands(run)
         compilation = Compilation(
             lifecycle, self._compilers, self._libbcc, self.store, self._compiler_run, progress
         )
         self.header_removal = HeaderRemoval(bases, lifecycle, self.store, self._compiler_run, journal)
         self.pch = PchProvider(
-            bases, self._profiles, self._compilers, self.store, compilation, self.header_removal
+            bases, self.profiles, self._compilers, self.store, compilation, self.header_removal
         )
+
+    def watched_directories(self) -> set[Path]:
+        """The directories in which something changes when a compiler or libbcc does. Blocking."""
+        directories = self._compilers.watched_directories()
+        with contextlib.suppress(NotAvailable):
+            directories.add(LIBBCC.installed().path.parent)
+        return directories
 
     async def configure(self, config: Config) -> None:
         """Use other limits from now on, and read the profiles again; directories stay as they are."""
@@ -82,7 +95,7 @@ class Derived:
         self.store.most = config.max_pchs
         self._compilers.default = config.compiler
         self._compiler_run.limit(config.compile_timeout)
-        await self._profiles.reload()
+        await self.profiles.reload()
 
     async def close(self) -> None:
         """Cancel all work, and wait until it has cleaned up behind itself."""

@@ -228,6 +228,7 @@ class _Daemon:
                 if self._stop.is_set():
                     return
                 self._ready(connection, first=first)
+                service.parts.ahead.start()
                 first = False
                 await self._until_lost(connection)
             except (ConnectionLost, Timeout) as error:
@@ -239,6 +240,7 @@ class _Daemon:
                     self._manager.stopping()
                     # Before the connection ends: unloading the module takes the service manager.
                     await self._in_time(connection.end_calls)
+                    await self._in_time(service.parts.ahead.close)
                     await self._in_time(service.parts.provider.close)
                 self._connection = None
                 signals.detach()

@@ -16,6 +16,7 @@ from ..headers.extraction import Extraction
 from ..headers.prefetch import Prefetch
 from ..headers.provider import Provider
 from ..host.kernel_module import KernelModule
+from ..pch.ahead import Ahead
 from ..progress import Progress
 from ..sources.sources import Sources
 from ..system.tasks import in_thread
@@ -72,7 +73,8 @@ class Parts:
         prefetch = Prefetch(
             host, self.provider, self.lifecycle, journal, lambda: "module-file" in self.config.sources
         )
-        self.watching = Watching(host, self.module, prefetch, journal, observer)
+        self.ahead = Ahead(host, config, self.cache, lambda: self.derived, journal, observer.changed)
+        self.watching = Watching(host, self.module, prefetch, self.ahead, journal, observer)
 
     @property
     def derived(self) -> Derived:
@@ -117,6 +119,7 @@ class Parts:
         self.lifecycle.pruning.configure(config)
         if self._derived is not None:
             await self._derived.configure(config)
+        self.ahead.configure(config)
 
     async def prune(self) -> tuple[list[Release], int]:
         """Apply the retention policy; also to what was made by compilers that are not there any more."""
@@ -127,6 +130,7 @@ class Parts:
     async def close(self) -> None:
         """End all work, and leave nothing behind but the cache and the leases that are held."""
         await self.watching.close()
+        await self.ahead.close()
         await self.exports.close()
         if self._derived is not None:
             await self._derived.close()

@@ -80,6 +80,7 @@ def describe(parts: Parts) -> dict[str, object]:
         ],
         "last_error": {"name": name, "message": message},
         "sources": list(config.sources),
+        "ahead": parts.ahead.describe(),
         "retention": {
             "max_entries": config.max_entries,
             "max_bytes": config.max_size,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..host.kernel_module import KernelModule
     from ..journal import Journal
+    from ..pch.ahead import Ahead
     from .observer import Observer
 
 
@@ -23,11 +24,18 @@ class Watching:
     """Follows the module and the kernels of a host, from `start` to `close`. Belongs to the event loop."""
 
     def __init__(
-        self, host: Host, module: KernelModule, prefetch: Prefetch, journal: Journal, observer: Observer
+        self,
+        host: Host,
+        module: KernelModule,
+        prefetch: Prefetch,
+        ahead: Ahead,
+        journal: Journal,
+        observer: Observer,
     ) -> None:
         self._host = host
         self._module = module
         self._prefetch = prefetch
+        self._ahead = ahead
         self._journal = journal
         self._observer = observer
         self._uevents = Uevents("module", "kheaders", self._module_event)
@@ -73,6 +81,7 @@ class Watching:
             await self._module.on_uevent()
             self._observer.changed()
         await self._prefetch.follow(change)
+        self._ahead.follow(change)
 
     def _kernels_limited(self, reason: str) -> None:
         self._limited(

@@ -74,7 +74,7 @@ class Kernels:
     """Looks at /lib/modules at start, and when something changes there.
 
     Args:
-        on_change: awaited when kernels have come or gone, and soon after the start. What changes meanwhile is
+        on_change: awaited soon after the start, and when kernels have come or gone. What changes meanwhile is
             found afterwards.
         on_limit: called with the reason when the kernel cannot tell of all changes, so that they are noticed
             late.
@@ -104,14 +104,16 @@ class Kernels:
             self._inotify = Inotify()
         except OSError as error:
             self._limit(f"inotify cannot be used: {error.strerror}")
+        is_first = True
         try:
             while True:
                 await self._quiet()
                 before = self._kernels
                 self._kernels, complete = await in_thread(self._look)
                 change = _compare(before, self._kernels)
-                if change.changed or change.gone:
+                if is_first or change.changed or change.gone:
                     await self._on_change(change)
+                is_first = False
                 await self._stir(None if complete else self._interval)
         finally:
             if self._inotify is not None:

@@ -87,12 +87,20 @@ class Compilation:
         return await self.libbcc.ask(profile.flags, entry.path, await in_thread(_architecture, entry))
 
     async def make(
-        self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, *, manages: bool
+        self,
+        entry: Entry,
+        profile: Profile,
+        compiler: Compiler,
+        recipe: Recipe,
+        *,
+        manages: bool,
+        idle: bool = False,
     ) -> tuple[Pch, bool]:
         """The precompiled header of a recipe, and whether it is a new one.
 
         Args:
             manages: whether the caller may manage the cache, see `PchStore.make_room`.
+            idle: whether it is compiled at a low priority.
 
         Raises:
             CompileFailed: the compiler did not accept the headers, or needed too much.
@@ -105,11 +113,13 @@ class Compilation:
                 raise _vanished(entry)
             if (known := await self._store.get(entry, recipe.key)) is not None:
                 return known, False
-            pch = await self._compile(entry, profile, compiler, recipe)
+            pch = await self._compile(entry, profile, compiler, recipe, idle=idle)
             await self._store.make_room(entry, pch, manages=manages)
             return pch, True
 
-    async def _compile(self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe) -> Pch:
+    async def _compile(
+        self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, *, idle: bool
+    ) -> Pch:
         started = time.monotonic()
 
         def keep(pch: Pch) -> None:
@@ -120,7 +130,7 @@ class Compilation:
             report("compile", 0.0)
             async with closed_at_end(PchStaging, self._cache.directory) as staging:
                 try:
-                    await compile_headers(self._run, recipe, compiler, entry, staging.file)
+                    await compile_headers(self._run, recipe, compiler, entry, staging.file, idle=idle)
                 except (NoSpace, Timeout):
                     raise
                 except KheadersError:
@@ -145,12 +155,13 @@ class Compilation:
 
 
 async def compile_headers(
-    run: CompilerRun, recipe: Recipe, compiler: Compiler, entry: Entry, file: int
+    run: CompilerRun, recipe: Recipe, compiler: Compiler, entry: Entry, file: int, *, idle: bool = False
 ) -> None:
     """Compile the headers of a recipe.
 
     Args:
         file: a descriptor of the file that the result is written to.
+        idle: whether the compiler runs at a low priority.
 
     Raises:
         CompileFailed: the compiler did not accept them, or needed too much; with its first lines.
@@ -158,7 +169,7 @@ async def compile_headers(
         NoSpace: there was no room for the result.
         Timeout: it took too long.
     """
-    finished = await run(str(compiler.path), recipe.build, entry, recipe.source, stdout=file)
+    finished = await run(str(compiler.path), recipe.build, entry, recipe.source, stdout=file, idle=idle)
     if _NO_ROOM in finished.stderr:
         raise NoSpace(
             f"the file system of the cache became full while the headers of {entry.release} were compiled: "

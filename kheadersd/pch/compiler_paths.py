@@ -56,6 +56,10 @@ class CompilerPaths:
         self._known[wanted] = {**identities, **identities_at(through)}, found
         return found
 
+    def watched_directories(self) -> list[Path]:
+        """The directories of compilers, and those in which more of them may appear."""
+        return [*self._directories(), *map(_fixed, self._patterns)]
+
     def _named(self, wanted: str) -> tuple[Path, list[Path]]:
         if not wanted.isprintable() or len(os.fsencode(wanted)) > _LONGEST_PATH:
             raise InvalidArgs(
@@ -120,9 +124,8 @@ class CompilerPaths:
         return {Path(os.path.realpath(directory)) for directory in self._directories()}
 
     def _identities(self) -> Identities:
-        """Those of the directories, and of the directories in which more of them may appear."""
-        above = [_fixed(pattern) for pattern in self._patterns]
-        return identities_at((*self._directories(), *above))
+        """Those of the directories that are watched."""
+        return identities_at(self.watched_directories())
 
 
 def _matching(pattern: Path) -> list[Path]:

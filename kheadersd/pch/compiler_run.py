@@ -45,6 +45,7 @@ class CompilerRun:
         stdin: bytes,
         *,
         stdout: int | None = None,
+        idle: bool = False,
     ) -> Finished:
         """Run a compiler, whatever its exit status.
 
@@ -52,9 +53,14 @@ class CompilerRun:
             Timeout: it took too long.
             KheadersError: it cannot be started.
         """
-        words = [program, *arguments]
         command = Command(
-            words, COMPILE_ENVIRONMENT, self._seconds, stdin=stdin, max_output=_MAX_OUTPUT, stdout=stdout
+            [program, *arguments],
+            COMPILE_ENVIRONMENT,
+            self._seconds,
+            stdin=stdin,
+            max_output=_MAX_OUTPUT,
+            stdout=stdout,
+            idle=idle,
         )
         try:
             return await self._run(command)

@@ -154,6 +154,11 @@ class Compilers:
         self._looked[compiler.digest] = now
         return True
 
+    def watched_directories(self) -> set[Path]:
+        """The directories in which something changes when a compiler is installed, replaced or removed."""
+        files = [Path(path) for known in self._found.values() for path in known.identities]
+        return {*self._paths.watched_directories(), *(path.parent for path in (*files, *_LOADER_FILES))}
+
     async def close(self) -> None:
         """Cancel all work, and wait until it has cleaned up."""
         await self._finding.close()

@@ -108,7 +108,7 @@ class HeaderRemoval:
         await self._store.remove_outdated_of(entry)
         needed = await self._needed(entry)
         is_shown = await in_thread(is_mounted, entry.path)
-        if why := "they are mounted" if is_shown else self._why_in_use(entry, at_once=at_once):
+        if why := "they are mounted" if is_shown else self.why_in_use(entry, at_once=at_once):
             return self._kept(entry, why)
         if entry not in self._cache:
             return self._cache.named(entry.name) or entry, ""
@@ -135,8 +135,8 @@ class HeaderRemoval:
             needed.update(names)
         return needed
 
-    def _why_in_use(self, entry: Entry, *, at_once: bool) -> str:
-        """Why programs may be using the headers; "" if none does."""
+    def why_in_use(self, entry: Entry, *, at_once: bool = False) -> str:
+        """Why programs may be using the headers; "" if none does. ``at_once`` is as in `drop`."""
         if held := self._lifecycle.leases.held(entry.name):
             return f"they are leased {held} times (see kheadersctl status)"
         if not at_once and time.monotonic() - entry.given_at < _IN_USE:

@@ -83,7 +83,9 @@ class PchProvider:
         """
         profile = await self._profiles.find(request.profile, request.headers, request.defines)
         uid = await caller.consent(Action.MANAGE) if request.headers else None
-        may_drop = request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
+        may_drop = not request.ahead and (
+            request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
+        )
         wanted = request.compiler
         if not wanted and profile.consumer == BCC:
             # libbcc reads only what its own LLVM has compiled, and tells which that is when it has a tree.
@@ -103,6 +105,8 @@ class PchProvider:
             served = await self._make(
                 dataclasses.replace(request, keep_headers=keep_headers), profile, wanted, caller, uid
             )
+        if request.ahead:
+            return served
         if not may_drop and served.entry.has_headers:
             return dataclasses.replace(served, why_kept=_NOT_AUTHORISED)
         if not request.headers and not served.why_kept:
@@ -158,7 +162,9 @@ class PchProvider:
         recipe = await self._compilation.recipe(entry, profile, compiler)
         manages = trusted or bool(request.headers)
         pch: Pch | None
-        pch, fresh = await self._compilation.make(entry, profile, compiler, recipe, manages=manages)
+        pch, fresh = await self._compilation.make(
+            entry, profile, compiler, recipe, manages=manages, idle=request.ahead
+        )
         why_kept = ""
         if not request.keep_headers:
             entry, why_kept = await self._header_removal.drop(entry, at_once=trusted, force=request.force)

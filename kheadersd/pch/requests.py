@@ -27,6 +27,8 @@ class PchRequest:
         keep_headers: whether the headers stay in the cache besides.
         force: drop them even if no source can give them again.
         defines: macros that hold for ``headers``, which are given.
+        ahead: whether no caller waits for it: it is made at a low priority, and dropped headers are extracted
+            only to make it.
     """
 
     release: Release
@@ -36,6 +38,7 @@ class PchRequest:
     keep_headers: bool = True
     force: bool = False
     defines: tuple[str, ...] = ()
+    ahead: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -24,6 +24,7 @@ class Command:
         max_output: how many bytes of standard output and of standard error are kept, each.
         stdout: a descriptor, the caller's to close, that is its standard output; none of that is kept then.
         on_line: is given every line of standard output as it comes; none of it is kept then.
+        idle: whether it runs at a low priority.
     """
 
     words: Sequence[str]
@@ -34,6 +35,7 @@ class Command:
     max_output: int = MAX_OUTPUT
     stdout: int | None = None
     on_line: Callable[[str], None] | None = None
+    idle: bool = False
 
     @property
     def program(self) -> str:

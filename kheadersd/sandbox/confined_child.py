@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Timeout
+from ..system.priority import IDLE_NICE
 from .child import run
 from .command import Command, Finished
 from .limits import FILE_BYTES, MEMORY_BYTES
@@ -54,6 +55,8 @@ async def run_confined(command: Command) -> Finished:
     namespaces = await _namespaces(command.directory)
     words = [_tool("setpriv"), _WITH_PARENT, "--", *_limits(command.seconds), *namespaces, *_identity()]
     words += [*_SHELL, found, *command.words[1:]]
+    if command.idle:
+        words = [_tool("nice"), f"--adjustment={IDLE_NICE}", *words]
     try:
         finished = await run(dataclasses.replace(command, words=words))
     except Timeout:
@@ -102,7 +105,7 @@ async def _namespaces(directory: Path) -> tuple[str, ...]:
 
 
 def _tool(name: str) -> str:
-    """The path of a command of util-linux, which does not depend on the PATH of the child.
+    """The path of a command of util-linux or coreutils, which does not depend on the PATH of the child.
 
     Raises:
         FileNotFoundError: it is not installed.

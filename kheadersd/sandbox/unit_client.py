@@ -61,6 +61,7 @@ class UnitClient:
             "stdin": len(command.stdin),
             "max_output": command.max_output,
             "streamed": command.on_line is not None,
+            "idle": command.idle,
         }
 
         def late() -> Timeout:

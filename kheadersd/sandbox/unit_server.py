@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Timeout
+from ..system.priority import lower_priority
 from .child import run
 from .command import Command
 from .unit_protocol import MAX_LINE, encode, write
@@ -60,7 +61,10 @@ async def _answer(request: dict[str, Any], stdout: int | None, writer: asyncio.S
     try:
         lines = on_line if request.pop("streamed") else None
         request["directory"] = Path(request["directory"])
-        finished = await run(Command(**request, stdout=stdout, on_line=lines))
+        command = Command(**request, stdout=stdout, on_line=lines)
+        if command.idle:
+            lower_priority()
+        finished = await run(command)
     except Timeout as error:
         answer: dict[str, Any] = {"timeout": error.message}
     except OSError as error:

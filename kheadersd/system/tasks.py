@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hasha
 from typing import Any, Protocol, TypeVar, cast
 
 from ..errors import LimitsExceeded
+from .priority import lower_priority
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ PATIENCE = 2.0
 IDLE = "kheadersd-idle"
 """The name of a thread that waits for work."""
 
-_IDLE_NICE = 15
 # Extraction, checking, removing and syncing: more of them at a time slow each other down.
 _MOST_WORKING = 4
 # Seconds after which a busy thread does not count any more, so that another may start.
@@ -243,7 +243,7 @@ class Threads:
     def _work(self) -> None:
         """Run calls, in a thread, which counts as idle when it starts and when it waits."""
         if self._idle_priority:
-            _lower_priority()
+            lower_priority()
         thread = threading.current_thread()
         while (call := self._next()) is not None:
             thread.name = "kheadersd-work"
@@ -339,13 +339,6 @@ class _Call:
 def _keep_late(keep: Callable[[T], None], done: asyncio.Future[T]) -> None:
     if not done.cancelled() and done.exception() is None:
         keep(done.result())
-
-
-def _lower_priority() -> None:
-    # On Linux this is the priority of this thread alone (setpriority(2), "C library/kernel differences").
-    # Where a sandbox forbids it, the priority stays.
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _IDLE_NICE)
 
 
 THREADS = Threads(_MOST_WORKING, stay=True)

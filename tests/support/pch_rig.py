@@ -73,6 +73,7 @@ class Clang:
 
     Attributes:
         compiled: how many precompiled headers it was asked for.
+        idle: for each of them, whether it was to run at a low priority.
         listed: how often it was asked what a precompiled header needs.
         canaries: how many programs it compiled with one.
         complaint: what is wrong with headers; "" if it compiles them.
@@ -83,6 +84,7 @@ class Clang:
 
     def __init__(self) -> None:
         self.compiled = self.listed = self.canaries = 0
+        self.idle: list[bool] = []
         self.complaint = self.canary_complaint = ""
         self.meanwhile: Callable[[], None] = lambda: None
         self.at_canary: Callable[[], None] = lambda: None
@@ -94,6 +96,7 @@ class Clang:
         tree = next(word[2:-8] for word in words if word.startswith("-I") and word.endswith("/tree/include"))
         if "c-header" in words:
             self.compiled += 1
+            self.idle.append(command.idle)
             self.meanwhile()
             if self.complaint:
                 return Finished(1, "", self.complaint)
@@ -148,15 +151,15 @@ class Rig:
         bases = {
             HEADERS: Base(existing.base, existing.is_current, headers.get_entry, self._why_not_restorable)
         }
-        profiles = Profiles(state.journal)
+        self.profiles = Profiles(state.journal)
         run = CompilerRun(self.clang, None)
-        self.store = PchStore(state.lifecycle, self.compilers, profiles, config.max_pchs)
+        self.store = PchStore(state.lifecycle, self.compilers, self.profiles, config.max_pchs)
         self.library = InstalledLibrary()
         libbcc = LibbccCommands(self.clang, self.library)
         compilation = Compilation(state.lifecycle, self.compilers, libbcc, self.store, run, state.progress)
         self.header_removal = HeaderRemoval(bases, state.lifecycle, self.store, run, state.journal)
         self.provider = PchProvider(
-            bases, profiles, self.compilers, self.store, compilation, self.header_removal
+            bases, self.profiles, self.compilers, self.store, compilation, self.header_removal
         )
 
     @property

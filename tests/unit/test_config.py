@@ -35,6 +35,9 @@ def test_a_named_file_must_be_there(tmp_path: Path) -> None:
 
 
 GOOD = [
+    ("Ahead", "Profiles=bpf-core bcc-base", "ahead_profiles", ("bpf-core", "bcc-base")),
+    ("Ahead", "Compilers=clang-19 clang", "ahead_compilers", ("clang-19", "clang")),
+    ("Ahead", "DropHeaders=On", "ahead_drop_headers", True),
     ("Headers", "Sources=package tree", "sources", ("package", "tree")),
     ("Headers", "Sources = sysfs ", "sources", ("sysfs",)),
     ("Cache", "Directory=/srv//headers/", "cache_directory", Path("/srv/headers")),
@@ -85,6 +88,11 @@ BAD = [
     ("[Limits]\nMaxLeases=infinity", 2, "whole number"),
     ("[Limits]\nMaxBytes=5", 2, "at least 1M"),
     ("[Limits]\nExtractTimeout=0", 2, "at least 1s"),
+    ("[Ahead]\nProfiles=bpf-core ../x", 2, "at most 16 names such as bpf-core"),
+    ("[Ahead]\nProfiles=types types", 2, "each once"),
+    ("[Ahead]\nCompilers=a b", 2, "such as clang-16"),
+    ("[Ahead]\nCompilers=clang-1 clang-2 clang-3 clang-4 clang-5", 2, "at most 4"),
+    ("[Ahead]\nDropHeaders=maybe", 2, "yes or no"),
     ("[Module]\nLoader=insmod", 2, "one of auto, systemd, modprobe, none"),
     ("[Log]\nLevel=loud", 2, "one of emerg"),
     ("[Log]\n\nColour=red", 3, "unknown key Colour in [Log]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from kheadersd.sandbox.command import Command, Finished
 from kheadersd.sandbox.confined_child import run_confined
 from kheadersd.sandbox.limits import FILE_BYTES, MEMORY_BYTES, exceeded_limit
 from kheadersd.sandbox.runners import COMPILE_ENVIRONMENT, compiler_runner, network_runner
+from kheadersd.system.priority import IDLE_NICE
 from tests.support.clients import eventually
 from tests.support.needs import needs_root
 from tests.support.running import REPOSITORY
@@ -53,6 +55,13 @@ async def test_only_the_environment_that_was_given() -> None:
         line for line in done.stdout.splitlines() if not line.startswith(("PWD=", "SHLVL=", "_=", "OLDPWD="))
     }
     assert ours == {f"{name}={value}" for name, value in COMPILE_ENVIRONMENT.items()}
+
+
+async def test_a_low_priority() -> None:
+    command = Command(["nice"], COMPILE_ENVIRONMENT, 20)
+    before = await run_confined(command)
+    done = await run_confined(dataclasses.replace(command, idle=True))
+    assert int(done.stdout) == min(int(before.stdout) + IDLE_NICE, 19)
 
 
 @as_root

@@ -18,6 +18,7 @@ from kheadersd.errors import KheadersError, Timeout
 from kheadersd.sandbox import unit_client
 from kheadersd.sandbox.command import MAX_OUTPUT, Command, Finished
 from kheadersd.sandbox.unit_client import UnitClient
+from kheadersd.system.priority import IDLE_NICE
 from tests.support.running import REPOSITORY
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
@@ -47,6 +48,11 @@ async def listening(tmp_path: Path) -> AsyncIterator[Path]:
     listener.close()
     for child in children:
         assert await asyncio.to_thread(child.wait, 10) == 0
+
+
+async def test_a_low_priority(listening: Path) -> None:
+    command = Command(["nice"], _ENVIRONMENT, 20, idle=True)
+    assert (await UnitClient(listening)(command)).stdout == f"{IDLE_NICE}\n"
 
 
 def shell(
