@@ -159,14 +159,18 @@ class Ahead:
                 await self._changed(inotify)
                 if not self._config.ahead_profiles:
                     return
+                watched = await self._watch(inotify)
                 await self._look()
-                if inotify is not None:
-                    await self._watch(inotify)
+                if await self._watch(inotify) != watched:
+                    self._wake.set()  # what has changed in a directory before it was watched
 
-    async def _watch(self, inotify: Inotify) -> None:
-        problems = inotify.watch(await in_thread(self._means().watched_directories))
+    async def _watch(self, inotify: Inotify | None) -> set[Path]:
+        """Watch what compilers and libbcc are in, and return that."""
+        directories = set(await in_thread(self._means().watched_directories))
+        problems = inotify.watch(directories) if inotify is not None else []
         if problems:
             self._limited(str(problems[0].filename), f"it cannot be watched: {problems[0].strerror}")
+        return directories
 
     def _limited(self, path: str, reason: str) -> None:
         message = f"Compilers that change there are noticed at the next change elsewhere, because {reason}"
