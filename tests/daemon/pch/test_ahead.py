@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.bcc import is_installed
 from tests.support.clients import wait_until
 from tests.support.kheaders import RealHeaders
 from tests.support.needs import needs_root
@@ -195,6 +196,21 @@ def test_a_compiler_that_comes(
     wait_until(lambda: daemon.log.read_text().count("Compiled ") == 2, SECONDS)
     wait_for(bus, state="done", made=1)
     assert pchs(bus) == [(True, 1)]
+
+
+@pytest.mark.skipif(not is_installed(), reason="needs libbpfcc, and the clang of its LLVM")
+def test_a_profile_for_bcc_of_dropped_headers(
+    bus: Bus, start: Callable[[], Daemon], configure: Configure
+) -> None:
+    configure("bpf-core", drop_headers="yes")
+    daemon = start()
+    wait_for(bus, state="done", made=1)
+    assert pchs(bus) == [(False, 1)]
+    # It has libbcc's own compiler, and the headers that it takes come and go again.
+    configure("bpf-core bcc-small", drop_headers="yes")
+    reload(daemon)
+    wait_for(bus, wanted=2, made=2, state="done")
+    assert pchs(bus) == [(False, 2)]
 
 
 def test_told_to_stop_meanwhile(bus: Bus, start: Callable[[], Daemon], configure: Configure) -> None:

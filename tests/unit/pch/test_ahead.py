@@ -21,7 +21,7 @@ from kheadersd.release import Release
 from tests.support.clients import eventually
 from tests.support.hosts import OTHER, RELEASE, put_kernel
 from tests.support.in_process import Kept
-from tests.support.pch_rig import EVERYBODY, MANAGER, Caller, Rig, compiler
+from tests.support.pch_rig import EVERY_USER, MANAGER, Caller, Rig, compiler
 
 NONE: frozenset[Release] = frozenset()
 NOTHING = Change(NONE, NONE, NONE, NONE)
@@ -176,7 +176,7 @@ async def test_headers_are_dropped_once(looks: Looks, rig: Rig) -> None:
     await looks.look()
     assert rig.clang.compiled == 1, "what was dropped is not extracted to look at it"
     # A caller needs them: then they stay.
-    await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     assert has_headers(rig)
     assert (await looks.look())["headers_kept"] == {RELEASE: "they were extracted again for a caller"}
     assert has_headers(rig)
@@ -189,7 +189,7 @@ async def test_headers_are_dropped_once(looks: Looks, rig: Rig) -> None:
 
 async def test_headers_in_use_stay_for_now(looks: Looks, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_IN_USE_AGAIN", 0.1)
-    await rig.provider.get(rig.request(), Caller(*EVERYBODY))
+    await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     rig.entry.given_at = time.monotonic()
     looks.configure("bpf-core", drop_headers=True)
     kept = (await looks.look())["headers_kept"]
