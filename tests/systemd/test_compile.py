@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kheadersd.system.priority import IDLE_NICE
 from tests.support.archives import make_kheaders
 from tests.support.container import COMPILER, SOURCE, Container, running
 from tests.support.served_host import ServedHost
@@ -26,12 +27,14 @@ from kheadersd.sandbox.command import Command
 from kheadersd.sandbox.unit_client import UnitClient
 from kheadersd.errors import KheadersError
 
-async def main(words, stdin, out, seconds):
+async def main(words, stdin, out, seconds, idle):
     run = compiler_runner()
     assert isinstance(run, UnitClient), run
     stdout = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if out else None
     try:
-        command = Command(words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode(), stdout=stdout)
+        command = Command(
+            words, COMPILE_ENVIRONMENT, seconds, stdin=stdin.encode(), stdout=stdout, idle=idle
+        )
         done = await run(command)
     except KheadersError as error:
         return {"error": error.message}
@@ -85,8 +88,9 @@ def call(
     out: str = "",
     seconds: float = 60,
     user: str = "kheadersd",
+    idle: bool = False,
 ) -> Any:
-    arguments = json.dumps([command, stdin, out, seconds])
+    arguments = json.dumps([command, stdin, out, seconds, idle])
     return json.loads(machine.do("python3", "-c", _CALL, arguments, user=user, timeout=100))
 
 
@@ -105,6 +109,10 @@ def test_a_pch(machine: Container) -> None:
     assert used["status"] == 0, used
     assert ".quad\t4" in used["stdout"]
     assert machine.do("systemctl", "--failed", "--no-legend") == ""
+
+
+def test_a_low_priority(machine: Container) -> None:
+    assert shell(machine, "nice", idle=True)["stdout"] == f"{IDLE_NICE}\n"
 
 
 def test_the_whole_service(machine: Container) -> None:
@@ -126,6 +134,12 @@ def test_the_whole_service(machine: Container) -> None:
     assert machine.do("stat", "-c", "%U", path) == "kheadersd"
     machine.wait_for("! systemctl list-units --no-legend 'kheaders-compile@*' | grep -q .")
     assert "kheaders-compile@" in machine.journal("-u", "kheaders-compile@*")
+    # What the configuration names is made without a caller, by the same units.
+    machine.write("/etc/kheadersd.conf.d/ahead.conf", "[Ahead]\nProfiles=bpf-core\n")
+    machine.do("systemctl", "reload", "kheadersd.service")
+    said = "All 1 precompiled headers of \\[Ahead\\] are made"
+    machine.wait_for(f"journalctl -u kheadersd.service | grep '{said}'")
+    assert "1 of 1 precompiled headers made" in machine.do("kheadersctl", "status")
 
 
 def test_libbcc_is_asked(machine: Container) -> None:

@@ -7,16 +7,19 @@ import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
+from kheadersd.errors import NotAvailable
 from kheadersd.events import Event
 from kheadersd.host.host import Host
 from kheadersd.host.installed_kernels import Change
 from kheadersd.pch import ahead as module
 from kheadersd.pch.ahead import Ahead
+from kheadersd.pch.requests import PchRequest
 from kheadersd.release import Release
 from tests.support.clients import eventually
 from tests.support.hosts import OTHER, RELEASE, put_kernel
@@ -31,7 +34,7 @@ class Looks:
     """An `Ahead` over a rig.
 
     Attributes:
-        directory: that is watched.
+        watched: the directories that are watched.
         changes: how often it told of a change.
     """
 
@@ -39,12 +42,12 @@ class Looks:
         self.pch, self.profiles, self.store = rig.provider, rig.profiles, rig.store
         self.header_removal = rig.header_removal
         self.rig = rig
-        self.directory = directory
+        self.watched = [directory]
         self.changes = 0
         self.ahead = Ahead(host, Config(), state.cache, lambda: self, journal, self._changed)
 
     def watched_directories(self) -> list[Path]:
-        return [self.directory]
+        return self.watched
 
     def configure(
         self, *profiles: str, compilers: tuple[str, ...] = (), drop_headers: bool = False, most: int = 32
@@ -152,10 +155,45 @@ async def test_what_a_compiler_was_upgraded_under_is_made_again(
     await looks.look()
     (before,) = rig.entry.pchs
     rig.compilers.install(compiler(digest="b"))
-    (looks.directory / "clang-16").touch()
+    (looks.watched[0] / "clang-16").touch()
     await eventually(lambda: rig.clang.compiled == 2 and looks.ahead.describe()["state"] == "done")
     assert before not in rig.entry.pchs
     assert looks.ahead.describe()["made"] == 1
+
+
+async def test_what_no_compiler_reads_any_more_goes(looks: Looks, rig: Rig, state: Parts) -> None:
+    looks.configure("bpf-core")
+    await looks.look()
+    await eventually(lambda: not state.cache.locks.is_held(rig.entry))  # it is written to the disk
+    rig.compilers.install(compiler("clang-19", "b"))
+    looks.configure("bpf-core", compilers=("clang-20",))
+    await looks.look()
+    assert rig.entry.pchs == {}
+
+
+async def test_a_directory_that_was_not_watched_is_looked_at_again(looks: Looks, tmp_path: Path) -> None:
+    found = iter([looks.watched])
+    looks.watched = [*looks.watched, tmp_path]
+    looks.watched_directories = lambda: next(found, looks.watched)  # type: ignore[method-assign]
+    looks.configure("bpf-core")
+    await looks.look()
+    # Once more: something may have changed there before.
+    await eventually(lambda: looks.changes == 4)
+
+
+async def test_profiles_for_bcc_have_the_compiler_of_libbcc(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def get(request: PchRequest, _: object) -> NoReturn:
+        asked.append((request.profile, request.compiler))
+        raise NotAvailable("it is a test")
+
+    monkeypatch.setattr(looks.pch, "get", get)
+    looks.configure("bpf-core", "bcc-small", compilers=("clang-16", "clang-19"))
+    await looks.look()
+    assert asked == [("bpf-core", "clang-16"), ("bpf-core", "clang-19"), ("bcc-small", "")]
 
 
 async def test_kernels_that_come_and_go(looks: Looks, host: Host) -> None:
@@ -180,7 +218,13 @@ async def test_headers_are_dropped_once(looks: Looks, rig: Rig) -> None:
     assert has_headers(rig)
     assert (await looks.look())["headers_kept"] == {RELEASE: "they were extracted again for a caller"}
     assert has_headers(rig)
-    # Until something changes.
+    # Until something changes, in the configuration or of what is made.
+    looks.configure("bpf-core")
+    await looks.look()
+    looks.configure("bpf-core", drop_headers=True)
+    await looks.look()
+    assert not has_headers(rig)
+    await rig.provider.get(rig.request(), Caller(*EVERY_USER))
     looks.configure("bpf-core", "bpf-tracing", drop_headers=True)
     await looks.look()
     assert not has_headers(rig)
