@@ -100,6 +100,7 @@ class Ahead:
         self._kernels: frozenset[Release] = frozenset()
         # A change of the configuration drops headers that a caller had restored, too.
         self._is_reconfigured = False
+        self._limit = ""
         self._state = "waiting"
         self._wanted = 0
         self._made: frozenset[tuple[str, str]] = frozenset()
@@ -119,7 +120,9 @@ class Ahead:
     def configure(self, config: Config) -> None:
         """Take another configuration; the profiles may have changed, too."""
         before, self._config = _settings(self._config), config
-        self._is_reconfigured |= before != _settings(config)
+        if before != _settings(config):
+            self._is_reconfigured = True
+            self._become("waiting")
         self._wake.set()
         self._begin()
 
@@ -159,22 +162,29 @@ class Ahead:
                 await self._changed(inotify)
                 if not self._config.ahead_profiles:
                     return
-                watched = await self._watch(inotify)
-                await self._look()
-                if await self._watch(inotify) != watched:
-                    self._wake.set()  # what has changed in a directory before it was watched
+                try:
+                    watched = await self._watch(inotify)
+                    await self._look()
+                    if await self._watch(inotify) != watched:
+                        self._wake.set()  # what has changed in a directory before it was watched
+                except KheadersError as error:  # of the cache, say
+                    self._journal.report_failure(error)
+                    self._become("failed")
 
     async def _watch(self, inotify: Inotify | None) -> set[Path]:
         """Watch what compilers and libbcc are in, and return that."""
-        directories = set(await in_thread(self._means().watched_directories))
-        problems = inotify.watch(directories) if inotify is not None else []
+        directories, problems = await in_thread(_watch, self._means(), inotify)
         if problems:
             self._limited(str(problems[0].filename), f"it cannot be watched: {problems[0].strerror}")
         return directories
 
     def _limited(self, path: str, reason: str) -> None:
-        message = f"Compilers that change there are noticed at the next change elsewhere, because {reason}"
-        self._journal.report(Event.WATCH_LIMITED, message, path=path)
+        message = (
+            f"A compiler that changes in {path} is noticed at the next change elsewhere, because {reason}"
+        )
+        if message != self._limit:
+            self._limit = message
+            self._journal.report(Event.WATCH_LIMITED, message, path=path)
 
     async def _changed(self, inotify: Inotify | None) -> None:
         """Wait until something has changed, and then until nothing changes any more."""
@@ -305,6 +315,11 @@ class Ahead:
 
 def _settings(config: Config) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     return config.ahead_profiles, config.ahead_compilers, config.ahead_drop_headers
+
+
+def _watch(means: Means, inotify: Inotify | None) -> tuple[set[Path], list[OSError]]:
+    directories = set(means.watched_directories())
+    return directories, inotify.watch(directories) if inotify is not None else []
 
 
 def _by_entry(made: list[ServedPch]) -> list[tuple[Entry, list[ServedPch]]]:

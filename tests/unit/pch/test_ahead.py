@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
-from kheadersd.errors import NotAvailable
+from kheadersd.errors import NoSpace, NotAvailable
 from kheadersd.events import Event
 from kheadersd.host.host import Host
 from kheadersd.host.installed_kernels import Change
@@ -21,6 +23,7 @@ from kheadersd.pch import ahead as module
 from kheadersd.pch.ahead import Ahead
 from kheadersd.pch.requests import PchRequest
 from kheadersd.release import Release
+from kheadersd.system.inotify import Inotify
 from tests.support.clients import eventually
 from tests.support.hosts import OTHER, RELEASE, put_kernel
 from tests.support.in_process import Kept
@@ -194,6 +197,32 @@ async def test_profiles_for_bcc_have_the_compiler_of_libbcc(
     looks.configure("bpf-core", "bcc-small", compilers=("clang-16", "clang-19"))
     await looks.look()
     assert asked == [("bpf-core", "clang-16"), ("bpf-core", "clang-19"), ("bcc-small", "")]
+
+
+async def test_a_failure_of_the_cache_is_not_the_end(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch, journal: Kept
+) -> None:
+    async def fail() -> NoReturn:
+        raise NoSpace("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(looks.store, "remove_outdated", fail)
+        looks.configure("bpf-core")
+        assert (await looks.look())["state"] == "failed"
+    assert journal.of(Event.REQUEST_FAILED) == ["the disk is full"]
+    assert (await looks.look())["made"] == 1
+
+
+async def test_a_limit_of_watches_is_told_once(
+    looks: Looks, monkeypatch: pytest.MonkeyPatch, journal: Kept
+) -> None:
+    no_more = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/usr/bin")
+    monkeypatch.setattr(Inotify, "watch", lambda *_: [no_more])
+    looks.configure("bpf-core")
+    for _ in range(2):
+        assert (await looks.look())["made"] == 1
+    told = [message for message in journal.of(Event.WATCH_LIMITED) if "/usr/bin" in message]
+    assert len(told) == 1
 
 
 async def test_kernels_that_come_and_go(looks: Looks, host: Host) -> None:
