@@ -179,9 +179,10 @@ async def test_a_directory_that_was_not_watched_is_looked_at_again(looks: Looks,
     looks.watched = [*looks.watched, tmp_path]
     looks.watched_directories = lambda: next(found, looks.watched)  # type: ignore[method-assign]
     looks.configure("bpf-core")
+    before = looks.changes
     await looks.look()
     # Once more: something may have changed there before.
-    await eventually(lambda: looks.changes == 4)
+    await eventually(lambda: looks.changes >= before + 4)
 
 
 async def test_profiles_for_bcc_have_the_compiler_of_libbcc(
@@ -221,7 +222,8 @@ async def test_a_limit_of_watches_is_told_once(
     looks.configure("bpf-core")
     for _ in range(2):
         assert (await looks.look())["made"] == 1
-    told = [message for message in journal.of(Event.WATCH_LIMITED) if "/usr/bin" in message]
+    limits = journal.of(Event.WATCH_LIMITED)  # of kernels, too
+    told = [message for message in limits if message.startswith("A compiler that changes in /usr/bin ")]
     assert len(told) == 1
 
 
