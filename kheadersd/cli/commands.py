@@ -109,16 +109,17 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Executi
     Raises:
         CommandError: the call failed.
     """
-    if arguments.precompiled and await _were_dropped(client, arguments.release):
-        return Execution(arguments.command, _for_precompiled(arguments, dropped=True))
+    added: dict[str, str] = {}
+    if arguments.precompiled:
+        dropped = await _were_dropped(client, arguments.release)
+        added = _for_precompiled(arguments, dropped=dropped)
+        if added and dropped:
+            return Execution(arguments.command, added)
     # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
     reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:MAX_REASON]
     given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
     lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
-    environment = details.get("environment", {})
-    if arguments.precompiled:
-        environment |= _for_precompiled(arguments, dropped=False)
-    return Execution(arguments.command, environment, lease)
+    return Execution(arguments.command, details.get("environment", {}) | added, lease)
 
 
 def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[str, str]:

@@ -19,7 +19,7 @@ from kheadersd.pch.libbcc_command import LibbccCommand, LibbccCommands
 from kheadersd.sandbox.command import Run
 from kheadersd.sandbox.confined_child import run_confined
 from tests.support.precompiling import ARCHITECTURE, is_there
-from tests.support.running import REPOSITORY, Bus
+from tests.support.running import Bus
 
 _PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
 _ALONE = 'mount --bind "$0" /mnt && mount -t tmpfs none /tmp && exec "$@"'
@@ -133,23 +133,18 @@ def python_tools() -> list[str]:
     return [tool.name.removesuffix("-bpfcc") for tool in tools if b"python" in tool.read_bytes()[:64]]
 
 
-def text_run(tool: str, bus: Bus) -> ToolRun:
-    """Run a tool of bcc's by ``kheadersctl exec``."""
-    return _tool_run(tool, bus)
+def tool_run(package: Path, tool: str, bus: Bus, *options: str) -> ToolRun:
+    """Run a tool of bcc's by ``kheadersctl exec``.
 
-
-def precompiled_run(tool: str, bus: Bus) -> ToolRun:
-    """Run a tool of bcc's by ``kheadersctl exec --precompiled``."""
-    return _tool_run(tool, bus, "--precompiled")
-
-
-def _tool_run(tool: str, bus: Bus, *options: str) -> ToolRun:
+    Args:
+        package: the directory that kheadersd is in, which has to be root's for ``--precompiled``.
+    """
     before = [sys.executable, "-m", "kheadersd.cli", "exec", *options, "--"]
     command = [_PYTHON, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", "--", *_MORE.get(tool, ())]
     done = subprocess.run(
         [*before, *command],
         env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address},
-        cwd=REPOSITORY,
+        cwd=package,
         capture_output=True,
         text=True,
         timeout=300,

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, "/usr/lib/kheadersd")
 from kheadersd.sandbox.runners import compiler_runner
 from kheadersd.sandbox.unit_client import UnitClient
-from kheadersd.vmlinux import bpftool, vmlinux
+from kheadersd.vmlinux import bpftool, generate
 from kheadersd.vmlinux.btf_finder import Btf
 
 async def main():
@@ -33,7 +33,7 @@ async def main():
     tool = await bpftool.find_bpftool(run)
     with tempfile.TemporaryFile() as out:
         btf = Btf(Path("/srv/btf").read_bytes(), "", "/srv/btf", "", "")
-        size = await vmlinux.make(btf, tool, run, out.fileno())
+        size = await generate.make(btf, tool, run, out.fileno())
         return tool.version, hashlib.sha256(os.pread(out.fileno(), size, 0)).hexdigest()
 
 print(*asyncio.run(main()))

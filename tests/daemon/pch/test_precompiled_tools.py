@@ -5,12 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.bcc import ToolRun, bcc, is_installed, precompiled_run, python_tools, text_run
+from tests.support.bcc import ToolRun, bcc, is_installed, python_tools, tool_run
 from tests.support.running import REPOSITORY, Bus, Daemon
 
 pytestmark = [
@@ -31,11 +33,18 @@ CHANGING = {"capable", "trace"}
 _REASON = re.compile(r"^kheadersd: \S+ compiles without precompiled headers: (.*)$", re.MULTILINE)
 
 
+@pytest.fixture
+def package(roots_own: Path) -> Path:
+    """Where kheadersd is root's alone, as installed, wherever the checkout is."""
+    shutil.copytree(REPOSITORY / "kheadersd", roots_own / "kheadersd")
+    return roots_own
+
+
 @pytest.mark.timeout(1200)
-def test_unmodified_tools(bus: Bus, real_daemon: Daemon) -> None:
+def test_unmodified_tools(bus: Bus, real_daemon: Daemon, package: Path) -> None:
     def both(tool: str) -> tuple[ToolRun, ToolRun] | None:
-        text = text_run(tool, bus)
-        return (text, precompiled_run(tool, bus)) if text.functions else None
+        text = tool_run(package, tool, bus)
+        return (text, tool_run(package, tool, bus, "--precompiled")) if text.functions else None
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         found = dict(zip(tools := python_tools(), pool.map(both, tools), strict=True))
@@ -53,11 +62,11 @@ def test_unmodified_tools(bus: Bus, real_daemon: Daemon) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_headers_can_be_gone(bus: Bus, real_daemon: Daemon) -> None:
-    text = text_run("execsnoop", bus)
-    assert precompiled_run("execsnoop", bus).functions == text.functions
+def test_the_headers_can_be_gone(bus: Bus, real_daemon: Daemon, package: Path) -> None:
+    text = tool_run(package, "execsnoop", bus)
+    assert tool_run(package, "execsnoop", bus, "--precompiled").functions == text.functions
     bus.call("GetPch", "ssa{sv}", "", "bcc-small", "1", "keep_headers", "b", "false")
-    precompiled = precompiled_run("execsnoop", bus)
+    precompiled = tool_run(package, "execsnoop", bus, "--precompiled")
     assert (precompiled.functions, precompiled.stderr) == (text.functions, "")
     assert [entry["headers_kept"] for entry in bus.call("ListEntries")[0]] == [False]
 
