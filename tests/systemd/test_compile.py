@@ -220,7 +220,7 @@ def test_nothing_is_left(machine: Container) -> None:
 
 
 def test_only_the_daemon_can_ask(machine: Container) -> None:
-    done = machine.run("python3", "-c", _CALL, json.dumps([["/bin/true"], "", "", 5]), user="nobody")
+    done = machine.run("python3", "-c", _CALL, json.dumps([["/bin/true"], "", "", 5, False]), user="nobody")
     assert "AssertionError" in done.stderr
     script = 'import socket; socket.socket(socket.AF_UNIX).connect("/run/kheaders-compile")'
     assert "PermissionError" in machine.run("python3", "-c", script, user="nobody").stderr

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kheadersd.dbus import codec
+from tests.support.libraries import installed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_INSTALLED = [name for name in ("dbus_next", "dbus_fast") if importlib.util.find_spec(name)]
 
-
-@pytest.mark.parametrize("name", _INSTALLED)
+@pytest.mark.parametrize("name", installed())
 def test_what_is_used_of_the_libraries_is_there(name: str) -> None:
     """Both libraries have private parts that are used. A release that changes one is named here."""
     try:
