@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..cache.without_headers import drop_headers
-from ..errors import CompileFailed, KheadersError
+from ..errors import CompileFailed, Corrupt, KheadersError
 from ..events import Event
 from ..system.disk import Vanished, is_mounted
 from ..system.tasks import Background, in_thread
@@ -95,6 +95,9 @@ class HeaderRemoval:
         try:
             async with self._cache.locks.of(entry.name):
                 return await self._drop_locked(entry, at_once=at_once, force=force)
+        except Corrupt as error:
+            # Files that are missing because the entry is being removed are no damage.
+            return error if entry in self._cache else _vanished(entry)
         except KheadersError as error:
             return error
 
