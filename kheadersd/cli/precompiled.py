@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidArgs
-from ..precompiled import hook
+from ..precompiled import DROPPED, RELEASE, SESSION
 from ..system.files import read_start
 from ..system.root_owned import trusted_path
 
@@ -37,12 +36,14 @@ def environment(release: str, *, dropped: bool, session: bool, site: Path = SITE
     except OSError as error:
         raise InvalidArgs(f"{site} cannot be used: {error.strerror}") from error
     added = {_PATH: os.pathsep.join(filter(None, (str(site), os.environ.get(_PATH, ""))))}
-    wanted = {hook.RELEASE: release, hook.DROPPED: "1" * dropped, hook.SESSION: "1" * session}
+    wanted = {RELEASE: release, DROPPED: "1" * dropped, SESSION: "1" * session}
     return added | {name: value for name, value in wanted.items() if value}
 
 
 def ignores_path(command: Sequence[str]) -> bool:
     """Whether a command is a Python that ignores PYTHONPATH, by its options or its first line's."""
+    import shutil  # brings all the compressions with it
+
     words = list(command)
     found = shutil.which(words[0])
     if found is not None and not _is_python(words[0]):

@@ -17,17 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from . import DROPPED, RELEASE, SESSION
 from .bus import Precompiled, Refused, get_pch
 from .includes import leading_headers
-
-SESSION = "KHEADERS_SESSION"
-"""The variable of the environment that, with any value, makes the hook ask the session bus: for trials."""
-
-DROPPED = "KHEADERS_DROPPED"
-"""The variable that says that the headers themselves were dropped, and are to be again."""
-
-RELEASE = "KHEADERS_RELEASE"
-"""The variable that names the kernel release; without it, the running kernel is meant."""
 
 _MODULE = "bcc.libbcc"
 _ENTRY_POINT = "bpf_module_create_c_from_string"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kheadersd.precompiled import hook
+from kheadersd.precompiled import RELEASE, hook
 from kheadersd.precompiled.bus import Precompiled, Refused
 
 TEXT = b"#include <linux/sched.h>\nint f;"
@@ -68,7 +68,7 @@ def compiled(library: Libbcc, *flags: bytes, text: bytes = TEXT) -> Any:
 def test_a_program_gets_its_headers(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(hook.RELEASE, "6.1.0")
+    monkeypatch.setenv(RELEASE, "6.1.0")
     library = Libbcc()
     assert compiled(library, b"-DMAX_PID=4", b"-Wno-x") == 7
     assert asked == [("6.1.0", ("linux/sched.h",), ["MAX_PID=4"])]
