@@ -26,7 +26,8 @@ _ENTRY_POINT = "bpf_module_create_c_from_string"
 _SOURCE = "BCC_KERNEL_SOURCE"
 _DEFINE = re.compile(r"-D([A-Za-z_]\w*(?:=[\w.+-]*)?)", re.ASCII)
 _MAX_DEFINES = 16
-_ABOUT_WARNINGS = ("-W", "-w")
+# -Wp, -Wa and -Wl hand options to others, -Wp also macros.
+_ABOUT_WARNINGS = re.compile(rb"-w|-W(?![apl],)[a-zA-Z0-9=+-]*")
 _FIRST_HIGH = 500  # most processes may have 1,024
 _MAX_LINE = 1000  # characters of a reason
 # A tool can have closed its descriptor, or Python's file; Python has none if it was closed at start.
@@ -109,7 +110,7 @@ def _precompiled(text: bytes, own: Sequence[bytes]) -> Precompiled:
         defined = _DEFINE.fullmatch(flag.decode(errors="replace"))
         if defined and len(defines) < _MAX_DEFINES:
             defines.append(defined[1])
-        elif not flag.startswith(tuple(prefix.encode() for prefix in _ABOUT_WARNINGS)):
+        elif not _ABOUT_WARNINGS.fullmatch(flag):
             raise Refused(f"the program is compiled with '{flag.decode(errors='replace')[:80]}'")
     return get_pch(
         os.environ.get(RELEASE, ""),

@@ -95,6 +95,7 @@ def test_a_program_that_libbcc_refuses_is_compiled_as_it_is(
     [
         (b"int main;", (), "the program includes no kernel header before all else"),
         (TEXT, (b"-include", b"/etc/shadow"), "the program is compiled with '-include'"),
+        (TEXT, (b"-Wp,-DX=1",), "the program is compiled with '-Wp,-DX=1'"),
         (TEXT, (b"-DX=\xff",), "the program is compiled with '-DX=\\ufffd'"),
     ],
 )
