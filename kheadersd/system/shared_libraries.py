@@ -53,7 +53,7 @@ def _named(data: bytes, name: bytes, kind: int | None) -> list[Path]:
         if not data.startswith(name + b"\0", start + key) or kind not in (None, flags):
             continue
         path = data[start + value : start + value + _MAX_NAME].partition(b"\0")[0]
-        # Those for some processors only are of no interest for a library that nobody builds so.
+        # Those for some processors only are of no interest for a library that is never built so.
         if not capabilities and path.startswith(b"/"):
             found.append(Path(os.fsdecode(path)))
     return found

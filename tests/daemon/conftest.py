@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.archives import make_kheaders
+from tests.support.clients import big_kheaders
 from tests.support.running import Bus, Daemon, MakeDaemon
 from tests.support.served_host import RELEASE, ServedHost
 
@@ -23,3 +24,14 @@ def host(tmp_path: Path) -> ServedHost:
 @pytest.fixture
 def daemon(host: ServedHost, bus: Bus, make_daemon: MakeDaemon) -> Daemon:
     return make_daemon(bus, root=host.root)
+
+
+@pytest.fixture
+def big_host(host: ServedHost) -> ServedHost:
+    host.show(big_kheaders(RELEASE))
+    return host
+
+
+@pytest.fixture
+def big_daemon(big_host: ServedHost, daemon: Daemon) -> Daemon:
+    return daemon

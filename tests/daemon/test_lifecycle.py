@@ -18,7 +18,6 @@ from tests.support.archives import make_kheaders
 from tests.support.clients import (
     BIG_FILES,
     Ctl,
-    big_kheaders,
     busctl_waits,
     durable,
     go_on,
@@ -42,17 +41,6 @@ STAGES: dict[str, Stage] = {
     "published": lambda daemon: daemon.entries(),
     "durable": durable,
 }
-
-
-@pytest.fixture
-def big_host(host: ServedHost) -> ServedHost:
-    host.show(big_kheaders(RELEASE))
-    return host
-
-
-@pytest.fixture
-def big_daemon(big_host: ServedHost, daemon: Daemon) -> Daemon:
-    return daemon
 
 
 def works(bus: Bus, daemon: Daemon) -> None:

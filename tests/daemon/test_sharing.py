@@ -37,17 +37,6 @@ pytestmark = pytest.mark.slow
 OTHER = "5.10.0-1-test"
 
 
-@pytest.fixture
-def big_host(host: ServedHost) -> ServedHost:
-    host.show(big_kheaders(RELEASE))
-    return host
-
-
-@pytest.fixture
-def big_daemon(big_host: ServedHost, daemon: Daemon) -> Daemon:
-    return daemon
-
-
 def extractions(daemon: Daemon) -> int:
     return daemon.log.read_text().count("Extracted the headers of")
 

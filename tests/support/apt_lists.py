@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def apt_knows(root: Path, repository: Path, package: str) -> None:
-    """Have the lists of a host tell of a package, which nobody could download."""
+    """Have the lists of a host tell of a package, which cannot be downloaded."""
     for directory in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "var/lib/apt/lists", "var/lib/dpkg"):
         (root / directory).mkdir(parents=True)
     (root / "var/lib/dpkg/status").touch()

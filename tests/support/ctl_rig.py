@@ -12,19 +12,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.bus_configuration import bus_configuration
 from tests.support.running import REPOSITORY
 
-CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
+_RULES = """\
   <policy context="default">
     <allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
     <allow eavesdrop="false"/>
   </policy>
-</busconfig>
 """
 
 
@@ -98,7 +93,7 @@ class Service:
 def private_bus(directory: Path) -> Iterator[str]:
     """A bus with nobody on it; its address."""
     socket = directory / "socket"
-    (directory / "bus.conf").write_text(CONFIG.format(socket=socket))
+    (directory / "bus.conf").write_text(bus_configuration(socket, _RULES))
     command = ["dbus-daemon", f"--config-file={directory}/bus.conf", "--nofork", "--nopidfile", "--nosyslog"]
     with subprocess.Popen(command) as daemon:
         try:

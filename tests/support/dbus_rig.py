@@ -11,13 +11,7 @@ from pathlib import Path
 from tests.support.libraries import without_dbus_next
 from tests.support.running import REPOSITORY
 
-CONFIGURATION = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
+BUS_RULES = """\
   <policy context="default">
     <allow user="*"/>
     <allow own="*"/>
@@ -27,7 +21,6 @@ CONFIGURATION = """\
   <limit name="max_message_size">134217728</limit>
   <limit name="max_replies_per_connection">50000</limit>
   <limit name="max_connections_per_user">1000</limit>
-</busconfig>
 """
 
 

@@ -36,9 +36,10 @@ def archive(*layers: Layer | bytes) -> Archive:
     return Archive("0" * 64, [one if isinstance(one, Layer) else layer(one) for one in layers], "made up")
 
 
-def extract_to(
+def extract_archive(
     directory: Path,
-    *layers: Layer | bytes,
+    given: Archive,
+    *,
     limits: Limits | None = None,
     cancelled: threading.Event | None = None,
     report: Callable[[str, float], None] = lambda _stage, _fraction: None,
@@ -48,7 +49,7 @@ def extract_to(
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return extract.extract(
-            archive(*layers),
+            given,
             fd,
             limits=limits or Limits(),
             report=report,
@@ -56,6 +57,17 @@ def extract_to(
         )
     finally:
         os.close(fd)
+
+
+def extract_to(
+    directory: Path,
+    *layers: Layer | bytes,
+    limits: Limits | None = None,
+    cancelled: threading.Event | None = None,
+    report: Callable[[str, float], None] = lambda _stage, _fraction: None,
+) -> extract.Extracted:
+    """As `extract_archive`, of layers."""
+    return extract_archive(directory, archive(*layers), limits=limits, cancelled=cancelled, report=report)
 
 
 @contextlib.contextmanager

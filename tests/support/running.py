@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.bus_configuration import bus_configuration
 from tests.support.other_user import as_user
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,13 +24,7 @@ NAME = INTERFACE = "org.kheaders.Provide"
 OBJECT = "/org/kheaders/Provide"
 
 # What a distribution's system.conf says, with the limits of Debian's dbus 1.14, and the project's policy.
-_BUS_CONFIG = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
+_BUS_RULES = """\
   <policy context="default">
     <allow user="*"/>
     <deny own="*"/>
@@ -52,7 +47,6 @@ _BUS_CONFIG = """\
   </policy>
   {more}
   <include>{policy}</include>
-</busconfig>
 """
 _GENEROUS = '<limit name="max_replies_per_connection">200000</limit>'
 
@@ -80,7 +74,7 @@ class Bus:
     def start(self) -> None:
         config = self.directory / "bus.conf"
         policy = REPOSITORY / "dbus-policy" / "org.kheaders.Provide.conf"
-        config.write_text(_BUS_CONFIG.format(socket=self.socket, policy=policy, more=self.more))
+        config.write_text(bus_configuration(self.socket, _BUS_RULES.format(policy=policy, more=self.more)))
         self.process = subprocess.Popen(
             ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"],
             stdout=subprocess.PIPE,

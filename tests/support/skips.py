@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 EXPECTED = {
-    r"needs root: ": "not everybody's checkout is root's",
+    r"needs root: ": "a checkout need not be root's",
     r"needs devices that are real": "a container's /sys is read-only, or its events are not told",
     r"there is no /dev/fuse": "a container has none unless it is given",
     r"no containers here: there is no /dev/autofs": "a container has none unless it is given",

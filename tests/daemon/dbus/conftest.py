@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.dbus_rig import CONFIGURATION, Bus, Service, path_for
+from tests.support.bus_configuration import bus_configuration
+from tests.support.dbus_rig import BUS_RULES, Bus, Service, path_for
 from tests.support.raw import RawClient
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def bus(tmp_path: Path) -> Iterator[Bus]:
     """A real bus on a private socket, which every user may use."""
     socket = tmp_path / "bus"
     configuration = tmp_path / "bus.conf"
-    configuration.write_text(CONFIGURATION.format(socket=socket))
+    configuration.write_text(bus_configuration(socket, BUS_RULES))
     command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -8,14 +8,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kheadersd.cache import extract
 from kheadersd.config import Config
 from kheadersd.errors import Corrupt, KheadersError, LimitsExceeded, NoSpace
 from kheadersd.headers.restore import why_not_restorable
@@ -25,10 +23,11 @@ from kheadersd.release import Release
 from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
-from kheadersd.sources.source import Limits, NotFound, Reason
+from kheadersd.sources.source import NotFound, Reason
 from kheadersd.sources.sources import Sources
 from kheadersd.sources.usable import check_usable
 from tests.support.apt_repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
+from tests.support.extracting import extract_archive
 from tests.support.needs import needs_root
 
 if TYPE_CHECKING:
@@ -61,17 +60,7 @@ def files_of(archive: Archive, release: Release = RELEASE) -> list[str]:
     """Extract, check as the daemon does, and list the files."""
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
-        descriptor = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            extract.extract(
-                archive,
-                descriptor,
-                limits=Limits(),
-                report=lambda _stage, _fraction: None,
-                cancelled=threading.Event(),
-            )
-        finally:
-            os.close(descriptor)
+        extract_archive(tree, archive)
         check_usable(tree, tree, release)
         return sorted(str(p.relative_to(tree)) for p in tree.rglob("*") if p.is_symlink() or not p.is_dir())
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
-from kheadersd.cache.extract import extract
 from kheadersd.host.host import Host
 from kheadersd.release import Release
 from kheadersd.sources.package import PackageSource
-from kheadersd.sources.source import Limits
 from kheadersd.sources.usable import check_usable
+from tests.support.extracting import extract_archive
 
 META = "linux-headers-cloud-amd64"
 LISTS = Path("/var/lib/apt/lists")
@@ -49,19 +46,7 @@ async def test_the_distribution_s_headers(tmp_path: Path) -> None:
     archive = await source.find(release, lambda _stage, _fraction: None)
     assert archive.origin.startswith(offered + ", ")
     tree = tmp_path / "tree"
-    tree.mkdir()
-    descriptor = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        await asyncio.to_thread(
-            extract,
-            archive,
-            descriptor,
-            limits=Limits(),
-            report=lambda _stage, _fraction: None,
-            cancelled=threading.Event(),
-        )
-    finally:
-        os.close(descriptor)
+    await asyncio.to_thread(extract_archive, tree, archive)
     check_usable(tree, tree, release)
     assert f'"{release}"' in (tree / "include/generated/utsrelease.h").read_text()
     for name in ("include/linux/kconfig.h", "include/linux/types.h", "include/generated/autoconf.h"):

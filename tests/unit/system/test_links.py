@@ -60,7 +60,7 @@ def test_what_is_missing_may_be_taken_for_a_directory(root: Path) -> None:
 
 
 def test_nothing_is_asked_of_a_step_before_it_is_taken(root: Path) -> None:
-    """An automount answers whoever looks at it."""
+    """An automount answers every process that looks at it."""
     (root / "loop").symlink_to("loop")
     walk = steps(root / "loop/x", root)
     assert [next(walk), next(walk)] == [root, root / "loop"]

@@ -70,7 +70,7 @@ async def test_a_socket_that_is_gone(listening: socket.socket, environment: dict
     manager.start()
     os.unlink(listening.getsockname())
     manager.ready()
-    manager.status("nobody hears it")
+    manager.status("not heard")
     manager.close()
     manager.stopping()
 
