@@ -16,8 +16,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from .errors import InvalidArgs
 from .journal import LEVELS
 from .names import SOURCE_NAMES
+from .repository import Repository, parse_repository
 from .system.files import read_file
 from .system.printable import printable
 
@@ -28,8 +30,12 @@ DROPIN_DIRECTORIES = (Path("/etc/kheadersd.conf.d"), Path("/usr/lib/kheadersd.co
 LOADERS = ("auto", "systemd", "modprobe", "none")
 
 _MAX_FILE = 1 << 20  # bytes; a configuration is a page, and a log file given by mistake is not read whole
+_MAX_REPOSITORIES = 8
 _SHOWN = 60  # characters of foreign text in a message
 
+_MAX_ADDRESSES = 8
+# With the variables of the package managers, such as $basearch.
+_ADDRESS = r"(https?://[A-Za-z0-9\[]|file:///)[A-Za-z0-9._~:/$+&?\[\]{}%-]{0,1000}"
 _COMPILER = r"clang(-[0-9]{1,2})?"
 # The words of systemd.syntax(7).
 _BOOLEANS = dict.fromkeys(("1", "yes", "y", "true", "t", "on"), True) | dict.fromkeys(
@@ -141,6 +147,20 @@ def _sources(text: str) -> tuple[str, ...]:
     return names
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    addresses = tuple(text.split())
+    if (
+        len(addresses) > _MAX_ADDRESSES
+        or len(set(addresses)) < len(addresses)
+        or not all(_is_name(_ADDRESS, address) and ".." not in address for address in addresses)
+    ):
+        raise ValueError(
+            f"at most {_MAX_ADDRESSES} addresses, each once, that begin with https://, http:// or file:///, "
+            "without user names"
+        )
+    return addresses
+
+
 def _names(pattern: str, example: str, most: int) -> Parse:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split())
@@ -172,6 +192,13 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _text_file(text: str) -> Path:
+    path = Path(os.path.normpath(text))
+    if not path.is_absolute() or path.suffix != ".prom" or not text.isprintable() or len(text) > 1024:
+        raise ValueError("the absolute path of a file whose name ends in .prom")
+    return path
+
+
 def _directories(text: str) -> tuple[Path, ...]:
     paths = tuple(Path(word) for word in text.split())
     if len(paths) > 16 or any(not path.is_absolute() or ".." in path.parts for path in paths):
@@ -185,6 +212,25 @@ def _compiler(text: str) -> str:
     return text
 
 
+def _repositories(text: str) -> tuple[Repository, ...]:
+    words = text.split()
+    if len(words) > _MAX_REPOSITORIES or len(set(words)) < len(words):
+        raise ValueError(f"at most {_MAX_REPOSITORIES} repositories, each once")
+    try:
+        return tuple(map(parse_repository, words))
+    except InvalidArgs:
+        raise ValueError(
+            "a list of REGISTRY/REPOSITORY without tags, each with or without @sha256:DIGEST"
+        ) from None
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or ".." in path.parts or not text.isprintable() or len(text) > 1024:
+        raise ValueError("the absolute path of a file")
+    return path
+
+
 def _key(section: str, name: str, parse: Parse) -> dict[str, Any]:
     """What says that a field of `Config` is set by ``name=`` in ``[section]``."""
     return {"key": (section, name), "parse": parse}
@@ -196,6 +242,11 @@ class Config:
 
     sources: tuple[str, ...] = field(default=SOURCE_NAMES, metadata=_key("Headers", "Sources", _sources))
     """Where headers are looked for, in this order. A later assignment replaces the list."""
+
+    extra_repositories: tuple[str, ...] = field(
+        default=(), metadata=_key("Headers", "ExtraRepositories", _addresses)
+    )
+    """Addresses of archives with packages of old kernels, for dnf, zypper and pacman."""
 
     cache_directory: Path = field(
         default=Path("/var/cache/kheaders"), metadata=_key("Cache", "Directory", _directory)
@@ -237,7 +288,7 @@ class Config:
     download_timeout: float | None = field(
         default=900.0, metadata=_key("Limits", "DownloadTimeout", _or_infinity(_at_least_one_second))
     )
-    """Seconds that fetching a package may take."""
+    """Seconds that fetching a package, or from a registry, may take."""
 
     compile_timeout: float | None = field(
         default=120.0, metadata=_key("Limits", "CompileTimeout", _or_infinity(_at_least_one_second))
@@ -270,8 +321,48 @@ class Config:
     ahead_drop_headers: bool = field(default=False, metadata=_key("Ahead", "DropHeaders", _boolean))
     """Whether the headers are dropped once all of these are made."""
 
+    shared_bus: bool = field(default=False, metadata=_key("Access", "SharedBus", _boolean))
+    """Whether containers share the bus: root of another container is then an ordinary user."""
+
+    without_polkit: tuple[str, ...] = field(
+        default=("extract",),
+        metadata=_key("Access", "WithoutPolkit", _names("extract|download", "extract", 2)),
+    )
+    """What every user may do where no polkit runs."""
+
+    registries: tuple[Repository, ...] = field(
+        default=(), metadata=_key("Registry", "Registry", _repositories)
+    )
+    """Repositories that headers are fetched from, in this order; the first takes what is pushed unasked."""
+
+    registry_first: bool = field(default=False, metadata=_key("Registry", "RegistryFirst", _boolean))
+    """Whether the headers of installed kernels are fetched ahead of any need, if a registry has them."""
+
+    registry_unsigned: bool = field(default=False, metadata=_key("Registry", "RegistryUnsigned", _boolean))
+    """Whether headers are taken although the host's policy accepts anything."""
+
+    push_new: bool = field(default=False, metadata=_key("Registry", "PushNew", _boolean))
+    """Whether headers that were extracted here are pushed to the first registry, if it has none."""
+
+    push_new_pchs: bool = field(default=False, metadata=_key("Registry", "PushNewPchs", _boolean))
+    """Whether, with `push_new`, also what was precompiled here is pushed, and vmlinux.h."""
+
+    push_signing_key: Path | None = field(default=None, metadata=_key("Registry", "PushSigningKey", _file))
+    """The file with the private key that signs what is pushed."""
+
+    push_pch_signing_key: Path | None = field(
+        default=None, metadata=_key("Registry", "PushPchSigningKey", _file)
+    )
+    """The file with the private key that signs the precompiled headers that are pushed."""
+
+    pch_key: Path | None = field(default=None, metadata=_key("Registry", "PchKey", _file))
+    """The file with the public key whose precompiled headers are taken; None to take none."""
+
     loader: str = field(default="auto", metadata=_key("Module", "Loader", _choice(LOADERS)))
     """How the kheaders module is loaded; "auto" is the service manager where it runs, else modprobe."""
+
+    metrics_file: Path | None = field(default=None, metadata=_key("Metrics", "TextFile", _text_file))
+    """The file with metrics for the textfile collector of Prometheus' node exporter; None for no file."""
 
     log_level: str = field(default="info", metadata=_key("Log", "Level", _choice(LEVELS)))
     """The least important entries that are logged."""

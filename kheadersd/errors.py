@@ -26,6 +26,13 @@ class KheadersError(Exception):
         super().__init__(message)
         self.message = message
 
+    def reworded(self, message: str) -> KheadersError:
+        """An error of the same kind, whatever its constructor takes, with another message."""
+        other = type(self).__new__(type(self), message)
+        other.__dict__.update(self.__dict__)
+        other.message = message
+        return other
+
 
 class NotAvailable(KheadersError):
     """No source has headers for the release; the message says why not, source by source."""

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package")
+SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package", "registry")
 """All sources of headers, in their default order."""
+
+ADVICE = "to have them"
+"""What introduces, after the reasons of the sources, how headers are installed on the host."""
 
 SERVICE = "org.kheaders.Provide"
 """The name of the service on the bus, and that of its interface."""

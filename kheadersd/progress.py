@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from .release import Release
@@ -26,19 +26,35 @@ def unreported(stage: str, fraction: float) -> None:
     """A `Report` for what is too short to be reported."""
 
 
+class OnEnd(Protocol):
+    """Is called when a piece of work ends that was not cancelled."""
+
+    def __call__(self, source: str, seconds: float, *, failed: bool) -> None:
+        """Note how long it took, and whether it failed."""
+
+
+def _unnoted(source: str, seconds: float, *, failed: bool) -> None:
+    """An `OnEnd` that ignores it."""
+
+
 class Progress:
     """Collects reports from any thread, and passes some of them on, on the event loop.
 
     Args:
         on_progress: called with the release, the stage and the fraction done, 0 to 1.
         on_change: called when `activity` may have changed.
+        on_end: called at the end of each piece of work.
     """
 
     def __init__(
-        self, on_progress: Callable[[Release, str, float], None], on_change: Callable[[], None]
+        self,
+        on_progress: Callable[[Release, str, float], None],
+        on_change: Callable[[], None],
+        on_end: OnEnd = _unnoted,
     ) -> None:
         self._on_progress = on_progress
         self._on_change = on_change
+        self._on_end = on_end
         self._doing: dict[object, str] = {}
         self._budget = _Budget(_RATE)
 
@@ -52,11 +68,15 @@ class Progress:
 
     @contextlib.contextmanager
     def of(self, release: Release, source: str) -> Iterator[Report]:
-        """The progress of one piece of work, until the ``with`` block ends."""
+        """The progress of one piece of work, until the ``with`` block ends.
+
+        An exception that ends it says that the work failed.
+        """
         loop = asyncio.get_running_loop()
         work = object()
         is_reported = False
         last_stage, last_time = "", 0.0
+        started = time.monotonic()
 
         def note(stage: str, fraction: float) -> None:
             nonlocal is_reported
@@ -77,6 +97,11 @@ class Progress:
         self._doing[work] = f"looking for {release} ({source})"
         try:
             yield report
+        except Exception:
+            self._on_end(source, time.monotonic() - started, failed=True)
+            raise
+        else:
+            self._on_end(source, time.monotonic() - started, failed=False)
         finally:
             del self._doing[work]
             if is_reported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -23,6 +24,7 @@ pytest_plugins = [
     "tests.support.real",
     "tests.support.running",
     "tests.support.skips",
+    "tests.support.tables",
 ]
 
 settings.register_profile("quick", max_examples=50, deadline=None)
@@ -36,6 +38,9 @@ def pytest_configure() -> None:
     # A script's background jobs ignore SIGINT, and all that they start does, also the commands under test.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # nohup(1) does the same with SIGHUP, which this process goes on ignoring.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     # What tests make is for other users too, whatever the shell they are started from wants.
     os.umask(0o022)
 
@@ -45,11 +50,27 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """Close the loop that the pytest-asyncio of Debian 12 and 13 makes after each asynchronous test.
+
+    `asyncio.run` in a later test replaces it without closing it, and any test after that would fail.
+    """
+    yield
+    if fixturedef.argname == "event_loop":
+        with contextlib.suppress(RuntimeError):  # there is none
+            asyncio.get_event_loop_policy().get_event_loop().close()
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After every test: no child process, thread or descriptor that was not there before."""
     before = _children(), at_work(), _descriptors()
     yield
+    # The pytest-asyncio of Debian 12 and 13, which a package's build has, ends the loop's threads only later.
+    # It has closed the loop already where only a fixture is asynchronous.
+    if (loop := (request.node.funcargs or {}).get("event_loop")) is not None and not loop.is_closed():
+        loop.run_until_complete(loop.shutdown_default_executor())
     _wait_until(lambda: _children() <= before[0])
     _wait_until(lambda: at_work() <= before[1])
     _wait_until(lambda: len(_descriptors()) <= len(before[2]))

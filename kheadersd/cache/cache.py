@@ -23,6 +23,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ..system import disk
+from ..system.disk import Lost
 from .directory_lock import DirectoryLock
 from .entry import HEADERS, Entry, entry_name
 from .hidden import move_to_trash
@@ -49,13 +50,17 @@ class Cache:
     Attributes:
         leftovers: what takes space in the directory besides the entries.
         locks: held while the files of entries are changed.
+        on_lost: called, in any thread, when the directory was removed and cannot be made again.
         remove_staged: removes what was staged when the work is cancelled; by default at once.
     """
 
-    def __init__(self, directory: Path, *, foreign: Iterable[str] = (".apt", ".leases")) -> None:
+    def __init__(
+        self, directory: Path, *, foreign: Iterable[str] = (".packages", ".leases", ".registry")
+    ) -> None:
         self.directory = directory
         self.leftovers = Leftovers()
         self.locks = EntryLocks()
+        self.on_lost: Callable[[Lost], object] = lambda _: None
         self.remove_staged: Callable[[Path], object] = disk.remove_tree
         self._foreign = {*foreign, "lost+found"}
         self._entries: dict[str, Entry] = {}
@@ -68,9 +73,14 @@ class Cache:
         """Make sure that the directory is there and that no other daemon uses it; blocking.
 
         Raises:
+            Lost: it was removed, and cannot be made again.
             DiskError: it cannot be made or used safely, or another daemon uses it.
         """
-        self._lock.acquire()
+        try:
+            self._lock.acquire()
+        except Lost as lost:
+            self.on_lost(lost)
+            raise
 
     def open(self, is_leased: Callable[[str, int], bool] = lambda *_: False) -> Recovered:
         """Clear what a crash left, load the entries; blocking, before anything else but `lock`.

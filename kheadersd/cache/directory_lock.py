@@ -10,12 +10,14 @@ import stat
 import threading
 from typing import TYPE_CHECKING
 
-from ..system.disk import DiskError, Vanished
+from ..system.disk import DiskError, Lost, Vanished
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _ATTEMPTS = 5
+# What forbids to make the directory. A unit's sandbox does, once its own mount of the directory is gone.
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class DirectoryLock:
@@ -25,20 +27,23 @@ class DirectoryLock:
         self._directory = directory
         self._mutex = threading.Lock()
         self._descriptor = -1
+        self._was_held = False
 
     def acquire(self) -> None:
         """Lock the directory; make it where it is not there, or not any more. For any thread.
 
         Raises:
+            Lost: it was removed, and this process may not make it again.
             DiskError: it cannot be made, others can write to it, or another daemon uses it.
         """
         with self._mutex:
             for _ in range(_ATTEMPTS):
                 # Looked at again after locking: it may have been removed in between.
                 if self._is_held():
+                    self._was_held = True
                     return
                 self._close()
-                self._descriptor = _open_locked(self._directory)
+                self._descriptor = self._open_locked()
         raise Vanished(f"the cache directory {self._directory} is removed again and again by another program")
 
     def release(self) -> None:
@@ -53,6 +58,20 @@ class DirectoryLock:
             return os.path.samestat(os.lstat(self._directory), os.fstat(self._descriptor))
         except FileNotFoundError:
             return False
+
+    def _open_locked(self) -> int:
+        try:
+            return _open_locked(self._directory)
+        except DiskError as error:
+            cause = error.__cause__
+            if not self._was_held or not isinstance(cause, OSError) or cause.errno not in _FORBIDDEN:
+                raise
+            if os.path.lexists(self._directory):
+                raise
+            raise Lost(
+                f"the cache directory {self._directory} was removed and kheadersd may not make it: "
+                f"{cause.strerror}; kheadersd ends, and is started again with a new one; ask again"
+            ) from cause
 
     def _close(self) -> None:
         if self._descriptor >= 0:

@@ -53,6 +53,7 @@ class Record:
         extracted_at: microseconds since the epoch.
         randomised: whether the kernel has its structures' members in a random order that headers do not tell.
         headers_kept: False if only what the PCHs that were made from it still need is there.
+        btf: sha256 of the BTF that types were made from, 64 hex digits; "" of headers.
         boot_id: the boot in which it was made. `Staging.publish` sets it.
         manifest_sha256: of the file "manifest". `Staging.publish` sets it.
     """
@@ -70,6 +71,7 @@ class Record:
     kind: str = HEADERS
     randomised: bool = False
     headers_kept: bool = True
+    btf: str = ""
     boot_id: str = ""
     manifest_sha256: str = ""
 
@@ -102,6 +104,8 @@ class Record:
         for name in ("digest", "manifest_sha256"):
             if not _DIGEST.fullmatch(value := getattr(record, name)):
                 raise records.bad_value(name, value)
+        if record.btf and not _DIGEST.fullmatch(record.btf):
+            raise records.bad_value("btf", record.btf)
         return record
 
 
@@ -174,6 +178,11 @@ class Entry:
     def has_headers(self) -> bool:
         """Whether the tree is whole, and stays so."""
         return self.record.headers_kept and not self.is_dropping_headers
+
+    @property
+    def used_at(self) -> float:
+        """When a program was last given its headers or what was precompiled from them, as `given_at`."""
+        return max([self.given_at, *(pch.given_at for pch in self.pchs.values())])
 
     def is_intact(self) -> bool:
         """Whether it is still there and, as far as `Integrity` can tell, as it was made; microseconds."""

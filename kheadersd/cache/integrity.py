@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from ..system.inotify import ATTRIB, OVERFLOW, Inotify
 from .manifest import DIRECTORY_MODE, FILE_MODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ..system.file_identity import FileIdentity
 
@@ -58,17 +59,21 @@ class Integrity:
         self._watch: TreeWatch | None = None
 
     @classmethod
-    def of(cls, tree: Path) -> Integrity:
+    def of(cls, tree: Path, directories: Iterable[str] | None = None) -> Integrity:
         """That of a tree as it is now.
+
+        Args:
+            directories: the names of all directories in the tree, where they are known: to look for them
+                takes as long again.
 
         Raises:
             OSError: it is not there.
         """
         identities: dict[str, FileIdentity] = {}
-        for name in _compared(tree):
-            path = tree / name
+        base = os.fspath(tree)
+        for name in _compared(_lister(tree, directories)):
             try:
-                status = os.lstat(path)
+                status = os.lstat(f"{base}/{name}" if name else base)
             except FileNotFoundError:
                 if name:
                     continue
@@ -251,15 +256,29 @@ def _are_unchanged(compared: tuple[tuple[str, str, FileIdentity], ...]) -> bool:
     return True
 
 
-def _compared(tree: Path) -> list[str]:
-    """What is compared, relative to the tree: the main directories first, the files, then all directories."""
+def _compared(directories_in: Callable[[str], Iterable[str]]) -> list[str]:
+    """What is compared, relative to the tree: the main directories first, the files, then all directories.
+
+    Args:
+        directories_in: the directories in a directory, sorted, all relative to the tree.
+    """
     names = [*_ALWAYS, *_FILES]
     pending = [""]
     while pending and len(names) < _MOST:
-        found = _directories(tree, pending.pop())
+        found = directories_in(pending.pop())
         names += found
         pending += found
     return list(dict.fromkeys(names))[:_MOST]
+
+
+def _lister(tree: Path, directories: Iterable[str] | None) -> Callable[[str], Iterable[str]]:
+    """What lists the directories in a directory of the tree: on the disk, or of those that are known."""
+    if directories is None:
+        return functools.partial(_directories, tree)
+    children: dict[str, list[str]] = {}
+    for name in sorted(directories):
+        children.setdefault(name.rpartition("/")[0], []).append(name)
+    return lambda name: children.get(name, ())
 
 
 def _directories(tree: Path, name: str) -> list[str]:

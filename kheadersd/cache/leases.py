@@ -5,6 +5,8 @@ The holder gets the read end of a FIFO, the daemon keeps the write end. When the
 closed, however its holders ended, the kernel reports an error on the write end (pipe(7)). A FIFO has a name,
 so a lease also outlives the daemon: the next daemon can open the write end exactly while the read end is open
 (fifo(7)).
+
+A lease on headers that are in no entry keeps nothing: where no FIFO can be made, a pipe serves as well.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import stat
 import time
@@ -25,6 +28,8 @@ from ..system import disk, files
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -83,7 +88,8 @@ class Leases:
         self._max_per_uid = max_per_uid
         self._on_change = on_change
         self._on_end = on_end
-        self._leases: dict[int, tuple[Lease, Path]] = {}
+        self._leases: dict[int, tuple[Lease, Path | None]] = {}
+        self._has_warned = False
         self._some_unread = False
 
     def limit(self, *, max_total: int, max_per_uid: int) -> None:
@@ -137,15 +143,13 @@ class Leases:
 
         Raises:
             LimitsExceeded: there are too many leases, this user has too many, or no descriptors are left.
-            NoSpace, DiskError: the FIFO cannot be made.
+            NoSpace, DiskError: the FIFO cannot be made, and the headers are in an entry.
         """
         self._check_limits(uid)
         lease = Lease(entry_name, release, sender, uid, pid, reason, time.time_ns() // 1000, inode)
-        path = self._directory / os.urandom(8).hex()
         try:
-            reader, writer = self._make(path, lease)
+            reader, writer, path = self._open(lease)
         except OSError as error:
-            _forget(path)
             if error.errno in _NO_DESCRIPTORS:
                 raise LimitsExceeded(
                     f"the daemon can open no more files, with {len(self)} leases held; end some of them"
@@ -212,6 +216,26 @@ class Leases:
                 f"user {uid} holds {self._max_per_uid} leases already; close the descriptors of some first"
             )
 
+    def _open(self, lease: Lease) -> tuple[int, int, Path | None]:
+        """Both ends of a lease, and its FIFO, if it has one."""
+        path = self._directory / os.urandom(8).hex()
+        try:
+            return *self._make(path, lease), path
+        except OSError as error:
+            _forget(path)
+            if lease.entry_name or error.errno in _NO_DESCRIPTORS:
+                raise
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning(
+                    "leases on headers that are in no entry are forgotten when kheadersd ends: "
+                    "%s cannot be written: %s",
+                    self._directory,
+                    error.strerror,
+                )
+            reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            return reader, writer, None
+
     def _make(self, path: Path, lease: Lease) -> tuple[int, int]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_directory(self._directory)
@@ -246,7 +270,7 @@ class Leases:
             raise
         self._watch(writer, lease, path)
 
-    def _watch(self, writer: int, lease: Lease, path: Path) -> None:
+    def _watch(self, writer: int, lease: Lease, path: Path | None) -> None:
         # The selector reports the error on the write end, EPOLLERR, as readable.
         asyncio.get_running_loop().add_reader(writer, self._ended, writer)
         self._leases[writer] = (lease, path)
@@ -285,7 +309,9 @@ def _record_of(path: Path) -> Path:
     return path.with_name(path.name + _RECORD)
 
 
-def _forget(path: Path) -> None:
+def _forget(path: Path | None) -> None:
+    if path is None:
+        return
     for name in (path, _record_of(path)):
         # It is removed already, or the next start does it: a FIFO without readers means nothing.
         with contextlib.suppress(OSError):

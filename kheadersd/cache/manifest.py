@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +37,7 @@ _MODES = {FILE: FILE_MODE, DIRECTORY: DIRECTORY_MODE}
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 _LETTERS = {FILE: "f", DIRECTORY: "d", SYMLINK: "l"}
 _BY_LETTER = {letter: kind for kind, letter in _LETTERS.items()}
+_DIRECTORY_LINE = re.compile(rb"^d\t0\t\t(.++)$", re.MULTILINE)
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -144,6 +146,11 @@ class Manifest:
         except (ValueError, KeyError, OverflowError):
             raise Corrupt("manifest: is damaged or of another version") from None
         return cls(PackedEntries(packed))
+
+
+def directories(encoded: bytes) -> list[str]:
+    """The names of all directories in what `Manifest.encode` returned; a millisecond for a whole kernel."""
+    return [name.decode() for name in _DIRECTORY_LINE.findall(encoded)]
 
 
 def _last_line(count: int, digest: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from .entry import Entry
+    from .pch_files import Pch
 
 
 class CacheObserver(Protocol):
@@ -17,6 +18,9 @@ class CacheObserver(Protocol):
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
         """An entry is no longer in the cache."""
+
+    def pch_added(self, pch: Pch) -> None:
+        """A new precompiled header is in the cache."""
 
     def changed(self) -> None:
         """The number of entries, or the space that they take, may have changed."""

@@ -35,6 +35,9 @@ NAME = "headers.pch"
 PREFIX = "prefix.h"
 """The name of the prefix header, beside the precompiled one."""
 
+IN_USE = 3600.0
+"""Seconds for which a program is taken to use what it was given."""
+
 _LIBBPF = "/usr/include/bpf"
 
 Bytes = bytes  # a record has a field of that name
@@ -43,7 +46,6 @@ _VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MAX_PREFIX = 1 << 20
 _MINUTE = 60_000_000  # microseconds
-_IN_USE = 60 * _MINUTE
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -67,6 +69,7 @@ class PchRecord:
         bytes: of the file.
         made_at: microseconds since the epoch.
         needed: the names in the tree that it needs once the headers are dropped; None until that is known.
+        origin: the artifact of a registry that it was fetched from; "" where it was compiled here.
     """
 
     key: str
@@ -84,6 +87,7 @@ class PchRecord:
     bytes: int
     made_at: int
     needed: tuple[str, ...] | None = None
+    origin: str = ""
 
     def encode(self) -> Bytes:
         """The record as JSON, for its file."""
@@ -113,14 +117,16 @@ class Pch:
         record: what is known of it.
         path: the file.
         last_used: microseconds since the epoch; right to a minute, it is the mtime of the record.
+        given_at: the same on the monotonic clock, in seconds.
     """
 
-    __slots__ = ("_files", "_identities", "_noted", "last_used", "path", "record")
+    __slots__ = ("_files", "_identities", "_noted", "given_at", "last_used", "path", "record")
 
     def __init__(self, record: PchRecord, path: Path, *, verified: bool = False, last_used: int = 0) -> None:
         self.record = record
         self.path = path
         self.last_used = self._noted = last_used or record.made_at
+        self.given_at = records.on_monotonic_clock(self.last_used)
         has_prefix = any(item.endswith(f"/{record.key}/{PREFIX}") for item in record.text)
         self._files = (path, path.with_name(PREFIX)) if has_prefix else (path,)
         self._identities = _identities(self._files) if verified else None
@@ -131,6 +137,7 @@ class Pch:
 
     def touch(self) -> None:
         """Note that it is used, in memory and, at most once a minute, on the disk."""
+        self.given_at = time.monotonic()
         self.last_used = now = time.time_ns() // 1000
         if not 0 <= now - self._noted < _MINUTE:
             self._noted = now
@@ -139,7 +146,7 @@ class Pch:
 
     def is_in_use(self) -> bool:
         """Whether a program was given it within the last hour, and is taken to use it still."""
-        return time.time_ns() // 1000 - self.last_used < _IN_USE
+        return time.monotonic() - self.given_at < IN_USE
 
     def verify(self) -> bool:
         """Read all of it; some 20 ms. Afterwards `is_intact` holds, if this does."""
@@ -189,7 +196,7 @@ class PchStaging:
             NoSpace, DiskError: it cannot be made; nothing is left.
         """
         self.path = new_name(cache, STAGING)
-        self._is_published = False
+        self._is_published = self._has_files = False
         with disk.explained("make a precompiled header", cache):
             self.path.mkdir(mode=0o700)
             try:
@@ -214,6 +221,35 @@ class PchStaging:
         with disk.explained("measure the precompiled header", self.path):
             return _sha256(self.path / NAME), os.fstat(self.file).st_size
 
+    def clear(self) -> None:
+        """Make the file empty, to be written once more.
+
+        Raises:
+            Vanished, DiskError: it cannot be done.
+        """
+        with disk.explained("make a precompiled header", self.path):
+            os.ftruncate(self.file, 0)
+            os.lseek(self.file, 0, os.SEEK_SET)
+
+    def add_files(self, prefix: Bytes = b"") -> None:
+        """Write what programs are compiled with besides, and let every user's compiler read all of it.
+
+        Args:
+            prefix: the content of the prefix header; without any there is no such file.
+
+        Raises:
+            NoSpace, Vanished, DiskError: it cannot be written.
+        """
+        with disk.explained("keep the precompiled header", self.path.parent):
+            if prefix:
+                disk.write_new(self.path / PREFIX, prefix, sync=True)
+            include = self.path / "include"
+            include.mkdir()
+            include.chmod(0o755)
+            (include / "bpf").symlink_to(_LIBBPF)  # whether they are installed now or later
+            self.path.chmod(0o755)
+        self._has_files = True
+
     def publish(self, entry: Path, record: PchRecord, prefix: Bytes = b"") -> Pch:
         """Give it its name below the entry, in one step, after it has reached the disk.
 
@@ -221,24 +257,19 @@ class PchStaging:
 
         Args:
             entry: the directory of the entry.
-            prefix: the content of the prefix header; without any there is no such file.
+            prefix: as in `add_files`, which this does where it was not done.
 
         Raises:
             NoSpace, Vanished, DiskError: it cannot be kept.
         """
+        if not self._has_files:
+            self.add_files(prefix)
         with disk.explained("keep the precompiled header", self.path.parent):
             os.fsync(self.file)
             disk.write_new(self.path / "record.json", record.encode(), sync=True)
-            if prefix:
-                disk.write_new(self.path / PREFIX, prefix, sync=True)
-            include = self.path / "include"
-            include.mkdir()
-            include.chmod(0o755)
-            (include / "bpf").symlink_to(_LIBBPF)  # whether they are installed now or later
             parent = entry / "pch"
             parent.mkdir(exist_ok=True)
             parent.chmod(0o755)
-            self.path.chmod(0o755)
             target = parent / record.key
             if (old := move_to_trash(target)) is not None:
                 disk.remove_tree(old)

@@ -11,6 +11,7 @@ from ..errors import KheadersError
 from ..system.disk import DiskError
 from ..system.tasks import Background, in_thread
 from .leftovers import Stay
+from .pch_files import IN_USE
 from .retention import Retention, leftovers_to_remove, to_remove
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Pruning:
             policy=self._policy,
             now=time.time_ns() // 1000,
             besides=self._cache.leftovers.bytes,
+            in_use_since=time.monotonic() - IN_USE,
         )
         more, unremoved = await self._removal.remove_all(chosen)
         freed += more + await self._prune_pchs()

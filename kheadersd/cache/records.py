@@ -36,7 +36,8 @@ def encode(record: DataclassInstance, version: int) -> bytes:
 def decode(cls: type[R], data: bytes, version: int) -> R:
     """Read what `encode` wrote.
 
-    Fields are strings, booleans, numbers that are not negative, or tuples of strings.
+    Fields are strings, booleans, numbers that are not negative, or tuples of strings. One with a default may
+    be missing: the daemon that wrote the record did not know it.
 
     Raises:
         OtherVersion: it is one of another version.
@@ -50,9 +51,11 @@ def decode(cls: type[R], data: bytes, version: int) -> R:
         raise OtherVersion(f"its version is {found}, not {version}")
     if found != version:
         raise ValueError(f"its version is {found!r}, not {version}")
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-    if set(values) != set(kinds):
-        raise ValueError(f"missing or unknown keys: {', '.join(sorted(set(kinds) ^ set(values)))}")
+    fields = dataclasses.fields(cls)
+    kinds = {field.name: str(field.type) for field in fields}
+    optional = {field.name for field in fields if field.default is not dataclasses.MISSING}
+    if different := (set(kinds) ^ set(values)) - (optional - set(values)):
+        raise ValueError(f"missing or unknown keys: {', '.join(sorted(different))}")
     return cls(**{name: _checked(name, kinds[name], value) for name, value in values.items()})
 
 
@@ -96,3 +99,11 @@ def _checked(name: str, kind: str, value: Any) -> Any:
 def bad_value(name: str, value: object) -> ValueError:
     """The error for a value that a field cannot have."""
     return ValueError(f"{name} cannot be {str(value)[:80]!r}")
+
+
+def on_monotonic_clock(microseconds: int) -> float:
+    """A time since the epoch, in seconds on the monotonic clock; now if it is in the future.
+
+    That clock goes on where the other one jumps.
+    """
+    return time.monotonic() - max(0, time.time_ns() // 1000 - microseconds) / 1e6

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-import time
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
@@ -55,7 +54,7 @@ def recover(directory: Path, foreign: Collection[str], is_leased: Callable[[str,
     What is damaged is removed, unless it is leased. What cannot be read at this moment stays, unknown.
 
     Args:
-        foreign: names that belong to other parts of the daemon.
+        foreign: names that belong to other parts of the daemon, with what is for one run in "run-*".
         is_leased: whether a directory is leased, given the name of the entry and its inode.
 
     Raises:
@@ -66,7 +65,11 @@ def recover(directory: Path, foreign: Collection[str], is_leased: Callable[[str,
         names = sorted(os.listdir(directory))
     recovery = _Recovery(is_leased)
     for name in names:
-        if name not in foreign:
+        if name in foreign:
+            # A download's scratch directory (`PackageWork`): it can have more than a GiB.
+            for left in (directory / name).glob("run-*"):
+                recovery.found.problems.extend(disk.remove_tree(left))
+        else:
             recovery.take(directory / name)
     return recovery.found
 
@@ -193,7 +196,7 @@ def load(directory: Path, *, is_leased: bool) -> tuple[Entry, str]:
         integrity, is_durable, damage = Integrity(directory / "tree", {}), False, error.message
     entry = Entry(record, directory, status.st_ino, integrity, last_used)
     entry.is_durable, entry.is_damaged = is_durable, bool(damage)
-    entry.given_at = time.monotonic() - (time.time_ns() // 1000 - last_used) / 1e6
+    entry.given_at = records.on_monotonic_clock(last_used)
     entry.pchs = pch_files.load(directory, remove_damaged=not is_leased)
     return entry, damage
 

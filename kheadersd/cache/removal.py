@@ -177,7 +177,7 @@ class Removal:
             await asyncio.wait([self._start_removing_files(trash, problems)])
         if not problems:
             self._reports.on_leftover_removed(leftover, reason)
-        self._reports.on_change()
+            self._reports.on_change()
         return problems
 
     # Precompiled headers
@@ -228,6 +228,7 @@ class Removal:
         if found:
             with contextlib.suppress(OSError):
                 self._cache.leftovers.add(await in_thread(Leftover.of, Stay.NOT_REMOVED, trash))
+                self._reports.on_change()
         for problem in found:
             if problems is None:
                 self._reports.on_failure(problem)

@@ -127,11 +127,32 @@ class Reports:
         )
         self.on_change()
 
+    def on_pch_added(self, message: str, entry: Entry, pch: Pch, seconds: float) -> None:
+        """A precompiled header is new.
+
+        Args:
+            seconds: that compiling or fetching it took.
+        """
+        size, duration = pch.record.bytes, int(seconds * 1e6)
+        self.on_pch(Event.PCH_ADDED, message, entry, pch, bytes=size, duration_usec=duration)
+        self._observer.pch_added(pch)
+        self.on_change()
+
     def on_pch(self, event: Event, message: str, entry: Entry, pch: Pch, **more: object) -> None:
         """A precompiled header was added, removed, or found damaged."""
         record = pch.record
         fields = {"path": str(pch.path), "profile": record.profile, "compiler": record.compiler}
         self._report(event, message, entry, **fields, **more)
+
+    def on_pch_not_fetched(self, entry: Entry, profile: str, why: str, *, is_failure: bool) -> None:
+        """A registry was asked for a precompiled header, which is compiled here now."""
+        self._report(
+            Event.PCH_NOT_FETCHED,
+            f"What {profile} is precompiled to for {entry.release} is compiled here: {why}",
+            entry,
+            level=None if is_failure else "info",
+            profile=profile,
+        )
 
     def _report(self, event: Event, message: str, entry: Entry, **more: object) -> None:
         fields = {"release": entry.release, "path": str(entry.path), "digest": entry.record.digest, **more}

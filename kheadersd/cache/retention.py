@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from ..system import units
 from .leftovers import Stay
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from ..config import Config
     from ..release import Release
@@ -39,7 +40,7 @@ class Retention:
         return cls(max_age, config.max_entries, config.max_size)
 
 
-def to_remove(
+def to_remove(  # noqa: PLR0913 - all that decides
     entries: Iterable[Entry],
     *,
     protected: Collection[Release],
@@ -47,6 +48,7 @@ def to_remove(
     policy: Retention,
     now: int,
     besides: int = 0,
+    in_use_since: float = math.inf,
 ) -> list[tuple[Entry, str]]:
     """The entries that have to be removed, and why.
 
@@ -55,22 +57,29 @@ def to_remove(
 
     Leased entries and the newest entry of each kind of a protected release stay, and count towards the
     limits. An older entry of a protected release, which callers are not given any more, is not protected.
+    The entry of each kind of a release that a program was given last stays, too, while it may be in use.
+    One each: a tree whose owner changes it again and again must not fill the disk.
 
     Args:
         protected: the running and the installed kernels.
         leased: names of entries.
         now: microseconds since the epoch.
         besides: bytes that the cache takes for what is no entry.
+        in_use_since: on the monotonic clock: what was given since then may be in use.
     """
     remaining = sorted(entries, key=lambda entry: (entry.last_used, entry.record.extracted_at, entry.name))
     damaged = [entry for entry in remaining if entry.is_damaged and entry.name not in leased]
     chosen = [(entry, "damaged") for entry in damaged]
     remaining = [entry for entry in remaining if entry not in damaged]
-    newest = {entry.name: entry for entry in _newest(remaining)}
+    newest = _last(remaining, lambda entry: entry.record.extracted_at)
+    given = [entry for entry in remaining if entry.used_at >= in_use_since]
+    in_use = _last(given, lambda entry: entry.used_at)
     candidates = [
         entry
         for entry in remaining
-        if entry.name not in leased and not (entry.name in newest and entry.release in protected)
+        if entry.name not in leased
+        and not (entry.name in newest and entry.release in protected)
+        and entry.name not in in_use
     ]
     old = [(entry, reason) for entry in candidates if (reason := _too_old(policy, now - entry.last_used))]
     chosen += old
@@ -130,11 +139,12 @@ def _too_much(policy: Retention, count: int, size: int) -> str:
     return ""
 
 
-def _newest(entries: Iterable[Entry]) -> Collection[Entry]:
-    newest: dict[tuple[Release, str], Entry] = {}
+def _last(entries: Iterable[Entry], at: Callable[[Entry], float]) -> Collection[str]:
+    """The name of the entry of each kind of a release for which a time is the latest."""
+    last: dict[tuple[Release, str], Entry] = {}
     for entry in entries:
         what = (entry.release, entry.record.kind)
-        known = newest.get(what)
-        if known is None or entry.record.extracted_at >= known.record.extracted_at:
-            newest[what] = entry
-    return newest.values()
+        known = last.get(what)
+        if known is None or at(entry) >= at(known):
+            last[what] = entry
+    return {entry.name for entry in last.values()}

@@ -16,6 +16,7 @@ from . import pch_files
 from .entry import Entry, Record, set_last_used
 from .hidden import STAGING, TRASH, new_name
 from .integrity import Integrity
+from .manifest import directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +141,7 @@ class Staging:
             set_last_used(self._path, record.extracted_at)
             self._path.chmod(0o755)
             inode = os.lstat(self._path).st_ino
-            integrity = Integrity.of(self.tree).at(self._target / "tree")
+            integrity = Integrity.of(self.tree, directories(encoded)).at(self._target / "tree")
             replaced = self._put_in_place()
         self._is_published = True
         entry = Entry(record, self._target, inode, integrity, record.extracted_at, pchs=pchs)

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An entry as a tar archive, which is complete only if every file is what was extracted."""
+"""An entry as a tar archive, which is complete only if every file is what was extracted.
+
+The same headers have the same archive, byte for byte, on whatever host and from whatever source: in GNU's
+format, sorted by name, with the modes that all entries have, without owners and times.
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import os
 import select
 from typing import TYPE_CHECKING
 
-from ..errors import Corrupt
+from ..errors import Corrupt, KheadersError
 from ..formats.tar import BLOCK, DIRECTORY, FILE
 from ..system import disk, files
 from ..system.printable import quoted
@@ -25,7 +30,10 @@ if TYPE_CHECKING:
     from .entry import Entry
     from .manifest import Item, Manifest
 
-_PIECE = 1 << 16
+# A write of so many bytes is done as a whole or not at all, see pipe(7).
+_PIECE = select.PIPE_BUF
+_LONGEST_PIECE = 1 << 16
+_NO_HEADER = b"\xff" * BLOCK
 _RECORD = 20 * BLOCK  # what tar(1) writes at a time, and some readers expect
 _LOOK_AGAIN = 250  # milliseconds after which a writer that waits for its reader looks whether it is cancelled
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,6 +42,10 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def write_archive(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
     """Write the archive; blocking, for as long as its reader takes. Ends early if the reader closes its end.
 
+    GNU tar takes an archive for complete that ends behind a member, whatever should follow. So each piece
+    ends within the content of a file, wherever the daemon may be killed, and what is cut short by an error
+    has something at its end that is no header.
+
     Raises:
         Corrupt: the entry is not what was extracted.
         Vanished, DiskError: it cannot be read.
@@ -41,43 +53,107 @@ def write_archive(entry: Entry, pipe: int, cancelled: threading.Event) -> None:
     """
     waiter = select.poll()
     waiter.register(pipe, select.POLLOUT)
+    written = 0
     with contextlib.suppress(BrokenPipeError), contextlib.closing(_pieces(entry)) as pieces:
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                if cancelled.is_set():
-                    raise Cancelled
-                try:
-                    view = view[os.write(pipe, view) :]
-                except BlockingIOError:
-                    waiter.poll(_LOOK_AGAIN)
+        try:
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    if cancelled.is_set():
+                        raise Cancelled
+                    try:
+                        count = os.write(pipe, view)
+                    except BlockingIOError:
+                        waiter.poll(_LOOK_AGAIN)
+                    else:
+                        view = view[count:]
+                        written += count
+        except (KheadersError, Cancelled):
+            spoil(pipe, written)
+            raise
 
 
-def _pieces(entry: Entry) -> Generator[bytes, None, None]:
+def spoil(pipe: int, written: int = 0) -> None:
+    """Let no reader take an archive for complete of which so many bytes were written."""
+    # A full pipe ends within a file, and one without a reader does not matter.
+    with contextlib.suppress(OSError):
+        os.write(pipe, _NO_HEADER[: -written % BLOCK] + _NO_HEADER)
+
+
+def _pieces(entry: Entry) -> Generator[memoryview, None, None]:
     """The archive, whose last piece comes once all of the entry was read and compared."""
-    waiting = bytearray()
-    total = 0
+    pending = _Pending()
     with _opened(entry) as (found, tree):
-        for name, item in found.entries.items():
-            waiting += _header(name, item, entry.record.extracted_at)
+        for name, item in sorted(found.entries.items()):
+            pending.add(_header(name, item))
             if item.kind == FILE:
                 for piece in _content(entry, tree, name, item):
-                    waiting += piece
-                    if len(waiting) >= _PIECE:
-                        total += len(waiting)
-                        yield bytes(waiting)
-                        waiting.clear()
-                waiting += bytes(-item.size % BLOCK)
-    waiting += bytes(2 * BLOCK)
-    yield bytes(waiting) + bytes(-(total + len(waiting)) % _RECORD)
+                    pending.add(piece, is_content=True)
+                    yield from pending.pieces()
+                pending.add(bytes(-item.size % BLOCK), is_content=True)
+    pending.add(bytes(2 * BLOCK))
+    pending.add(bytes(-pending.total % _RECORD))
+    yield from pending.pieces()
+    yield from pending.rest()
 
 
-def _header(name: str, item: Item, made_at: int) -> bytes:
+class _Pending:
+    """What waits to be written, and where it may be divided: within the content of files.
+
+    Attributes:
+        total: bytes that were added.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._data = bytearray()
+        self._start = 0  # where the data begin in the archive
+        self._contents: collections.deque[tuple[int, int]] = collections.deque()
+
+    def add(self, data: bytes, *, is_content: bool = False) -> None:
+        """Add what follows."""
+        if is_content and data:
+            # Behind its last byte may be the end of the member.
+            self._contents.append((self.total, self.total + len(data) - 1))
+        self._data += data
+        self.total += len(data)
+
+    def pieces(self) -> Iterator[memoryview]:
+        """All pieces but the last one. Between few files that have content, some are longer than `_PIECE`."""
+        done = self._start
+        # A copy, since what was added cannot grow while it is looked at.
+        data = memoryview(bytes(self._data))
+        while self.total - done > _PIECE and (end := self._next_end(done)):
+            yield data[done - self._start : end - self._start]
+            done = end
+        del self._data[: done - self._start]
+        self._start = done
+
+    def rest(self) -> Iterator[memoryview]:
+        """What is left."""
+        yield memoryview(self._data)
+
+    def _next_end(self, done: int) -> int:
+        """Where a piece ends that begins at ``done``; 0 if that is not known yet."""
+        end = 0
+        while self._contents:
+            first, last = self._contents[0]
+            if last > done:
+                if end and first > done + _PIECE:
+                    break
+                end = max(first, min(last, done + _PIECE))
+                if end < last:
+                    break  # the next piece may end in it, too
+            self._contents.popleft()
+        if not end and self.total - done > _LONGEST_PIECE:
+            return done + _LONGEST_PIECE
+        return end
+
+
+def _header(name: str, item: Item) -> bytes:
     import tarfile  # 0.25 MiB, which most daemons do without: they are never asked for an export
 
     member = tarfile.TarInfo(name)
-    member.mtime = made_at // 1_000_000
-    member.uname = member.gname = "root"
     if item.kind == FILE:
         member.size, member.mode = item.size, FILE_MODE
     elif item.kind == DIRECTORY:

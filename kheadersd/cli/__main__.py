@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..system.tasks import hanging
 from .arguments import parse
-from .output import by_source, complain
+from .output import OutputError, by_source, complain, flush
 from .polkit_agent import polkit_agent
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
     try:
         code = _run(parse(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        flush()
     except KeyboardInterrupt:
         if hanging():  # the interpreter would wait for the thread
             os._exit(_INTERRUPTED)
@@ -51,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         _fail(f"{sys.executable} cannot run kheadersctl: {error}")
         return _FAILED
-    except OSError as error:
+    except OutputError as error:
         _drop_output()
-        _fail(f"cannot write the output: {error.strerror}")
+        _fail(f"cannot write the output: {error}")
+        return _FAILED
+    except OSError as error:
+        what = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{what}{error.strerror or error}")
         return _FAILED
     return code
 
@@ -74,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
             outcome = asyncio.run(_call(options))
         if isinstance(outcome, int):
             return outcome
-        sys.stdout.flush()
+        flush()
         outcome.run()
     except CommandError as error:
         on_terminal = error.code == NOT_AVAILABLE and sys.stderr.isatty()
@@ -100,6 +104,10 @@ async def _call(options: argparse.Namespace) -> int | Execution:
             from .cc import cc  # 6 ms, which no other command needs
 
             return await cc(client, options)
+        if options.action == "push":
+            from .push import push  # 15 ms, which no other command needs
+
+            return await push(client, options)
         return await COMMANDS[options.action](client, options)
     finally:
         await client.close()

@@ -10,11 +10,15 @@ from .. import __version__
 from ..errors import InvalidArgs
 from ..names import SOURCE_NAMES
 from ..release import parse_release
+from ..repository import parse_repository
 from ..system.printable import quoted
 from .output import SHELLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_LONGEST_WAIT = 86400
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,11 +49,29 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
                 value.encode()
             except UnicodeEncodeError:
                 parser.error(f"the {name} {quoted(value)} is not valid UTF-8")
+    if options.action == "push":
+        _check_push(parser, options)
     if release := getattr(options, "release", None):
         try:
             parse_release(release)
         except InvalidArgs as error:
             parser.error(error.message)
+
+
+def _check_push(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not 0 <= options.within <= _LONGEST_WAIT:
+        parser.error(f"--within is a number of seconds from 0 to {_LONGEST_WAIT}")
+    if options.new:
+        if options.release or options.replace or options.pchs or options.types:
+            parser.error("push --new takes no release, no repository, and no other option than --within")
+        return
+    if not options.repository:
+        parser.error("push needs a release and a repository: kheadersctl push RELEASE REGISTRY/REPOSITORY")
+    try:
+        if parse_repository(options.repository).digest:
+            parser.error("a push names no digest: it is that of what is pushed")
+    except InvalidArgs as error:
+        parser.error(error.message)
 
 
 def _options(*flags: str, **settings: Any) -> argparse.ArgumentParser:
@@ -147,6 +169,30 @@ def _parser() -> argparse.ArgumentParser:
     remove = command("remove", "Remove headers from the cache", json, release)
     remove.add_argument("--force", action="store_true", help="remove them also while a program uses them")
     command("prune", "Remove the entries that exceed the limits of the configuration", json)
+    push = command("push", "Push headers to an OCI registry, for other hosts; as root", json)
+    push.add_argument("release", nargs="?", default="", metavar="RELEASE")
+    push.add_argument("repository", nargs="?", default="", metavar="REGISTRY/REPOSITORY")
+    push.add_argument(
+        "--replace", action="store_true", help="push even if the registry has these headers, or others"
+    )
+    push.add_argument(
+        "--pchs",
+        action="store_true",
+        help="push also what is precompiled from them, signed by PushPchSigningKey=",
+    )
+    push.add_argument("--types", action="store_true", help="push also vmlinux.h, signed by the same key")
+    push.add_argument(
+        "--new",
+        action="store_true",
+        help="with PushNew=yes, push what the first Registry= lacks, and only that",
+    )
+    push.add_argument(
+        "--within",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="with --new, wait a random time of up to so long",
+    )
     command("unload", "Unload the kernel module kheaders, if no extraction needs it", json)
     command("monitor", "Print what the daemon does, until interrupted", json)
     return parser

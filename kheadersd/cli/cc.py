@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KheadersError
+from ..precompiled.includes import changes_before_headers
 from ..sandbox.child import run
 from ..sandbox.command import Command
 from ..system.printable import printable
@@ -37,6 +38,7 @@ _HARMLESS = re.compile(r"-(?:W(?![alp],).*|g[0-9a-z.-]*|fdiagnostics-.*|fcolor-.
 _NO_REPORTS = ("-fno-crash-diagnostics",)
 # The messages of clang 14 to 19: "PCH file", "precompiled file", "AST file", "module file".
 _ABOUT_PCH = re.compile(r"\bPCH\b|precompiled|\bAST file\b|malformed block record|\bpch\b")
+_MAX_CHANGE = 80  # characters of a line
 _STDOUT = 1
 _MAX_OUTPUT = 16 << 20  # bytes
 
@@ -79,7 +81,8 @@ async def cc(client: Client, arguments: argparse.Namespace) -> int:
         raise CommandError(FAILED, f"cannot read {printable(str(source))}: {error.strerror}") from None
     profile = arguments.profile or (_TYPES_PROFILE if _VMLINUX.search(content) else _HEADERS_PROFILE)
     with tempfile.TemporaryDirectory(prefix="kheadersctl-") as directory:
-        finished = await _Compilation(client, arguments, profile, Path(directory)).run()
+        compilation = _Compilation(client, arguments, profile, Path(directory))
+        finished = await compilation.run(await in_thread(changes_before_headers, content))
     put_stderr(finished.stderr)
     return FAILED if finished.status else DONE
 
@@ -95,8 +98,13 @@ class _Compilation:
         self._output = Path(arguments.output or Path(arguments.file).with_suffix(".o").name)
         self._warnings: set[str] = set()
 
-    async def run(self) -> Finished:
-        """Compile with the best headers that there are."""
+    async def run(self, change: str) -> Finished:
+        """Compile with the best headers that there are.
+
+        Args:
+            change: what the program has before its headers that can change them, but not precompiled ones; ""
+                if it has nothing.
+        """
         try:
             invocation = await self._with_pch()
         except CommandError as error:
@@ -107,6 +115,9 @@ class _Compilation:
         if changing := [flag for flag in self._arguments.flags if not _HARMLESS.fullmatch(flag)]:
             what = shlex.join(changing)
             _tell(f"with {what} a precompiled header may not fit: compiling with plain headers")
+        elif change:
+            what = printable(change, _MAX_CHANGE)
+            _tell(f"'{what}' comes before headers, which may change them: compiling with plain headers")
         else:
             finished = await self._compile(invocation)
             if not _is_about_pch(finished):

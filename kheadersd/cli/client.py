@@ -13,7 +13,7 @@ from ..dbus.connection import Connection
 from ..dbus.credentials import BUS_NAME, BUS_PATH
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import FREEDESKTOP_ERRORS, KheadersError
-from ..names import PROPERTIES, SERVICE, SERVICE_PATH
+from ..names import ADVICE, PROPERTIES, SERVICE, SERVICE_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ def explain(error: BusError, member: str, how_to_start: str) -> CommandError:
     if short in _NO_OWNER or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
         return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", how_to_start)
     code, hint, members = _MEANINGS.get(error.name, (FAILED, "", ()))
-    if members and member not in members:
+    if (members and member not in members) or f"; {ADVICE}: " in error.message:
         hint = ""
     return CommandError(code, error.message or error.name, hint)
 
@@ -103,7 +103,10 @@ class Client:
             CommandError: there is no bus, or the bus refuses the connection.
         """
         kind = "session" if session else "system"
-        how_to_start = "'systemctl start kheadersd', or 'kheadersd' as root, starts it."
+        how_to_start = (
+            "'systemctl start kheadersd', or 'kheadersd' as root, starts it, where the distribution's "
+            "package has installed the units and the bus policy. Without these, 'kheadersd --session' serves."
+        )
         try:
             address = session_bus_address() if session else system_bus_address()
             connection = await Connection.open(address, max_message=_MAX_MESSAGE)

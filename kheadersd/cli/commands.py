@@ -125,8 +125,8 @@ async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Executi
 def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[str, str]:
     """The variables that make a tool use precompiled headers; a line on stderr says why there are none."""
     try:
-        if precompiled.ignores_path(arguments.command):
-            raise InvalidArgs("its Python ignores PYTHONPATH (option -I or -E)")
+        if why := precompiled.why_ignored(arguments.command):
+            raise InvalidArgs(why)
         return precompiled.environment(arguments.release, dropped=dropped, session=arguments.session)
     except InvalidArgs as error:
         name = printable(Path(arguments.command[0]).name)
@@ -185,13 +185,15 @@ def _copy_to_stdout(descriptor: int) -> None:
     except Corrupt as error:
         hint = "What was written is incomplete. The journal of kheadersd says why; try again."
         raise CommandError(FAILED, f"the archive was cut short: {error.message}", hint) from None
-    sys.stdout.buffer.flush()
+    with output.writing():
+        sys.stdout.buffer.flush()
 
 
 def _copied(descriptor: int) -> Iterator[bytes]:
     with open(descriptor, "rb", buffering=0) as archive:
         while piece := archive.read(_READ_BYTES):
-            sys.stdout.buffer.write(piece)
+            with output.writing():
+                sys.stdout.buffer.write(piece)
             yield piece
 
 
@@ -232,13 +234,19 @@ def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
     return (
         entry.get("release", "-"),
         _contents(entry),
-        entry.get("source", "-"),
+        _source(entry),
         size,
         str(entry.get("files", "-")),
         output.moment(entry.get("extracted_at", 0)),
         output.moment(entry.get("last_used", 0)),
         entry.get("source_tree", "-"),
     )
+
+
+def _source(entry: Mapping[str, Any]) -> str:
+    """The source of an entry; of a registry, with the repository and the digest."""
+    source: str = entry.get("source", "-")
+    return f"{source} {entry.get('origin', '')}".strip() if source == "registry" else source
 
 
 def _contents(entry: Mapping[str, Any]) -> str:
@@ -265,6 +273,7 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
             "Activity": properties["Activity"],
             "Leases": str(properties["LeaseCount"]),
+            **_registry(json.loads(description).get("registry", {})),
             **_ahead(json.loads(description).get("ahead", {})),
             **_last_error(*properties["LastError"]),
         }
@@ -281,8 +290,22 @@ async def _whereabouts(client: Client) -> str:
     except CommandError as error:
         if error.code != NOT_AVAILABLE:
             raise
-        return "none yet; 'kheadersctl get' makes them"
-    return f"{path} (from {details.get('source', '?')})"
+        return "none now; 'kheadersctl get' looks for them"
+    return f"{path} (from {_source(details)})"
+
+
+def _registry(state: Mapping[str, Any]) -> dict[str, str]:
+    """The repositories that headers are fetched from; {} if there are none."""
+    if not state.get("repositories"):
+        return {}
+    settings = {
+        "first": "asked first",
+        "unsigned": "signed or not",
+        "push_new": "new headers are pushed",
+        "push_new_pchs": "precompiled ones, too",
+    }
+    notes = ", ".join(text for name, text in settings.items() if state.get(name))
+    return {"Registry": " ".join(state["repositories"]) + (f" ({notes})" if notes else "")}
 
 
 def _ahead(state: Mapping[str, Any]) -> dict[str, str]:
@@ -349,8 +372,8 @@ async def _monitor(client: Client, arguments: argparse.Namespace) -> int:
     def show(member: str, values: list[Any]) -> None:
         try:
             _show_signal(member, values, arguments)
-            sys.stdout.flush()
-        except OSError as error:
+            output.flush()
+        except (OSError, output.OutputError) as error:
             if not broken.done():
                 broken.set_exception(error)
 

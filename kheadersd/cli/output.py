@@ -11,11 +11,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..names import SOURCE_NAMES
+from ..names import ADVICE, SOURCE_NAMES
 from ..system.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SHELLS = ("sh", "fish", "systemd")
 
@@ -25,9 +25,36 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+class OutputError(Exception):
+    """Stdout cannot be written to; the message says why."""
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around what writes to stdout: the failure of that is told apart from that of anything else.
+
+    Raises:
+        OutputError: it cannot be written to.
+        BrokenPipeError: its reader has closed it.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error.strerror or str(error)) from error
+
+
 def put(line: str) -> None:
-    """Write one line to stdout."""
-    sys.stdout.write(line + "\n")
+    """Write one line to stdout; raises as `writing`."""
+    with writing():
+        sys.stdout.write(line + "\n")
+
+
+def flush() -> None:
+    """Write what stdout has in its buffer; raises as `writing`."""
+    with writing():
+        sys.stdout.flush()
 
 
 def complain(text: str) -> None:
@@ -67,7 +94,7 @@ def put_fields(fields: Mapping[str, str]) -> None:
 
 def by_source(text: str) -> str:
     """The service's "…: tree: …; sysfs: …; …" with a line for each source; any other text unchanged."""
-    head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join(SOURCE_NAMES)}): )", text)
+    head, *reasons = re.split(rf"[:;] (?=(?:{'|'.join((*SOURCE_NAMES, ADVICE))}): )", text)
     return "\n  ".join((head + ":", *reasons)) if len(reasons) > 1 else text
 
 

@@ -29,7 +29,7 @@ class Answers:
         self._found: dict[object, Any] = {}
 
     def found(self, request: R, find: Callable[[R], T | None]) -> T | None:
-        """What ``find`` finds for a request, looked for once for all calls that have come in together."""
+        """What ``find`` finds for a request, or says of it, once for all calls that have come in together."""
         served: T | None = self._found.get(request)
         if served is None and (served := find(request)) is not None:
             if not self._found:
@@ -38,13 +38,18 @@ class Answers:
             self._found[request] = served
         return served
 
-    def encoded(self, served: T, encode: Callable[[T], Reply]) -> Reply:
-        """The reply with what is served, encoded once until something changes."""
-        reply = self._encoded.get(served)
+    def encoded(self, served: T, encode: Callable[[T], Reply], depends_on: object = None) -> Reply:
+        """The reply with what is served, encoded once until something changes.
+
+        Args:
+            depends_on: what else is in the reply, or changes when that does.
+        """
+        key = (served, depends_on)
+        reply = self._encoded.get(key)
         if reply is None:
             if len(self._encoded) >= _MAX_ENCODED:
                 self._encoded.clear()
-            reply = self._encoded[served] = encode(served)
+            reply = self._encoded[key] = encode(served)
         return reply
 
     def forget(self) -> None:

@@ -41,11 +41,15 @@ def root_directory(arguments: argparse.Namespace) -> Path:
     """The directory below which the files of the host are.
 
     Raises:
-        KheadersError: there is no such directory, or its path is not UTF-8.
+        KheadersError: there is no such directory, it cannot be looked at, or its path is not UTF-8.
     """
-    if not arguments.root.is_dir():
+    try:
+        is_directory, root = arguments.root.is_dir(), arguments.root.resolve()
+    except OSError as error:
+        raise KheadersError(f"--root {arguments.root}: {error.strerror}") from error
+    if not is_directory:
         raise KheadersError(f"--root {arguments.root}: there is no such directory")
-    return _utf8(arguments.root.resolve(), "--root")
+    return _utf8(root, "--root")
 
 
 def cache_directory(arguments: argparse.Namespace, configured: Path) -> Path:

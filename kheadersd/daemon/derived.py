@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..journal import Journal
     from ..progress import Progress
+    from ..sources.registry_files import RegistryFiles
 
 # kheaders-compile.socket takes twice as many: those that are being ended count, too.
 _MOST_COMPILERS = 4
@@ -47,7 +48,7 @@ class Derived:
         pch: serves precompiled headers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that they need of the other parts
         self,
         host: Host,
         config: Config,
@@ -55,9 +56,10 @@ class Derived:
         lifecycle: Lifecycle,
         journal: Journal,
         progress: Progress,
+        registry: RegistryFiles,
     ) -> None:
         run = RunQueue(compiler_runner(), _MOST_COMPILERS)
-        self.types = TypesProvider(host, lifecycle, run, progress, config.extract_timeout)
+        self.types = TypesProvider(host, lifecycle, run, progress, registry, config.extract_timeout)
         bases = {
             HEADERS: Base(
                 provider.existing.base,
@@ -75,7 +77,7 @@ class Derived:
         self.store = PchStore(lifecycle, self._compilers, self.profiles, config.max_pchs)
         self._libbcc = LibbccCommands(run)
         compilation = Compilation(
-            lifecycle, self._compilers, self._libbcc, self.store, self._compiler_run, progress
+            self._compilers, self._libbcc, self.store, self._compiler_run, progress, registry
         )
         self.header_removal = HeaderRemoval(bases, lifecycle, self.store, self._compiler_run, journal)
         self.pch = PchProvider(

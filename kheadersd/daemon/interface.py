@@ -19,12 +19,14 @@ from ..dbus.objects import Interface, Method, Reply, interface_xml
 from ..errors import KheadersError
 from ..events import Event
 from ..headers.consent import Action
+from ..headers.environment import links_of_tools
 from ..headers.requests import Request
 from ..names import SERVICE
 from ..pch.requests import PchRequest
 from .options import (
     COMPILER,
     DEFINES,
+    DROP_RESTORED,
     FORCE,
     HEADERS,
     KEEP_HEADERS,
@@ -68,11 +70,31 @@ def _noted(
         try:
             return await handler(self, call, *args, **kwargs)
         except KheadersError as error:
-            release = call.args[0] if call.args and isinstance(call.args[0], str) else None
-            self.parts.failures.note(error, release, call.connection.known_user(call.sender))
+            _note(self, call, error)
             raise
 
     return handle
+
+
+def _noted_at_once(
+    handler: Callable[[Service, Call], Result | Later],
+) -> Callable[[Service, Call], Result | Later]:
+    """As `_noted`, for one that answers at once or returns a coroutine, which is another handler's."""
+
+    def handle(self: Service, call: Call) -> Result | Later:
+        try:
+            return handler(self, call)
+        except KheadersError as error:
+            _note(self, call, error)
+            raise
+
+    return handle
+
+
+def _note(service: Service, call: Call, error: KheadersError) -> None:
+    release = call.args[0] if call.args and isinstance(call.args[0], str) else None
+    service.parts.failures.note(error, release, call.connection.known_user(call.sender))
+    service.parts.metrics.on_failure(error.bus_name)
 
 
 class Service:
@@ -106,7 +128,8 @@ class Service:
 
     # Headers
 
-    def _get_headers(self, call: Call) -> Reply | Later:
+    @_noted_at_once
+    def _get_headers(self, call: Call) -> Result | Later:
         request, _ = self._request(call, SOURCES, REFRESH)
         if not request.refresh and (served := self._answers.found(request, self.parts.existing.ready)):
             return self._headers(served)
@@ -116,7 +139,8 @@ class Service:
     async def _get_headers_later(self, call: Call, request: Request) -> Reply:
         return self._headers(await self.parts.provider.get(request, self._caller(call)))
 
-    def _lookup(self, call: Call) -> Reply | Later:
+    @_noted_at_once
+    def _lookup(self, call: Call) -> Result | Later:
         request = Request(self._release(call.args[0]), self.parts.config.sources)
         if served := self._answers.found(request, self.parts.existing.ready):
             return self._headers(served)
@@ -158,6 +182,7 @@ class Service:
             if served.entry is None or (served.entry in parts.cache and served.entry.has_headers):
                 break
         _in_use(served.entry)
+        parts.metrics.on_headers(served.source, fresh=served.fresh)
         name, inode = (served.entry.name, served.entry.inode) if served.entry is not None else ("", 0)
         lease = parts.leases.grant(
             name, served.release, call.sender, credentials.uid, credentials.pid, reason, inode
@@ -174,13 +199,24 @@ class Service:
 
     def _headers(self, served: Served) -> Reply:
         _in_use(served.entry)
-        return self._answers.encoded(served, _encode_headers)
+        self.parts.metrics.on_headers(served.source, fresh=served.fresh)
+        return self._answers.encoded(served, _encode_headers, self._links(served.release))
+
+    def _links(self, release: Release) -> tuple[object, ...]:
+        """What the environment in a reply depends on, besides what is served."""
+        links = self._answers.found(release, self._links_now)
+        assert links is not None
+        return links
+
+    def _links_now(self, release: Release) -> tuple[object, ...]:
+        return links_of_tools(release, self.parts.host)
 
     # What is made from headers
 
-    def _get_pch(self, call: Call) -> Reply | Later:
+    @_noted_at_once
+    def _get_pch(self, call: Call) -> Result | Later:
         release, profile, given = call.args
-        options = Options(given, COMPILER, HEADERS, DEFINES, KEEP_HEADERS, FORCE)
+        options = Options(given, COMPILER, HEADERS, DEFINES, KEEP_HEADERS, DROP_RESTORED, FORCE)
         request = PchRequest(
             self._release(release),
             str(profile),
@@ -189,6 +225,7 @@ class Service:
             options[KEEP_HEADERS],
             options[FORCE],
             options[DEFINES],
+            drop_restored=options[DROP_RESTORED],
         )
         # A caller's own list of headers takes an authorisation, whether it has been made or not.
         if not request.headers and (served := self._answers.found(request, self.parts.derived.pch.ready)):
@@ -200,12 +237,14 @@ class Service:
         return self._pch(await self.parts.derived.pch.get(request, self._caller(call)))
 
     def _pch(self, served: ServedPch) -> Reply:
-        return self._answers.encoded(served, self._encode_pch)
+        self.parts.metrics.on_pch(fresh=served.fresh)
+        return self._answers.encoded(served, self._encode_pch, self._links(served.entry.release))
 
     def _encode_pch(self, served: ServedPch) -> Reply:
         described = variants(pch_details(served, self.parts.existing.describe(served.entry)))
         return Reply(encode(_PRECOMPILED, [str(served.pch.path), list(served.arguments), described]))
 
+    @_noted_at_once
     def _get_types(self, call: Call) -> Result | Later:
         release = self._release(call.args[0])
         Options(call.args[1])
@@ -219,6 +258,7 @@ class Service:
 
     def _types(self, served: ServedTypes) -> Result:
         _in_use(served.entry)
+        self.parts.metrics.on_types(fresh=served.fresh)
         values = details(self.parts.existing.describe(served.entry, fresh=served.fresh))
         return [str(served.path), variants(values | {"arguments": list(served.arguments)})]
 

@@ -35,7 +35,10 @@ def choose_loader(host: Host, wanted: str, bus: Bus, *, session: bool) -> Loader
     if os.geteuid() != 0:
         return NoLoader("kheadersd neither runs as root nor has the unit kheaders-module.service")
     record = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/kheaders"))
-    record.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        record.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        return NoLoader(f"{record}, for the record that the daemon loads it: {error.strerror}")
     return ModprobeLoader(host, record / "module-owned")
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import __version__, config
 from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.connection import Connection
-from ..dbus.errors import ConnectionLost
-from ..errors import KheadersError, Timeout
+from ..dbus.errors import BusError, ConnectionLost
+from ..errors import FREEDESKTOP_ERRORS, KheadersError, Timeout
 from ..events import Event
 from ..host.host import Host
 from ..journal import LEVELS, Handler, Journal
@@ -32,9 +32,12 @@ from .answers import Answers
 from .arguments import cache_directory, parse_arguments, root_directory
 from .interface import Service
 from .loader import choose_loader
+from .metrics_file import MetricsFile
+from .metrics_text import metrics_text
 from .observer import StatusUpdates
 from .parts import Parts
 from .polkit import Authority
+from .push_new import PushNew
 from .signals import Signals
 from .status import summary
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from ..dbus.objects import Answer
+    from ..system.disk import Lost
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +54,20 @@ T = TypeVar("T")
 # Seconds after SIGTERM: until threads that do not end are given up, until work is, and until the process ends
 # whatever hangs.
 _STOP_THREADS, _STOP_WORK, _STOP_PROCESS = 1.5, 3.0, 4.2
+_LAST_ANSWERS = 0.5
+"""Seconds for which callers are still told why the daemon ends of itself."""
 _FIRST_CONNECT = 10.0
 """Seconds for which the bus may be missing at start."""
 _PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Seconds between attempts to find the bus again; the last is repeated."""
 # A descriptor for each lease, and some for the work.
 _SPARE_DESCRIPTORS = 512
-_FIXED = ("Directory=", "Directories=", "Loader=")
+_FIXED = ("Directory=", "Directories=", "SharedBus=", "WithoutPolkit=", "Loader=")
 """Settings that are only looked at when the daemon starts."""
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; exit status 0 then, 1 if it could not start."""
+    """Run until SIGTERM or SIGINT; exit status 0 then, 1 if it could not start or go on."""
     arguments = parse_arguments()
     os.umask(0o022)
     memory.keep_little()
@@ -84,7 +90,7 @@ def main() -> None:
     sys.exit(status)
 
 
-def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop, status: int) -> None:
     """End the process if it has not ended in time, and log what hangs. Runs in a thread of its own."""
     time.sleep(_STOP_PROCESS)
     with contextlib.suppress(Exception):  # the event loop may be changing what is looked at
@@ -92,7 +98,7 @@ def _end_late(journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
         journal.log(
             LEVELS.index("warning"), f"kheadersd ends although work is left that does not end: {tasks}"
         )
-    os._exit(0)
+    os._exit(status)
 
 
 def _name(task: asyncio.Task[Any]) -> str:
@@ -117,13 +123,21 @@ class _Daemon:
         self._arguments = arguments
         self._session = arguments.session
         self._settings = settings
+        self._shared_bus = settings.shared_bus
         self._journal = journal
         self._host = Host(root_directory(arguments))
         self._cache_directory = cache_directory(arguments, settings.cache_directory)
         self._connection: Connection | None = None
-        self._authority = Authority(trusted_uid=os.getuid() if self._session else None)
+        # On a bus that containers share, an administrator comes to the daemon as the daemon's own user.
+        is_own = self._session or settings.shared_bus
+        self._authority = Authority(
+            trusted_uid=os.getuid() if is_own else None,
+            without_polkit=settings.without_polkit,
+            asks_polkit=not settings.shared_bus,
+        )
         self._stop = asyncio.Event()
         self._stop_by: float | None = None
+        self._lost: Lost | None = None
         self._hangup = asyncio.Event()
         self._manager = ServiceManager()
         self._has_started = False
@@ -132,7 +146,7 @@ class _Daemon:
         """Serve until told to stop.
 
         Raises:
-            KheadersError: it could not start.
+            KheadersError: it could not start, or go on.
         """
         self._bus_address()  # without a session bus, a trial ends before it opens a cache
         loop = asyncio.get_running_loop()
@@ -142,25 +156,51 @@ class _Daemon:
         _allow_descriptors(self._settings.max_leases + _SPARE_DESCRIPTORS)
         answers = Answers()
         status = StatusUpdates(lambda: self._manager.status(summary(parts)))
-        signals = Signals(answers.forget, status.on_change)
+        push_new = PushNew(self, self._wants_push, lambda: self._settings.push_new_pchs)
+        metrics_file = MetricsFile(lambda: metrics_text(parts), self._journal)
+        signals = Signals(
+            answers.forget,
+            status.on_change,
+            metrics_file.on_change,
+            on_added=push_new.on_added,
+            on_pch_added=push_new.on_pch_added,
+        )
         loader = choose_loader(self._host, self._settings.loader, self, session=self._session)
         parts = Parts(self._host, self._settings, self._cache_directory, self._journal, loader, signals)
+        parts.metrics.on_change = metrics_file.on_change
+        parts.cache.on_lost = lambda lost: loop.call_soon_threadsafe(self._cache_lost, loop, lost)
         service = Service(parts, self._authority, answers)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.callback(self._manager.close)
                 self._manager.start()
+                stack.push_async_callback(self._in_time, push_new.close)
                 stack.push_async_callback(self._in_time, parts.close)
                 await self._unless_stopped(parts.start())
+                stack.push_async_callback(self._in_time, metrics_file.close)
+                await metrics_file.configure(self._settings.metrics_file)
                 background = Background()
                 stack.push_async_callback(self._in_time, background.settle)
-                reloading = background.start(self._reload_when_told(parts))
+                reloading = background.start(self._reload_when_told(parts, metrics_file, push_new))
                 stack.callback(reloading.cancel)
-                await self._serve(service, signals)
+                await self._serve(service, signals, push_new)
         finally:
             if self._has_started:
                 self._journal.log_left_out()
                 self._journal.report(Event.STOPPING, "kheadersd has stopped")
+        if self._lost is not None:
+            raise self._lost
+
+    def _wants_push(self) -> bool:
+        """Whether headers of this machine are pushed unasked."""
+        settings = self._settings
+        return settings.push_new and bool(settings.registries) and self._host.is_live and not self._session
+
+    def _cache_lost(self, loop: asyncio.AbstractEventLoop, lost: Lost) -> None:
+        """End with a failure: the service manager, which starts the daemon again, makes the directory."""
+        if self._lost is None and not self._stop.is_set():
+            self._lost = lost
+            loop.call_later(_LAST_ANSWERS, self._told_to_stop, loop)
 
     def _told_to_stop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._stop.is_set():
@@ -168,7 +208,8 @@ class _Daemon:
         self._stop.set()
         self._stop_by = loop.time() + _STOP_WORK
         stop_within(_STOP_THREADS)
-        threading.Thread(target=_end_late, args=(self._journal, loop), name="end", daemon=True).start()
+        late = (self._journal, loop, 0 if self._lost is None else 1)
+        threading.Thread(target=_end_late, args=late, name="end", daemon=True).start()
 
     async def _in_time(self, end: Callable[[], Awaitable[None]]) -> None:
         """Wait until something has ended, after SIGTERM until its work is given up."""
@@ -182,15 +223,24 @@ class _Daemon:
 
     # The configuration
 
-    async def _reload_when_told(self, parts: Parts) -> None:
+    async def _reload_when_told(self, parts: Parts, metrics_file: MetricsFile, push_new: PushNew) -> None:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
             self._manager.reloading()
-            settings, problems = await in_thread(_load_config, self._arguments)
-            _tell_problems(self._journal, problems)
-            await self._configure(parts, settings)
+            try:
+                await self._reload(parts, metrics_file, push_new)
+            except Exception as error:
+                # The next SIGHUP may do better; the service manager must not wait for this one.
+                log.exception("the configuration could not be applied: %s", error)
             self._manager.reloaded()
+
+    async def _reload(self, parts: Parts, metrics_file: MetricsFile, push_new: PushNew) -> None:
+        settings, problems = await in_thread(_load_config, self._arguments)
+        _tell_problems(self._journal, problems)
+        await self._configure(parts, settings)
+        push_new.start()
+        await metrics_file.configure(settings.metrics_file)
 
     async def _configure(self, parts: Parts, settings: config.Config) -> None:
         """Apply what can be applied while the daemon runs."""
@@ -208,7 +258,7 @@ class _Daemon:
 
     # The bus
 
-    async def _serve(self, service: Service, signals: Signals) -> None:
+    async def _serve(self, service: Service, signals: Signals, push_new: PushNew) -> None:
         """Serve on the bus, and connect again when it is lost, until told to stop."""
         first = True
         while not self._stop.is_set():
@@ -224,11 +274,12 @@ class _Daemon:
                 # With the bus, the service manager is there, which knows whether a predecessor, or a loss of
                 # the bus, has left the module loaded.
                 await self._unless_stopped(service.parts.module.recover())
-                await self._unless_stopped(connection.request_name(SERVICE))
+                await self._unless_stopped(_take_name(connection))
                 if self._stop.is_set():
                     return
                 self._ready(connection, first=first)
                 service.parts.ahead.start()
+                push_new.start()
                 first = False
                 await self._until_lost(connection)
             except (ConnectionLost, Timeout) as error:
@@ -293,7 +344,8 @@ class _Daemon:
         pauses = iter(_PAUSES)
         while not self._stop.is_set():
             try:
-                return await self._unless_stopped(Connection.open(self._bus_address()))
+                connecting = Connection.open(self._bus_address(), is_shared=self._shared_bus)
+                return await self._unless_stopped(connecting)
             except KheadersError as error:
                 if first and asyncio.get_running_loop().time() > deadline:
                     raise
@@ -319,6 +371,23 @@ class _Daemon:
         if self._connection is None:
             raise ConnectionLost("there is no connection to the bus at this moment")
         return await self._connection.call(*arguments, **keywords)
+
+
+async def _take_name(connection: Connection) -> None:
+    """Take the name of the service on the bus.
+
+    Raises:
+        KheadersError: the bus does not allow it, or another daemon has it.
+    """
+    try:
+        await connection.request_name(SERVICE)
+    except BusError as error:
+        if error.name != FREEDESKTOP_ERRORS + "AccessDenied":
+            raise
+        raise KheadersError(
+            f"{error.message}. The bus policy, the units and the daemon's user come with the distribution's "
+            "package of kheadersd; without it, 'kheadersd --session' serves on the session bus"
+        ) from None
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -74,7 +74,7 @@ SOURCES: Option[tuple[str, ...]] = Option("sources", "as", (), _check_sources)
 REFRESH = Option("refresh", "b", default=False, check=_as_it_is)
 """Do not use what is cached."""
 FORCE = Option("force", "b", default=False, check=_as_it_is)
-"""Remove an entry although it is leased; drop headers although no source can give them again."""
+"""Remove an entry although it is leased; drop headers although no source can restore them."""
 REASON = Option("reason", "s", "", _check_reason)
 """What a lease is held for, at most 256 printable characters."""
 
@@ -84,6 +84,8 @@ HEADERS: Option[tuple[str, ...]] = Option("headers", "as", (), _check_header_lis
 """Exactly these headers; () when those of the profile are meant."""
 DEFINES: Option[tuple[str, ...]] = Option("defines", "as", (), check_defines)
 """Macros that hold for a caller's own list of headers, as in ``MAX_PID=32768``."""
+DROP_RESTORED = Option("drop_restored", "b", default=False, check=_as_it_is)
+"""Drop again the headers that were dropped before, and came back for this call."""
 KEEP_HEADERS = Option("keep_headers", "b", default=True, check=_as_it_is)
 """Whether the headers stay in the cache besides what is precompiled."""
 

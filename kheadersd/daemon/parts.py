@@ -14,13 +14,14 @@ from ..headers.existing import ExistingHeaders
 from ..headers.export import Exports
 from ..headers.extraction import Extraction
 from ..headers.prefetch import Prefetch
-from ..headers.provider import Provider
+from ..headers.provider import Provider, sources_ahead
 from ..host.kernel_module import KernelModule
 from ..pch.ahead import Ahead
 from ..progress import Progress
 from ..sources.sources import Sources
 from ..system.tasks import in_thread
 from .failures import Failures
+from .metrics import Metrics
 from .watch import Watching
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Parts:
         self.config = config
         self.journal = journal
         self.failures = Failures(journal, observer.changed)
+        self.metrics = Metrics()
         self._observer = observer
         self._derived: Derived | None = None
         self.cache = Cache(cache_directory)
@@ -64,14 +66,18 @@ class Parts:
         )
         self.module = KernelModule(host, loader, self._module_changed)
         self.exports = Exports(self._export_failed)
-        self.progress = Progress(self._progressed, observer.changed)
+        self.progress = Progress(self._progressed, observer.changed, self.metrics.on_work)
         self.lifecycle = Lifecycle(host, config, self.cache, self.leases, journal, observer)
-        sources = Sources(host, self.module, cache_directory / ".apt")
+        packages = cache_directory / ".packages"
+        sources = Sources(host, self.module, packages, config.extra_repositories)
+        self._package = sources.package
+        self._registry, self._registry_files = sources.registry, sources.files
+        self._configure_registry(config)
         self.existing = ExistingHeaders(host, config, self.lifecycle, sources, journal)
         extraction = Extraction(self.lifecycle, host)
         self.provider = Provider(config, self.existing, extraction, sources, journal, self.progress)
         prefetch = Prefetch(
-            host, self.provider, self.lifecycle, journal, lambda: "module-file" in self.config.sources
+            host, self.provider, self.lifecycle, journal, lambda: bool(sources_ahead(self.config))
         )
         self.ahead = Ahead(host, config, self.cache, lambda: self.derived, journal, observer.changed)
         self.watching = Watching(host, self.module, prefetch, self.ahead, journal, observer)
@@ -89,6 +95,7 @@ class Parts:
                 self.lifecycle,
                 self.journal,
                 self.progress,
+                self._registry_files,
             )
         return self._derived
 
@@ -114,8 +121,10 @@ class Parts:
         """
         self.config = config
         self.leases.limit(max_total=config.max_leases, max_per_uid=config.max_leases_per_user)
+        self._configure_registry(config)
         self.existing.configure(config)
         self.provider.configure(config)
+        self._package.configure(config.extra_repositories)
         self.lifecycle.pruning.configure(config)
         if self._derived is not None:
             await self._derived.configure(config)
@@ -140,6 +149,10 @@ class Parts:
         self.leases.close()
         self.cache.close()
 
+    def _configure_registry(self, config: Config) -> None:
+        self._registry.configure(config.registries, accepts_unsigned=config.registry_unsigned)
+        self._registry_files.configure(config.registries, config.pch_key)
+
     def _progressed(self, release: str, stage: str, fraction: float) -> None:
         self._observer.progress(release, stage, fraction)  # type: ignore[arg-type]
         self._observer.changed()
@@ -157,7 +170,7 @@ class Parts:
     def _export_failed(self, entry: Entry, error: KheadersError) -> None:
         if isinstance(error, Corrupt) and entry in self.cache:
             self.lifecycle.verification.on_damaged(entry, error.message)
-        told = type(error)(f"an export of the headers of {entry.release} was cut short: {error.message}")
+        told = error.reworded(f"an export of the headers of {entry.release} was cut short: {error.message}")
         self.journal.report_failure(told, release=entry.release, path=str(entry.path))
 
     def _lease_ended(self, lease: Lease) -> None:

@@ -24,6 +24,8 @@ from ..headers.consent import Action
 from ..system.tasks import Background, SharedWork
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..dbus.objects import Call, Peer
 
 log = logging.getLogger(__name__)
@@ -47,8 +49,6 @@ _PURPOSE = {
     Action.DOWNLOAD: "download kernel headers packages",
     Action.MANAGE: "manage the cache of kernel headers",
 }
-# What the policy file says by default, for hosts on which no polkit runs.
-_WITHOUT_POLKIT = frozenset({Action.EXTRACT})
 _NO_POLKIT = frozenset(
     {
         FREEDESKTOP_ERRORS + "ServiceUnknown",
@@ -76,9 +76,20 @@ class Authority:
 
     Args:
         trusted_uid: a user who may do everything beside root: on a session bus its owner, else None.
+        without_polkit: what every user may do where no polkit runs, as the last parts of the actions' names;
+            by default what the policy file lets everyone do.
+        asks_polkit: False where the bus is shared by containers: polkit takes root of any of them for root.
     """
 
-    def __init__(self, trusted_uid: int | None = None) -> None:
+    def __init__(
+        self,
+        trusted_uid: int | None = None,
+        without_polkit: Collection[str] = ("extract",),
+        *,
+        asks_polkit: bool = True,
+    ) -> None:
+        self._asks_polkit = asks_polkit
+        self._without_polkit = frozenset(without_polkit)
         self._trusted = {0} if trusted_uid is None else {0, trusted_uid}
         self._questions = SharedWork()
         self._background = Background()
@@ -111,6 +122,9 @@ class Authority:
         uid = (await call.credentials()).uid
         if uid in self._trusted:
             return
+        if not self._asks_polkit:
+            self._check_without_polkit(action)
+            return
         # Identical calls of a caller are one question to polkit.
         question = _Question(call.connection, call.sender, action, ask and call.allow_interactive)
         try:
@@ -120,9 +134,8 @@ class Authority:
             # not there itself.
             if error.name not in _NO_POLKIT or error.sender != BUS_NAME:
                 raise _unanswered(action, error) from None
-            if action in _WITHOUT_POLKIT:
-                return
-            raise AccessDenied(f"only root may {_PURPOSE[action]} here, as no polkit runs") from None
+            self._check_without_polkit(action)
+            return
         except (Timeout, ConnectionLost) as error:
             raise _unanswered(action, error) from None
         if allowed:
@@ -133,6 +146,16 @@ class Authority:
                 "call again allowing interactive authorisation, or as root"
             )
         raise AccessDenied(f"you may not {_PURPOSE[action]} ({action.value}); ask an administrator")
+
+    def _check_without_polkit(self, action: Action) -> None:
+        """Raises AccessDenied unless every user may do this where no polkit runs."""
+        if action.value.rpartition(".")[2] not in self._without_polkit:
+            who, why = (
+                ("root", "no polkit runs")
+                if self._asks_polkit
+                else ("root of the daemon's own container", "containers share this bus")
+            )
+            raise AccessDenied(f"only {who} may {_PURPOSE[action]} here, as {why}")
 
     async def require_root(self, call: Call, what: str) -> None:
         """Raises AccessDenied unless the caller is root (or the owner of the session bus)."""

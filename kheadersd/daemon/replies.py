@@ -53,6 +53,8 @@ def pch_details(served: ServedPch, headers: Served) -> dict[str, object]:
     record = served.pch.record
     values = details(headers) | _of_pch(served.pch)
     values |= {"fresh": served.fresh, "consumer": served.profile.consumer, "pch_bytes": record.bytes}
+    if served.library:
+        values |= {"library": served.library, "library_file": served.library_file}
     if served.why_kept:
         values["why_kept"] = served.why_kept
     if record.backend:
@@ -97,4 +99,5 @@ def _of_pch(pch: Pch) -> dict[str, object]:
         "compiler": record.compiler,
         "compiler_version": record.compiler_version,
         "headers": list(record.headers),
+        "pch_origin": record.origin,
     }

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..cache.entry import Entry
+    from ..cache.pch_files import Pch
     from ..dbus.connection import Connection
     from ..dbus.objects import Interface
     from ..headers.requests import Served
@@ -27,10 +28,19 @@ class Signals:
 
     Args:
         on_change: each is called at once when something changes that replies describe.
+        on_added: is called with every new entry.
+        on_pch_added: is called with every new precompiled header.
     """
 
-    def __init__(self, *on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *on_change: Callable[[], None],
+        on_added: Callable[[Entry], None] | None = None,
+        on_pch_added: Callable[[Pch], None] | None = None,
+    ) -> None:
         self._on_change = on_change
+        self._on_pch_added = on_pch_added
+        self._on_added = on_added
         self._connection: Connection | None = None
         self._interface: Interface | None = None
         self._emitted: dict[str, object] = {}
@@ -59,9 +69,16 @@ class Signals:
 
     def entry_added(self, entry: Entry) -> None:
         """Emit EntryAdded."""
+        if self._on_added is not None:
+            self._on_added(entry)
         if self._connection is not None:
             described = variants(details(self._describe(entry)))
             self._emit("EntryAdded", "ssa{sv}", [entry.release, str(entry.path), described])
+
+    def pch_added(self, pch: Pch) -> None:
+        """Emit nothing: it is no entry."""
+        if self._on_pch_added is not None:
+            self._on_pch_added(pch)
 
     def entry_removed(self, entry: Entry, reason: str) -> None:
         """Emit EntryRemoved."""

@@ -80,7 +80,15 @@ def describe(parts: Parts) -> dict[str, object]:
         ],
         "last_error": {"name": name, "message": message},
         "sources": list(config.sources),
+        "registry": {
+            "repositories": [str(repository) for repository in config.registries],
+            "first": config.registry_first,
+            "unsigned": config.registry_unsigned,
+            "push_new": config.push_new,
+            "push_new_pchs": config.push_new and config.push_new_pchs,
+        },
         "ahead": parts.ahead.describe(),
+        "metrics": parts.metrics.describe(),
         "retention": {
             "max_entries": config.max_entries,
             "max_bytes": config.max_size,

@@ -59,7 +59,7 @@ class _Subscriber(NamedTuple):
 class Connection:
     """A connection to a bus. Made by `open`; must be closed."""
 
-    def __init__(self, connected: socket.socket, *, max_message: int) -> None:
+    def __init__(self, connected: socket.socket, *, max_message: int, is_shared: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._unique_name = ""
         self._serial = 0
@@ -69,7 +69,7 @@ class Connection:
         self._closed: asyncio.Future[str] = self._loop.create_future()
         self._stream = Stream(self._loop, connected, self, max_message=max_message)
         self._dispatcher = Dispatcher(self, self._stream.send, self._next_serial, self.known_user)
-        self._callers = Callers(self._ask_bus, self._dispatcher.in_flight.identify)
+        self._callers = Callers(self._ask_bus, is_shared=is_shared)
 
     @classmethod
     async def open(
@@ -78,6 +78,7 @@ class Connection:
         *,
         timeout: float = 10.0,  # noqa: ASYNC109 - the error names what did not answer
         max_message: int = SERVICE_MESSAGE,
+        is_shared: bool = False,
     ) -> Connection:
         """Connect, authenticate and say Hello.
 
@@ -86,6 +87,7 @@ class Connection:
             timeout: seconds for all of this.
             max_message: bytes of the largest message that is read. A larger call is refused with
                 LimitsExceeded, a larger answer fails the call so.
+            is_shared: whether containers share the bus, see `of_shared_bus`.
 
         Raises:
             ConnectionLost: there is no bus, or it refuses the connection.
@@ -96,13 +98,13 @@ class Connection:
             return Timeout(f"the bus at {address} did not answer within {timeout:g} seconds")
 
         try:
-            return await within(timeout, cls._open(address, max_message), late)
+            return await within(timeout, cls._open(address, max_message, is_shared=is_shared), late)
         except BusError as error:
             raise ConnectionLost(f"the bus at {address} refused the connection: {error.message}") from error
 
     @classmethod
-    async def _open(cls, address: str, max_message: int) -> Connection:
-        connection = cls(await connect(address), max_message=max_message)
+    async def _open(cls, address: str, max_message: int, *, is_shared: bool) -> Connection:
+        connection = cls(await connect(address), max_message=max_message, is_shared=is_shared)
         try:
             (connection._unique_name,) = await connection._ask_bus("Hello")
         except BaseException:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import AccessDenied
 from .errors import BusError, ConnectionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Coroutine, Sequence
 
 T = TypeVar("T")
 
@@ -23,12 +24,29 @@ _VANISHED_RULE = (
 )
 _MAX_KNOWN = 4096
 
+ORDINARY_UID = 65534
+"""The user that root of another container is taken for: nobody, the default of kernel.overflowuid."""
+
 
 class Credentials(NamedTuple):
     """User and process of a connection, as the bus knows them. The pid is 0 where the bus does not say."""
 
     uid: int
     pid: int
+
+
+def of_shared_bus(credentials: Credentials) -> Credentials:
+    """Credentials on a bus that containers share, in which root of another container is an ordinary user.
+
+    Containers have PID namespaces of their own and, by default, no user namespace: uid 0 is the same in all
+    of them. Of a process outside of the PID namespace of the bus and those below it, the kernel tells the bus
+    pid 0 (SO_PEERCRED in unix(7), pid_vnr() in net/core/sock.c), as it was when the process connected, and
+    dbus-daemon passes that on. The bus and the daemon must have one PID namespace. The daemon's own user, who
+    may do everything there, is treated as root is.
+    """
+    if credentials.pid == 0 and credentials.uid in (0, os.getuid()):
+        return credentials._replace(uid=ORDINARY_UID)
+    return credentials
 
 
 class AskBus(Protocol):
@@ -44,14 +62,14 @@ class Callers:
         known: the lookups that are done or under way, the oldest first.
     """
 
-    def __init__(self, ask_bus: AskBus, identified: Callable[[str, int], None]) -> None:
+    def __init__(self, ask_bus: AskBus, *, is_shared: bool = False) -> None:
         """
         Args:
-            identified: called with a name and its user when that becomes known.
+            is_shared: whether the bus is shared, see `of_shared_bus`.
         """
+        self._is_shared = is_shared
         self.known: dict[str, asyncio.Task[Credentials]] = {}
         self._ask_bus = ask_bus
-        self._identified = identified
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = False
@@ -64,7 +82,7 @@ class Callers:
                 del self.known[next(iter(self.known))]
             lookup = self._start(self._look_up(name))
             self.known[name] = lookup
-            lookup.add_done_callback(lambda done: self._looked_up(name, done))
+            lookup.add_done_callback(lambda done: self._forget_failed(name, done))
         return await self._share(lookup)
 
     def user(self, name: str) -> int | None:
@@ -94,19 +112,18 @@ class Callers:
         await self.watch()
         try:
             (known,) = await self._ask_bus("GetConnectionCredentials", "s", (name,))
-            return Credentials(
+            found = Credentials(
                 known["UnixUserID"].value, known["ProcessID"].value if "ProcessID" in known else 0
             )
         except (BusError, KeyError) as error:
             raise AccessDenied(f"the bus has no credentials of {name}: {error}") from error
+        return of_shared_bus(found) if self._is_shared else found
 
     async def _add_rule(self) -> None:
         await self._ask_bus("AddMatch", "s", (_VANISHED_RULE,))
 
-    def _looked_up(self, name: str, lookup: asyncio.Task[Credentials]) -> None:
-        if _succeeded(lookup):
-            self._identified(name, lookup.result().uid)
-        elif self.known.get(name) is lookup:
+    def _forget_failed(self, name: str, lookup: asyncio.Task[Credentials]) -> None:
+        if not _succeeded(lookup) and self.known.get(name) is lookup:
             del self.known[name]
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -53,7 +53,7 @@ class Dispatcher:
     ) -> None:
         self.objects = Objects()
         add_standard_interfaces(self.objects)
-        self.in_flight = CallsInFlight()
+        self.in_flight = CallsInFlight(self._identify)
         self._connection = connection
         self._send = send
         self._next_serial = next_serial
@@ -146,6 +146,9 @@ class Dispatcher:
             raise
         task = self.in_flight.start(sender, uid, coroutine)
         task.add_done_callback(lambda done: self._finish(message, method, done))
+
+    async def _identify(self, sender: str) -> int:
+        return (await self._connection.credentials(sender)).uid
 
     def _finish(self, message: Message, method: Method, done: asyncio.Task[Result]) -> None:
         try:

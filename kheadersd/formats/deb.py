@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ..errors import Corrupt
 from ..system.files import open_regular
@@ -48,6 +48,12 @@ class HeldFile(FileSlice):
         super().__init__(descriptor, path.name)
 
     def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

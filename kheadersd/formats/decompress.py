@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Decompresses files in pieces: xz, gzip, zstd, or not compressed.
 
-Concatenated streams are read as one, as xz, gzip and zstd do, with xz's padding between and behind streams
-and the frames that zstd skips. Damaged data, data that is cut short, and any other data behind the end are
-`Corrupt`.
+Concatenated streams are read as one, as xz, gzip and zstd do, with xz's padding between and behind streams,
+zeros behind those of gzip, and the frames that zstd skips. Damaged data, data that is cut short, and any
+other data behind the end are `Corrupt`.
 
 A small file can take much work and memory: thousands of empty streams, or a window of gigabytes. So
 `CompressedInput` bounds the parts of a file, and the memory that a decoder can touch.
@@ -137,11 +137,17 @@ def _pieces(source: CompressedInput, kind: str) -> Iterator[bytes]:
 
 
 def _gunzip(source: CompressedInput) -> Iterator[bytes]:
-    """Decode gzip members, one behind the other."""
+    """Decode gzip members, one behind the other, and zeros behind them, which fill a tape's last block."""
     data = source.read()
     while data or not source.parts:
         source.begin_part()
         data = (yield from decode(Gunzip(), data, source)) or source.read()
+        if data[:1] != b"\0":
+            continue
+        while not data.strip(b"\0") and (data := source.read()):
+            yield b""
+        if data:
+            raise source.damaged("there is something other than zeros behind it")
 
 
 def _unxz(source: CompressedInput) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..release import Release
     from ..sources.package import PackageSource
+    from ..sources.registry import RegistrySource
     from ..system.tasks import SharedWork
     from .requests import Request
 
@@ -61,11 +62,13 @@ class Consent:
 
     Args:
         package: tells, without a download, whether there is a package with the headers.
+        registry: tells, without asking a registry, whether it would be used.
         work: what is being extracted, by request.
     """
 
-    def __init__(self, package: PackageSource, work: SharedWork) -> None:
+    def __init__(self, package: PackageSource, registry: RegistrySource, work: SharedWork) -> None:
         self._package = package
+        self._registry = registry
         self._work = work
         self._asking: dict[Request, asyncio.Event] = {}
         self._waiting = 0
@@ -114,6 +117,19 @@ class Consent:
         uid = await caller.consent(Action.DOWNLOAD)
         await self._check_offered(release, config)
         return uid
+
+    async def to_fetch(self, caller: Caller) -> int:
+        """Ask about asking the registries: whether they have the headers is only known from them.
+
+        Returns:
+            The caller's uid.
+
+        Raises:
+            NotFound: there is none that would be used.
+            AccessDenied, InteractiveAuthorizationRequired: the caller may not have them asked.
+        """
+        await self._registry.check_ready()
+        return await caller.consent(Action.DOWNLOAD)
 
     async def _check_offered(self, release: Release, config: Config) -> None:
         if self._waiting >= _MOST_ASKING:

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from ..cache.tar_writer import write_archive
+from ..cache.tar_writer import spoil, write_archive
 from ..errors import KheadersError, LimitsExceeded, Timeout
 from ..system.tasks import Background, Cancelled, Threads, in_thread, within
 
@@ -55,7 +55,7 @@ class Exports:
         Returns:
             The end of a pipe to read from, the caller's to close. The archive is whole exactly if it ends as
             tar archives do, with two blocks of zeros: they are written once every file was found to be as it
-            was extracted.
+            was extracted. GNU tar fails on one that is cut short.
 
         Raises:
             LimitsExceeded: too many are being read, or the daemon has no descriptors left.
@@ -79,6 +79,7 @@ class Exports:
         except Cancelled:
             pass
         except LimitsExceeded as error:  # before a thread was started
+            spoil(writer)
             os.close(writer)
             self._on_failure(entry, error)
         except KheadersError as error:

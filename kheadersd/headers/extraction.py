@@ -66,6 +66,14 @@ class Extraction:
         """Cancel all extractions, and wait until they have cleaned up behind themselves."""
         await self._work.close()
 
+    async def check_directory(self) -> None:
+        """Make sure that there is a place for entries, and for what is downloaded.
+
+        Raises:
+            DiskError: there is none.
+        """
+        await in_thread(self._cache.lock)
+
     async def entry(self, found: Found) -> tuple[Entry, bool]:
         """The entry with the headers of an archive.
 

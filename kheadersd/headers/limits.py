@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..release import Release
 
+DOWNLOADING = ("package", "registry")
+"""The sources that use the network, each of which takes a consent of its own."""
+
 T = TypeVar("T")
 
 
@@ -29,7 +32,7 @@ async def in_time(config: Config, release: Release, source: str, work: Awaitable
         Timeout: the work takes longer than ExtractTimeout= or DownloadTimeout= allows.
     """
     setting, limit = "ExtractTimeout=", config.extract_timeout
-    if source == "package":
+    if source in DOWNLOADING:
         setting, limit = "DownloadTimeout=", config.download_timeout
 
     def late() -> Timeout:

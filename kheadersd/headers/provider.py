@@ -20,12 +20,13 @@ from ..errors import (
     Timeout,
 )
 from ..events import Event
+from ..names import ADVICE
 from ..sources.source import NotFound
 from ..system.tasks import SharedWork
 from . import restore
 from .consent import Action, Consent
 from .extraction import Found
-from .limits import in_time, limits_of
+from .limits import DOWNLOADING, in_time, limits_of
 from .requests import Request, Served
 
 if TYPE_CHECKING:
@@ -54,12 +55,26 @@ class Failure:
 
     source: str
     message: str
-    error: type[KheadersError] | None
+    error: KheadersError | None
 
     @classmethod
     def of(cls, source: str, error: NotFound | KheadersError) -> Failure:
         """The failure of a source."""
-        return cls(source, error.message, None if isinstance(error, NotFound) else type(error))
+        return cls(source, error.message, None if isinstance(error, NotFound) else error)
+
+
+class _Unserved(Exception):
+    """A source gave no headers. The next one may have them."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def sources_ahead(config: Config) -> tuple[str, ...]:
+    """The sources that are asked before any caller asks, in this order; () for none."""
+    first = ("registry",) if config.registry_first and config.registries else ()
+    return tuple(name for name in (*first, "module-file") if name in config.sources)
 
 
 class Provider:
@@ -85,7 +100,7 @@ class Provider:
         self._journal = journal
         self._progress = progress
         self._work = SharedWork()
-        self._consent = Consent(sources.package, self._work)
+        self._consent = Consent(sources.package, sources.registry, self._work)
 
     def configure(self, config: Config) -> None:
         """Use other limits, for what starts from now on."""
@@ -112,13 +127,13 @@ class Provider:
         if request.refresh:
             await caller.consent(Action.MANAGE)
         failures: list[Failure] = []
-        for phase in _phases(request):
+        for phase in self._phases(request):
             served = None if request.refresh else self.existing.ready(request)
             result = served or await self._get(phase, caller)
             if isinstance(result, Served):
                 return result
             failures += result
-        raise _error(request.release, failures)
+        raise _error(request.release, failures, await self._sources.advice(request.release))
 
     async def get_entry(self, release: Release, caller: Caller) -> Entry:
         """The entry with the headers that a release is served with; a tree in place is copied into one.
@@ -146,18 +161,34 @@ class Provider:
     async def prefetch(self, release: Release) -> None:
         """Extract the headers of an installed kernel from its module file, unless its entry is good.
 
+        With RegistryFirst=yes the registries are asked before: root consents by the configuration.
+
         Raises:
-            NotAvailable: it has no module file.
-            KheadersError: the file cannot be used, or the entry cannot be made.
+            NotAvailable: it has no module file, and no registry its headers.
+            KheadersError: what there is cannot be used, or the entry cannot be made.
         """
         if not self.existing.is_cached(release):
-            result = await self._search(Request(release, ("module-file",), ahead=True), None)
+            sources = sources_ahead(self._config)
+            result = await self._search(Request(release, sources, ahead=True), None)
             if not isinstance(result, Served):
                 raise _error(release, result)
 
     async def why_not_restorable(self, entry: Entry) -> str:
         """Why no source could give the headers of an entry again, see `restore`; "" if one can."""
         return await restore.why_not_restorable(entry, self._sources, self._config)
+
+    def _phases(self, request: Request) -> Iterator[Request]:
+        """Split a request where the consent it takes changes: none, to extract, or to download.
+
+        Without a configured registry, that source is only asked by those who ask no other.
+        """
+        names = request.sources
+        if len(names) > 1 and not self._sources.registry.is_configured:
+            names = tuple(name for name in names if name != "registry")
+        for _, group in itertools.groupby(
+            names, lambda name: name if name == "tree" or name in DOWNLOADING else "local"
+        ):
+            yield dataclasses.replace(request, sources=tuple(group))
 
     async def _get(self, phase: Request, caller: Caller) -> Served | list[Failure]:
         """Get headers from the sources of a phase, which all take the same consent."""
@@ -167,12 +198,14 @@ class Provider:
                 return await self.existing.find_tree(phase.release)
             if name == "package":
                 uid = await self._consent.to_download(phase.release, caller, self._config)
+            elif name == "registry":
+                uid = await self._consent.to_fetch(caller)
             else:
                 uid = await self._consent.to_extract(phase, caller)
         except (NotFound, Timeout) as error:
             return [Failure.of(name, error)]
         except _REFUSALS as error:
-            if name != "package":
+            if name not in DOWNLOADING:
                 raise
             return [Failure.of(name, error)]
         if not phase.refresh and (served := self.existing.cached(phase)):
@@ -185,34 +218,33 @@ class Provider:
 
     async def _search_now(self, phase: Request, uid: int | None) -> Served | list[Failure]:
         failures: list[Failure] = []
-        if phase.sources[0] == "package":
-            self._journal.report(
-                Event.DOWNLOAD_STARTED,
-                f"Downloading the headers package of {phase.release}",
-                release=phase.release,
-                source="package",
-                client_uid=uid,
-            )
+        await self._extraction.check_directory()
         for name in phase.sources:
+            if name in DOWNLOADING:
+                self._report_download(phase.release, name, uid)
             if name == "module" and any(failure.source == "sysfs" and failure.error for failure in failures):
                 continue  # it would read the very same file
             try:
                 with self._progress.of(phase.release, name) as report:
                     work = self._extracted(phase, name, uid, report)
-                    result = await in_time(self._config, phase.release, name, work)
+                    return await in_time(self._config, phase.release, name, work)
+            except _Unserved as unserved:
+                failures.append(unserved.failure)
             except Timeout as error:
-                result = Failure.of(name, error)
-            if isinstance(result, Served):
-                return result
-            failures.append(result)
+                failures.append(Failure.of(name, error))
         return failures
 
-    async def _extracted(
-        self, phase: Request, name: str, uid: int | None, report: Report
-    ) -> Served | Failure:
+    def _report_download(self, release: Release, name: str, uid: int | None) -> None:
+        what = "Downloading the headers package" if name == "package" else "Asking registries for the headers"
+        self._journal.report(
+            Event.DOWNLOAD_STARTED, f"{what} of {release}", release=release, source=name, client_uid=uid
+        )
+
+    async def _extracted(self, phase: Request, name: str, uid: int | None, report: Report) -> Served:
         """The headers of one source, extracted into an entry.
 
         Raises:
+            _Unserved: the source has none, or none that can be used.
             KheadersError: the entry cannot be made, whatever the source.
         """
         try:
@@ -220,12 +252,12 @@ class Provider:
         except _FINAL:
             raise
         except (NotFound, KheadersError) as error:
-            return Failure.of(name, error)
+            raise _Unserved(Failure.of(name, error)) from None
         try:
             found = Found(phase, name, archive, limits_of(self._config), uid, report)
             entry, fresh = await self._extraction.entry(found)
         except (Corrupt, ReleaseMismatch) as error:
-            return Failure.of(name, error)
+            raise _Unserved(Failure.of(name, error)) from None
         return self.existing.describe(entry, fresh=fresh)
 
     async def _copied(self, served: Served, caller: Caller) -> Entry:
@@ -249,19 +281,16 @@ class Provider:
         return entry
 
 
-def _phases(request: Request) -> Iterator[Request]:
-    """Split a request where the consent it takes changes: none, to extract, or to download."""
-    for _, names in itertools.groupby(
-        request.sources, lambda name: name if name in ("tree", "package") else "local"
-    ):
-        yield dataclasses.replace(request, sources=tuple(names))
+def _error(release: Release, failures: list[Failure], advice: str = "") -> KheadersError:
+    """What the caller is told: the first thing that cannot be used, else that no source has headers.
 
-
-def _error(release: Release, failures: list[Failure]) -> KheadersError:
-    """What the caller is told: the first thing that cannot be used, else that no source has headers."""
+    Args:
+        advice: how they are installed, if that is known.
+    """
     texts = [f"{failure.source}: {failure.message}" for failure in failures]
     for number, failure in enumerate(failures):
-        if failure.error is not None and (not issubclass(failure.error, _REFUSALS) or len(failures) == 1):
+        if failure.error is not None and (not isinstance(failure.error, _REFUSALS) or len(failures) == 1):
             others = "; ".join(texts[:number] + texts[number + 1 :])
-            return failure.error(failure.message + (f" (also tried: {others})" if others else ""))
+            return failure.error.reworded(failure.message + (f" (also tried: {others})" if others else ""))
+    texts += [f"{ADVICE}: {advice}"] if advice else []
     return NotAvailable(f"no source has headers for {release}: {'; '.join(texts)}")

@@ -10,6 +10,7 @@ if it is seen to have them. Nothing is loaded, downloaded or extracted for it.
   module, so only its file counts.
 - ``module``: never by itself. That a module can be loaded is known once it is loaded; its file counts.
 - ``package``: the package manager's lists, as they are on the host, offer the package.
+- ``registry``: never: whether it has them, only the registry can tell.
 
 Sources that the configuration does not use, and those that are not in this list, do not count.
 """

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import stat
 from pathlib import Path
 
 from ..errors import InvalidArgs, NotAvailable
@@ -13,6 +15,7 @@ from ..release import Release, parse_release
 from ..system.files import read_file, read_text
 from ..system.links import resolved
 
+_LIVE_ROOT = Path("/")
 _OSRELEASE = "proc/sys/kernel/osrelease"
 _MAX_NOTES = 1 << 20  # bytes; a kernel has some 500
 # Where distributions have the kernels' modules: NixOS and Guix have those of the kernel that was booted, and
@@ -69,7 +72,7 @@ class Host:
     @property
     def is_live(self) -> bool:
         """Whether this is the machine that the daemon runs on, whose module it may load and unload."""
-        return self.root == Path("/")
+        return self.root == _LIVE_ROOT
 
     def path(self, *parts: str) -> Path:
         """A path below the root; ``parts`` are relative names that are already known to be safe."""
@@ -106,13 +109,28 @@ class Host:
         except OSError:
             return False
 
-    def modules_directory(self, release: Release) -> Path:
-        """The directory with the modules of a kernel, ``/lib/modules/<release>`` if there is none."""
-        for base in _MODULES:
+    def modules_places(self, release: Release) -> list[Path]:
+        """Where a directory with the modules of a kernel can be, whether or not there is one."""
+        return [self.path(base, release) for base in _MODULES]
+
+    def modules_directories(self, release: Release) -> list[Path]:
+        """The directories with the modules of a kernel, each once, that where tools look first.
+
+        There can be several: one with the modules, and one that an administrator made for the link alone.
+        """
+        found: dict[tuple[int, int], Path] = {}
+        for place in self.modules_places(release):
             with contextlib.suppress(OSError):
-                directory = self.inside(self.path(base, release))
-                if directory.is_dir():
-                    return directory
+                directory = self.inside(place)
+                status = directory.stat()
+                if stat.S_ISDIR(status.st_mode):
+                    found.setdefault((status.st_dev, status.st_ino), directory)
+        return list(found.values())
+
+    def modules_directory(self, release: Release) -> Path:
+        """The first of `modules_directories`, ``/lib/modules/<release>`` if there is none."""
+        for directory in self.modules_directories(release):
+            return directory
         with contextlib.suppress(OSError):
             return self.inside(self.path(_MODULES[0])) / release
         return self.path(_MODULES[0], release)
@@ -127,9 +145,9 @@ class Host:
         for name in names:
             with contextlib.suppress(InvalidArgs):
                 release = parse_release(name)
-                directory = self.modules_directory(release)
                 # A directory that a removed kernel left behind has no modules any more.
-                if any(_may_exist(directory / part) for part in ("kernel", "modules.dep")):
+                parts = itertools.product(self.modules_directories(release), ("kernel", "modules.dep"))
+                if any(_may_exist(directory / part) for directory, part in parts):
                     installed.add(release)
         return installed
 
@@ -153,8 +171,11 @@ class Host:
 
 
 def _may_exist(path: Path) -> bool:
-    """Whether ``path`` exists, or cannot be looked at."""
+    """Whether ``path`` exists, or cannot be looked at; Path.exists() tells them apart until Python 3.13."""
     try:
-        return path.exists()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
         return True
+    return True

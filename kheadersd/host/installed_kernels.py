@@ -165,8 +165,8 @@ class Kernels:
         return _Kernel(self._stamps(release, path), stored_identity_at(str(path)) if path else "", path)
 
     def _stamps(self, release: Release, path: Path | None) -> tuple[str, ...]:
-        directory = self._host.modules_directory(release)
-        names = [str(directory / name) for name in _TELLING]
+        directories = self._host.modules_directories(release)
+        names = [str(directory / name) for directory in directories for name in _TELLING]
         return tuple(map(stored_identity_at, [*names, str(path)] if path else names))
 
     def _watch(self) -> bool:

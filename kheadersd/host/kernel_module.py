@@ -27,6 +27,9 @@ ARCHIVE = "sys/kernel/kheaders.tar.xz"
 LOADED = "sys/module/kheaders"
 """Exists while the module is loaded, and never for a built-in one."""
 
+STATES = ("absent", "available", "loaded", "builtin")
+"""What `KernelModule.state` can be."""
+
 TIME_LIMIT = 30.0
 """Seconds for a load or an unload; it takes 0.1 to 0.3 seconds on a slow machine."""
 

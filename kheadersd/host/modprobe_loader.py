@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .host import Host
+
+log = logging.getLogger(__name__)
 
 _NAME = "kheaders"
 _MAX_SHOWN = 500
@@ -103,7 +106,15 @@ class ModprobeLoader:
             ) from error
 
     def _remove_record(self) -> None:
-        self._record.unlink(missing_ok=True)
+        try:
+            self._record.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(
+                "%s cannot be removed: %s; until the next boot, a kheaders that another program loads may be "
+                "taken for the daemon's",
+                self._record,
+                error.strerror,
+            )
 
     def _restore_ownership(self) -> bool:
         try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -33,10 +34,14 @@ def locate(host: Host, release: Release) -> Path | None:
     Looks where the kernel's build puts it, then in modules.dep, then everywhere below /lib/modules/<release>
     (weak-updates, updates, a depmod that did not run). Up to some tens of milliseconds.
     """
-    try:
-        directory = host.resolve(host.modules_directory(release))
-    except OSError:
-        return None
+    for directory in host.modules_directories(release):
+        with contextlib.suppress(OSError):
+            if (path := _locate_below(host.resolve(directory), host)) is not None:
+                return path
+    return None
+
+
+def _locate_below(directory: Path, host: Host) -> Path | None:
     for name in _candidates(directory):
         try:
             path = host.resolve(directory / name)

@@ -24,7 +24,9 @@ UNIT = "kheaders-module.service"
 UNLOAD_UNIT = "kheaders-module-unload.service"
 """A oneshot unit that unloads the module, also one that another program has loaded."""
 
-_MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+"""The name, the path and the interface of the service manager."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2
 _GLANCE = 0.005
 
@@ -115,14 +117,17 @@ class UnitLoader:
         """
         async with self._limited(unit, done):
             try:
-                await self._bus.call(*_MANAGER, member, "ss", (unit, "replace"))
+                try:
+                    await self._bus.call(*MANAGER, member, "ss", (unit, "replace"))
+                except (Timeout, ConnectionLost):
+                    raise
+                except KheadersError as error:
+                    return "unknown", error.message
+                return await self._settled(unit, has_happened), ""
             except Timeout:
                 raise
-            except ConnectionLost as error:
-                raise ModuleFailed(f"whether {unit} was {done} is not known: {error.message}") from error
             except KheadersError as error:
-                return "unknown", error.message
-            return await self._settled(unit, has_happened), ""
+                raise ModuleFailed(f"whether {unit} was {done} is not known: {error.message}") from error
 
     async def _settled(self, unit: str, has_happened: Callable[[], bool]) -> str:
         """The state of the unit when it has no job any more.
@@ -144,9 +149,9 @@ class UnitLoader:
         return str(await self._get(unit, "ActiveState"))
 
     async def _get(self, unit: str, name: str) -> Any:
-        loaded = await self._bus.call(*_MANAGER, "LoadUnit", "s", (unit,))
+        loaded = await self._bus.call(*MANAGER, "LoadUnit", "s", (unit,))
         answer = await self._bus.call(
-            _MANAGER[0],
+            MANAGER[0],
             loaded.values[0],
             PROPERTIES,
             "Get",

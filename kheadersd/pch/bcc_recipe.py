@@ -84,7 +84,8 @@ def bcc_recipe(
     cflags = (EXTENSIONS, *first_names, *profile.flags)
     identity = ("libbcc", library.version, str(library.path), library.digest)
     key = key_of(profile, compiler, tree, digest, arch, (source, build, text, identity))
-    return Recipe(source, build, text, (), key, cflags=cflags, library=library.digest)
+    told = library.digest, library.file
+    return Recipe(source, build, text, (), key, cflags, *told)
 
 
 def _check(command: LibbccCommand, compiler: Compiler) -> None:

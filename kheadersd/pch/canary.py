@@ -56,8 +56,11 @@ def canary(profile: Profile) -> str:
     return included + (_TYPES_CANARY if profile.base == TYPES else _HEADERS_CANARY)
 
 
-async def compile_canary(run: CompilerRun, pch: Pch, entry: Entry) -> None:
+async def compile_canary(run: CompilerRun, pch: Pch, entry: Entry, *, idle: bool = False) -> None:
     """Compile the program of a precompiled header.
+
+    Args:
+        idle: whether the compiler runs at a low priority.
 
     Raises:
         CompileFailed: the precompiled header is not usable.
@@ -66,6 +69,6 @@ async def compile_canary(run: CompilerRun, pch: Pch, entry: Entry) -> None:
     record = pch.record
     step = "-emit-llvm-bc" if is_front_end(record.text) else "-c"
     arguments = (*record.text, "-include-pch", str(pch.path), "-w", step, "-o", "/dev/null", "-x", "c", "-")
-    finished = await run(record.compiler, arguments, entry, record.canary.encode())
+    finished = await run(record.compiler, arguments, entry, record.canary.encode(), idle=idle)
     if finished.status:
         raise failure(finished, f"{record.compiler} cannot compile a program with {pch.path}")

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import time
 from typing import TYPE_CHECKING
 
 from ..cache.entry import HEADERS
-from ..cache.pch_files import Pch, PchRecord, PchStaging
-from ..errors import Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout
+from ..cache.pch_files import NAME, Pch, PchRecord, PchStaging
+from ..errors import CompileFailed, Corrupt, InvalidArgs, KheadersError, NoSpace, NotAvailable, Timeout
+from ..formats import oci
 from ..host.architecture import of_machine
 from ..sources.build_tree import Unusable, architecture, configuration
+from ..sources.source import NotFound, Reason
 from ..system.disk import Vanished
 from ..system.tasks import closed_at_end, in_thread
 from .bcc_recipe import bcc_recipe, lacking_names
-from .canary import canary
+from .canary import canary, compile_canary
 from .compiler_run import FIRST_LINES, failure
 from .profiles import BCC
 from .recipe import clang_recipe
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..cache.entry import Entry
-    from ..cache.lifecycle import Lifecycle
     from ..progress import Progress
+    from ..sources.registry_files import RegistryFiles
     from .compiler_run import CompilerRun
     from .compilers import Compiler, Compilers
     from .libbcc_command import LibbccCommand, LibbccCommands
@@ -35,10 +38,34 @@ if TYPE_CHECKING:
     from .store import PchStore
 
 _NO_ROOM = os.strerror(errno.ENOSPC)
+_MAGIC = b"CPCH"
+"""The first bytes of a precompiled header (clang's SerializedDiagnostics and ASTWriter.cpp, WriteAST)."""
+
+_MAX_FAILURES = 64
+_REMEMBERED = 600.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class How:
+    """How a precompiled header is made.
+
+    Attributes:
+        manages: whether the caller may manage the cache, see `PchStore.make_room`.
+        fetches: whether registries are asked first for what another host compiled.
+        idle: whether it is compiled at a low priority.
+        is_list: whether the headers are a caller's own list, as that of a tool.
+    """
+
+    manages: bool
+    fetches: bool
+    idle: bool
+    is_list: bool
 
 
 class Compilation:
-    """Compiles headers, one precompiled header of an entry at a time. Belongs to the event loop.
+    """Compiles headers, or fetches the result, for one precompiled header of an entry at a time.
+
+    Belongs to the event loop.
 
     Attributes:
         libbcc: tells how bcc compiles.
@@ -46,19 +73,27 @@ class Compilation:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
         compilers: Compilers,
         libbcc: LibbccCommands,
         store: PchStore,
         run: CompilerRun,
         progress: Progress,
+        registry: RegistryFiles,
     ) -> None:
-        self._cache = lifecycle.cache
+        self._reports = store.lifecycle.reports
+        self._cache = store.lifecycle.cache
         self._compilers = compilers
         self.libbcc = libbcc
         self._store = store
         self._run = run
         self._progress = progress
+        self._registry = registry
+        self._failures: dict[str, tuple[float, KheadersError]] = {}
+
+    @property
+    def asks_registries(self) -> bool:
+        """Whether `make` can fetch anything."""
+        return self._registry.is_configured
 
     async def recipe(self, entry: Entry, profile: Profile, compiler: Compiler) -> Recipe:
         """The recipe for a precompiled header of an entry.
@@ -86,21 +121,25 @@ class Compilation:
         """
         return await self.libbcc.ask(profile.flags, entry.path, await in_thread(_architecture, entry))
 
+    def check_failures(self, recipe: Recipe) -> None:
+        """
+        Raises:
+            CompileFailed, NotAvailable: a caller's list of headers did not compile in the last ten minutes.
+                A tool asks at each start, and would have them compiled each time.
+        """
+        failed_at, error = self._failures.get(recipe.key, (-_REMEMBERED, None))
+        if error is not None and time.monotonic() - failed_at < _REMEMBERED:
+            raise error.reworded(error.message)
+
     async def make(
         self,
         entry: Entry,
         profile: Profile,
         compiler: Compiler,
         recipe: Recipe,
-        *,
-        manages: bool,
-        idle: bool = False,
+        how: How,
     ) -> tuple[Pch, bool]:
         """The precompiled header of a recipe, and whether it is a new one.
-
-        Args:
-            manages: whether the caller may manage the cache, see `PchStore.make_room`.
-            idle: whether it is compiled at a low priority.
 
         Raises:
             CompileFailed: the compiler did not accept the headers, or needed too much.
@@ -113,12 +152,17 @@ class Compilation:
                 raise _vanished(entry)
             if (known := await self._store.get(entry, recipe.key)) is not None:
                 return known, False
-            pch = await self._compile(entry, profile, compiler, recipe, idle=idle)
-            await self._store.make_room(entry, pch, manages=manages)
+            pch = await self._compile(entry, profile, compiler, recipe, how)
+            await self._store.make_room(entry, pch, manages=how.manages)
             return pch, True
 
     async def _compile(
-        self, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, *, idle: bool
+        self,
+        entry: Entry,
+        profile: Profile,
+        compiler: Compiler,
+        recipe: Recipe,
+        how: How,
     ) -> Pch:
         started = time.monotonic()
 
@@ -127,18 +171,56 @@ class Compilation:
             self._store.add(entry, pch, time.monotonic() - started)
 
         with self._progress.of(entry.release, "pch") as report:
-            report("compile", 0.0)
             async with closed_at_end(PchStaging, self._cache.directory) as staging:
+                origin = ""
+                if how.fetches:
+                    report("fetch", 0.0)
+                    origin = await self._fetch(staging, entry, profile, compiler, recipe, idle=how.idle)
+                report("compile", 0.0)
                 try:
-                    await compile_headers(self._run, recipe, compiler, entry, staging.file, idle=idle)
+                    if not origin:
+                        await compile_headers(self._run, recipe, compiler, entry, staging.file, idle=how.idle)
                 except (NoSpace, Timeout):
                     raise
-                except KheadersError:
+                except KheadersError as error:
                     # It means nothing if some of the headers, or the compiler, were removed meanwhile.
                     await self._check_unchanged(entry, compiler)
+                    if how.is_list and isinstance(error, CompileFailed | NotAvailable):
+                        self._remember(recipe, error)
                     raise
                 await self._check_unchanged(entry, compiler)
-                return await in_thread(_publish, staging, entry, profile, compiler, recipe, keep=keep)
+                return await in_thread(_publish, staging, entry, profile, compiler, recipe, origin, keep=keep)
+
+    def _remember(self, recipe: Recipe, error: KheadersError) -> None:
+        self._failures.pop(recipe.key, None)
+        if len(self._failures) >= _MAX_FAILURES:
+            del self._failures[next(iter(self._failures))]  # the oldest
+        self._failures[recipe.key] = time.monotonic(), error.reworded(error.message)  # without its traceback
+
+    async def _fetch(
+        self,
+        staging: PchStaging,
+        entry: Entry,
+        profile: Profile,
+        compiler: Compiler,
+        recipe: Recipe,
+        *,
+        idle: bool,
+    ) -> str:
+        """Fetch what would be compiled, and return its origin; "" if it has to be compiled here.
+
+        A program was compiled with it then: what is damaged crashes a compiler, or worse.
+        """
+        try:
+            origin = await self._registry.fetch(oci.PCH, recipe.key, staging.file)
+            pch = await in_thread(_fetched, staging, entry, profile, compiler, recipe, origin)
+            await compile_canary(self._run, pch, entry, idle=idle)
+        except (NotFound, KheadersError) as error:
+            is_missing = isinstance(error, NotFound) and error.reason is Reason.MISSING
+            self._reports.on_pch_not_fetched(entry, profile.name, error.message, is_failure=not is_missing)
+            await in_thread(staging.clear)
+            return ""
+        return origin
 
     async def _check_unchanged(self, entry: Entry, compiler: Compiler) -> None:
         """Check that the headers and the compiler are those in the key.
@@ -224,9 +306,39 @@ def _why_too_old(complaints: str, entry: Entry) -> str:
     )
 
 
-def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe) -> Pch:
+def _fetched(
+    staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, origin: str
+) -> Pch:
+    """A precompiled header that was fetched, where programs can be compiled with it, if it may be one.
+
+    Raises:
+        Corrupt: it is none of clang's.
+    """
+    if os.pread(staging.file, len(_MAGIC), 0) != _MAGIC:
+        raise Corrupt(f"the file in {origin} is no precompiled header of clang's")
+    staging.add_files(recipe.prefix)
+    record = _record(staging, profile, compiler, recipe, origin)
+    # What is beside it is not there yet where it will be.
+    beside = f"{entry.directory / 'pch' / recipe.key}/"
+    text = tuple(
+        str(staging.path / item.removeprefix(beside)) if item.startswith(beside) else item
+        for item in record.text
+    )
+    return Pch(dataclasses.replace(record, text=text), staging.path / NAME)
+
+
+def _publish(
+    staging: PchStaging, entry: Entry, profile: Profile, compiler: Compiler, recipe: Recipe, origin: str
+) -> Pch:
+    record = _record(staging, profile, compiler, recipe, origin)
+    return staging.publish(entry.directory, record, recipe.prefix)
+
+
+def _record(
+    staging: PchStaging, profile: Profile, compiler: Compiler, recipe: Recipe, origin: str
+) -> PchRecord:
     sha256, size = staging.measure()
-    record = PchRecord(
+    return PchRecord(
         key=recipe.key,
         profile=profile.name,
         headers=profile.headers,
@@ -241,8 +353,8 @@ def _publish(staging: PchStaging, entry: Entry, profile: Profile, compiler: Comp
         sha256=sha256,
         bytes=size,
         made_at=time.time_ns() // 1000,
+        origin=origin,
     )
-    return staging.publish(entry.directory, record, recipe.prefix)
 
 
 def _vanished(entry: Entry) -> Vanished:

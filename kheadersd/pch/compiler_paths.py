@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"clang(?:-([0-9]{1,2}))?")
 _LONGEST_PATH = 4095  # PATH_MAX without its end
 _MOST_KNOWN = 64
+# They run the compiler that a link to them is called, with a cache, or on machines, that are the user's.
+_LAUNCHERS = frozenset(("ccache", "distcc", "icecc", "sccache"))
+
+
+class _IsLauncher(InvalidArgs):
+    """A path leads to a launcher of compilers.
+
+    Attributes:
+        through: all that it leads through.
+    """
+
+    def __init__(self, path: Path, through: list[Path]) -> None:
+        super().__init__(
+            f"{path} is not used: it leads to {through[-1]}, which runs compilers and is none. Install the "
+            "compiler, or name the compiler itself, such as clang-16"
+        )
+        self.through = through
 
 
 class CompilerPaths:
@@ -42,7 +59,8 @@ class CompilerPaths:
 
         Blocking, but only on the directories and what root put there: a path elsewhere is refused by its
         text. It could lead to a file system that never answers, and tell the caller what exists where the
-        caller cannot look.
+        caller cannot look. Where a link leads to ccache, the compiler is the first one of the link's name in
+        the directories, as it is for ccache itself.
 
         Raises:
             InvalidArgs: it is neither a name of clang nor an absolute path, it is in none of the directories,
@@ -70,7 +88,13 @@ class CompilerPaths:
         inside = any(_matches(path.parent, pattern) for pattern in self._patterns)
         if ".." in path.parts or not (inside or path.parent in self._real_directories()):
             raise InvalidArgs(f"{path} is not used: as it is written, it is in none of {self._places}")
-        return self._accept(path)
+        try:
+            return self._accept(path)
+        except _IsLauncher as launcher:
+            if not _NAME.fullmatch(path.name):
+                raise
+            found, through = self._search(path.name)
+            return found, [*launcher.through, *through]
 
     def _search(self, wanted: str) -> tuple[Path, list[Path]]:
         if wanted and not _NAME.fullmatch(wanted):
@@ -94,6 +118,8 @@ class CompilerPaths:
             status = found.stat()
         except OSError as error:
             raise NotAvailable(f"there is no compiler {path}: {error.strerror}") from error
+        if found.name in _LAUNCHERS:
+            raise _IsLauncher(path, through)
         leads = "" if found == path else f"leads to {found}, which "
         if found.parent not in self._real_directories():
             raise InvalidArgs(f"{path} is not used: it {leads}is in none of {self._places}")

@@ -4,8 +4,8 @@
 A precompiled header is good for one compiler only, and clang does not reject those of every other compiler:
 it accepts those of another patch release of the same major version. So the digest of a compiler covers all of
 its files: its programs, the libraries that the loader finds for them, its configuration files and its own
-headers. Of a script that runs a compiler it covers the script, its interpreter and the compiler that is run
-in the end, and nothing else that the script reads or runs.
+headers. Of a script or another program that runs a compiler it covers the program, its interpreter and the
+compiler that is run in the end, and nothing else that the program reads or runs.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ _LIBRARY = re.compile(r"^\s(?:\S+ => )?(/.+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 # The loader reads them before it finds a library: after a change it may find another one.
 _LOADER_FILES = (Path("/etc/ld.so.cache"), Path("/etc/ld.so.preload"))
+
+# Where a script finds the compiler that it runs by its name; with the links that alternatives are.
+_SEARCHED = (*map(Path, COMPILE_ENVIRONMENT["PATH"].split(":")), Path("/etc/alternatives"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,8 +169,11 @@ class Compilers:
     async def _examine(self, path: Path) -> Compiler:
         # Also of the directories in which a configuration file or a library may appear.
         before = identities_at((path, path.parent, *_LOADER_FILES))
+        searched = identities_at(_SEARCHED)
         invocation = await self._ask(path)
-        prefix = checked(invocation.program).parent.parent
+        if (program := checked(invocation.program)) != path:
+            before |= searched
+        prefix = program.parent.parent
         before |= identities_at((prefix / "bin", prefix / "lib"))
         programs = await in_thread(programs_of, path, invocation.program)
         files = {*programs, *map(checked, invocation.configuration)}

@@ -106,7 +106,7 @@ class HeaderRemoval:
             return self._cache.named(entry.name) or entry, ""
         # What takes long first, then what can change at any moment.
         if not force and (why := await self._bases[entry.record.kind].why_not_restorable(entry)):
-            return self._kept(entry, f"no source can give them again: {why}")
+            return self._kept(entry, f"no source can restore them: {why}")
         # What no compiler can use any more needs nothing.
         await self._store.remove_outdated_of(entry)
         needed = await self._needed(entry)

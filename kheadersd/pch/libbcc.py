@@ -47,12 +47,14 @@ class Libbcc:
         version: as in "0.26"; "" if the name of the file does not tell.
         digest: sha256 of the file, in hex.
         headers: (name, text) of those that it puts before a program, in this order.
+        file: its `FileIdentity`, separated by colons, for who has loaded it; "" if that is not known.
     """
 
     path: Path
     version: str
     digest: str
     headers: tuple[tuple[str, str], ...]
+    file: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"libbcc {self.version or self.path}"
@@ -105,7 +107,8 @@ class InstalledLibbcc:
             try:
                 path, through = trusted_path(place)
                 before = loader | identities_at((*places, *(step for step in through if not step.is_dir())))
-                found = before, _read(path)
+                file = ":".join(map(str, before[str(path)] or ()))
+                found = before, dataclasses.replace(_read(path), file=file)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -116,7 +119,8 @@ class InstalledLibbcc:
                 raise NotAvailable(f"{path} was replaced while it was read; try again")
             return found
         raise NotAvailable(
-            "libbcc is not installed, for which this profile is; Debian has it in the package libbpfcc. "
+            "libbcc is not installed, for which this profile is; the package is called libbpfcc on Debian "
+            "and Ubuntu, libbcc0 on openSUSE, and bcc on most other distributions. "
             f"It was looked for as {', '.join(map(str, places))}"
         )
 

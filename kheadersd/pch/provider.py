@@ -14,6 +14,7 @@ from ..headers.consent import Action
 from ..system.disk import Vanished
 from ..system.tasks import SharedWork
 from .answers import PchAnswers
+from .compile import How
 from .profiles import BCC
 from .requests import ServedPch
 
@@ -83,6 +84,10 @@ class PchProvider:
         """
         profile = await self._profiles.find(request.profile, request.headers, request.defines)
         uid = await caller.consent(Action.MANAGE) if request.headers else None
+        if request.drop_restored and request.keep_headers:
+            entry = await self._bases[profile.base].find(request.release)
+            were_dropped = entry is not None and not entry.has_headers
+            request = dataclasses.replace(request, keep_headers=not were_dropped)
         may_drop = not request.ahead and (
             request.keep_headers or bool(request.headers) or await caller.may(Action.MANAGE)
         )
@@ -102,9 +107,8 @@ class PchProvider:
             if uid is None:
                 uid = await caller.consent(Action.EXTRACT)
             keep_headers = request.keep_headers or not may_drop
-            served = await self._make(
-                dataclasses.replace(request, keep_headers=keep_headers), profile, wanted, caller, uid
-            )
+            made = dataclasses.replace(request, keep_headers=keep_headers)
+            served = await self._make(made, profile, wanted, caller, uid)
         if request.ahead:
             return served
         if not may_drop and served.entry.has_headers:
@@ -114,7 +118,11 @@ class PchProvider:
         return served
 
     async def _find(self, release: Release, profile: Profile, compiler: Compiler) -> ServedPch | None:
-        """What is there for a release, whether its headers were dropped or not."""
+        """What is there for a release, whether its headers were dropped or not.
+
+        Raises:
+            CompileFailed, NotAvailable: it is known that it does not compile.
+        """
         entry = await self._bases[profile.base].find(release)
         if entry is None:
             return None
@@ -124,12 +132,14 @@ class PchProvider:
             return None
         pch = await self._store.get(entry, recipe.key)
         if pch is None:
+            self._compilation.check_failures(recipe)
             return None
         return _served(entry, pch, compiler, profile, recipe)
 
     async def _make(
         self, request: PchRequest, profile: Profile, wanted: str, caller: Caller, uid: int
     ) -> ServedPch:
+        fetches = self._compilation.asks_registries and await caller.may(Action.DOWNLOAD)
         for _ in range(_ATTEMPTS):
             compiler = await self._compilers.find(wanted)
             try:
@@ -141,9 +151,11 @@ class PchProvider:
                 return served
             # Headers, and precompiled headers in use, are removed at the word of these callers alone.
             trusted = uid in (0, os.getuid())
-            make = functools.partial(self._make_of, entry, profile, compiler, request, trusted=trusted)
+            make = functools.partial(
+                self._make_of, entry, profile, compiler, request, trusted=trusted, fetches=fetches
+            )
             try:
-                return await self._work.share((entry, profile, compiler, request, trusted), make)
+                return await self._work.share((entry, profile, compiler, request, trusted, fetches), make)
             except Vanished:
                 continue
         raise KheadersError(
@@ -152,7 +164,14 @@ class PchProvider:
         )
 
     async def _make_of(
-        self, entry: Entry, profile: Profile, compiler: Compiler, request: PchRequest, *, trusted: bool
+        self,
+        entry: Entry,
+        profile: Profile,
+        compiler: Compiler,
+        request: PchRequest,
+        *,
+        trusted: bool,
+        fetches: bool,
     ) -> ServedPch:
         """The precompiled header of an entry, of which the headers are dropped if that is wanted.
 
@@ -160,14 +179,15 @@ class PchProvider:
             Vanished: the entry or the compiler was changed or removed meanwhile.
         """
         recipe = await self._compilation.recipe(entry, profile, compiler)
-        manages = trusted or bool(request.headers)
+        is_list = bool(request.headers)
+        how = How(trusted or is_list, fetches, request.ahead, is_list)
         pch: Pch | None
-        pch, fresh = await self._compilation.make(
-            entry, profile, compiler, recipe, manages=manages, idle=request.ahead
-        )
+        pch, fresh = await self._compilation.make(entry, profile, compiler, recipe, how)
         why_kept = ""
         if not request.keep_headers:
-            entry, why_kept = await self._header_removal.drop(entry, at_once=trusted, force=request.force)
+            # Who wants them as they were before knows of no other program that was given them since.
+            at_once = trusted and not request.drop_restored
+            entry, why_kept = await self._header_removal.drop(entry, at_once=at_once, force=request.force)
             pch = await self._store.get(entry, recipe.key)
         if pch is None or entry.pchs.get(recipe.key) is not pch:
             raise Vanished(f"what was precompiled for {entry.release} was removed meanwhile; ask again")
@@ -177,4 +197,9 @@ class PchProvider:
 
 def _served(entry: Entry, pch: Pch, compiler: Compiler, profile: Profile, recipe: Recipe) -> ServedPch:
     arguments = recipe.arguments(pch.path)
-    return ServedPch(entry, pch, compiler, profile, arguments, fresh=False, library=recipe.library)
+    return ServedPch(
+        *(entry, pch, compiler, profile, arguments),
+        fresh=False,
+        library=recipe.library,
+        library_file=recipe.library_file,
+    )

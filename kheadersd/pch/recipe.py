@@ -62,6 +62,7 @@ class Recipe:
         key: sha256, 64 hex digits, of everything that the result depends on.
         cflags: the arguments that a program needs instead of ``text``, if its compiler adds the others.
         library: the digest of the library that compiles programs; "" if the compiler itself does.
+        library_file: see `Libbcc.file`.
         prefix: the content of `PREFIX`, if ``text`` includes it; else empty.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     key: str
     cflags: tuple[str, ...] | None = None
     library: str = ""
+    library_file: str = ""
     prefix: bytes = b""
 
     def arguments(self, pch: Path) -> tuple[str, ...]:

@@ -25,8 +25,10 @@ class PchRequest:
         headers: exactly these; () for those of the profile.
         compiler: a name or a path; "" for the default.
         keep_headers: whether the headers stay in the cache besides.
-        force: drop them even if no source can give them again.
+        force: drop them even if no source can restore them.
         defines: macros that hold for ``headers``, which are given.
+        drop_restored: whether headers that were dropped, and come back for it, are dropped again; others
+            stay, as do those that a program was given meanwhile.
         ahead: whether no caller waits for it: it is made at a low priority, and dropped headers are extracted
             only to make it.
     """
@@ -39,6 +41,7 @@ class PchRequest:
     force: bool = False
     defines: tuple[str, ...] = ()
     ahead: bool = False
+    drop_restored: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +52,7 @@ class ServedPch:
         arguments: all that the compiler needs, in this order.
         fresh: whether it was made for the request.
         library: the digest of the library that compiles programs, where that is not the compiler.
+        library_file: see `Libbcc.file`.
         wanted: what the compiler was called: a name, a path, or "" for the default.
         why_kept: why the headers stay although the caller wants them dropped, else "".
     """
@@ -60,6 +64,7 @@ class ServedPch:
     arguments: tuple[str, ...]
     fresh: bool
     library: str = ""
+    library_file: str = ""
     wanted: str = ""
     why_kept: str = ""
 

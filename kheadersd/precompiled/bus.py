@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One call of GetPch, by libsystemd: every host with systemd has it, and bcc has loaded ctypes already."""
+"""Calls of the daemon by libsystemd: every host with systemd has it, and bcc has loaded ctypes already."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 _NAME, _PATH = b"org.kheaders.Provide", b"/org/kheaders/Provide"
 _PROFILE = b"bcc-base"  # its list is replaced, its way of compiling is what is meant
@@ -19,16 +24,24 @@ class Refused(Exception):
     """There is no precompiled header; its text says why, as the end of a sentence."""
 
 
-class Precompiled(NamedTuple):
+class Precompiled:
     """What the daemon answers.
 
     Attributes:
         arguments: of libbcc, in this order.
         source_tree: the headers that it was made from.
+        library, library_file: the libbcc that it was made for, see org.kheaders.Provide(5); "" if unknown.
     """
 
-    arguments: list[bytes]
-    source_tree: str
+    __slots__ = ("arguments", "library", "library_file", "source_tree")
+
+    def __init__(
+        self, arguments: list[bytes], source_tree: str, library: str = "", library_file: str = ""
+    ) -> None:
+        self.arguments = arguments
+        self.source_tree = source_tree
+        self.library = library
+        self.library_file = library_file
 
 
 class _Error(ctypes.Structure):
@@ -42,7 +55,7 @@ def get_pch(
     headers: Sequence[str],
     defines: Sequence[str],
     *,
-    keep_headers: bool = True,
+    drop_restored: bool = False,
     session: bool = False,
 ) -> Precompiled:
     """Have exactly these headers precompiled for libbcc, or get what is there. Blocking.
@@ -50,24 +63,35 @@ def get_pch(
     Args:
         release: "" for the running kernel's.
         defines: as in ``MAX_PID=32768``, which hold for the headers too.
-        keep_headers: whether the headers stay in the cache besides.
+        drop_restored: whether headers that were dropped, and come back for this, are dropped again.
         session: ask the session bus, for trials.
 
     Raises:
         Refused: the daemon cannot be asked, or has a reason.
     """
-    try:
-        library = ctypes.CDLL(_LIBRARY)
-    except OSError as error:
-        raise Refused(f"{_LIBRARY} cannot be loaded: {error}") from None
-    return _Bus(library, session=session).get_pch(release, headers, defines, keep_headers=keep_headers)
+    return _Bus(session=session).get_pch(release, headers, defines, drop_restored=drop_restored)
+
+
+def get_headers(release: str, *, session: bool = False) -> str:
+    """Have the headers extracted, or find them. Blocking; the arguments are those of `get_pch`.
+
+    Returns:
+        The path of the whole tree; "" where libbcc finds the headers by itself.
+
+    Raises:
+        Refused: as `get_pch`.
+    """
+    return _Bus(session=session).get_headers(release)
 
 
 class _Bus:
     """The few functions of sd-bus(3) that this takes, which return a negative errno."""
 
-    def __init__(self, library: ctypes.CDLL, *, session: bool) -> None:
-        self._library = library
+    def __init__(self, *, session: bool) -> None:
+        try:
+            self._library = ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise Refused(f"{_LIBRARY} cannot be loaded: {error}") from None
         self._bus = ctypes.c_void_p()
         opener = "sd_bus_open_user" if session else "sd_bus_open_system"
         self._do(opener, ctypes.byref(self._bus))
@@ -79,31 +103,52 @@ class _Bus:
         return result
 
     def get_pch(
-        self, release: str, headers: Sequence[str], defines: Sequence[str], *, keep_headers: bool
+        self, release: str, headers: Sequence[str], defines: Sequence[str], *, drop_restored: bool
     ) -> Precompiled:
-        call, reply, error = ctypes.c_void_p(), ctypes.c_void_p(), _Error()
-        try:
-            self._do(
-                "sd_bus_message_new_method_call",
-                self._bus,
-                ctypes.byref(call),
-                *(_NAME, _PATH, _NAME, b"GetPch"),
-            )
+        def put(call: ctypes.c_void_p) -> None:
             self._put(call, release.encode(errors="surrogateescape"))
             self._put(call, _PROFILE)
             self._open(call, "a", "{sv}")
             self._put_option(call, "headers", "as", headers)
             if defines:
                 self._put_option(call, "defines", "as", defines)
-            if not keep_headers:
-                self._put_option(call, "keep_headers", "b", ctypes.c_int(0))
+            if drop_restored:
+                self._put_option(call, "drop_restored", "b", ctypes.c_int(1))
             self._close(call)
+
+        return self._call(b"GetPch", put, self._answer)
+
+    def get_headers(self, release: str) -> str:
+        def put(call: ctypes.c_void_p) -> None:
+            self._put(call, release.encode(errors="surrogateescape"))
+            self._open(call, "a", "{sv}")
+            self._close(call)
+
+        def answer(reply: ctypes.c_void_p) -> str:
+            path, fields = self._read(reply), self._fields(reply)
+            return path.decode() if fields.get(b"build_tree") == fields.get(b"source_tree") else ""
+
+        return self._call(b"GetHeaders", put, answer)
+
+    def _call(
+        self, member: bytes, put: Callable[[ctypes.c_void_p], None], answer: Callable[[ctypes.c_void_p], T]
+    ) -> T:
+        """Call a method, once, and close the connection."""
+        call, reply, error = ctypes.c_void_p(), ctypes.c_void_p(), _Error()
+        try:
+            self._do(
+                "sd_bus_message_new_method_call",
+                self._bus,
+                ctypes.byref(call),
+                *(_NAME, _PATH, _NAME, member),
+            )
+            put(call)
             result = self._library.sd_bus_call(
                 self._bus, call, ctypes.c_uint64(_TIMEOUT), ctypes.byref(error), ctypes.byref(reply)
             )
             if result < 0:
                 raise Refused((error.message or os.strerror(-result).encode()).decode(errors="replace"))
-            return self._answer(reply)
+            return answer(reply)
         finally:
             self._library.sd_bus_error_free(ctypes.byref(error))
             for message in (call, reply):
@@ -141,7 +186,9 @@ class _Bus:
         found: list[bytes] = []
         while (argument := arguments[len(found)]) is not None:
             found.append(argument)
-        return Precompiled(found, self._fields(reply).get(b"source_tree", b"").decode())
+        fields = self._fields(reply)
+        names = (b"source_tree", b"library", b"library_file")
+        return Precompiled(found, *(fields.get(name, b"").decode() for name in names))
 
     def _read(self, reply: ctypes.c_void_p) -> bytes:
         text = ctypes.c_char_p()

@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
-import fcntl
-import importlib.abc
-import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from . import DROPPED, RELEASE, SESSION
-from .bus import Precompiled, Refused, get_pch
-from .includes import leading_headers
+from .bus import Precompiled, Refused, get_headers, get_pch
+from .includes import MAX_TEXT, OF_LIBBCC, includes_any, leading_headers
+from .library import check
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+    Create = Callable[..., Any]
 
 _MODULE = "bcc.libbcc"
 _ENTRY_POINT = "bpf_module_create_c_from_string"
@@ -28,27 +31,28 @@ _DEFINE = re.compile(r"-D([A-Za-z_]\w*(?:=[\w.+-]*)?)", re.ASCII)
 _MAX_DEFINES = 16
 # -Wp, -Wa and -Wl hand options to others, -Wp also macros.
 _ABOUT_WARNINGS = re.compile(rb"-w|-W(?![apl],)[a-zA-Z0-9=+-]*")
-_FIRST_HIGH = 500  # most processes may have 1,024
 _MAX_LINE = 1000  # characters of a reason
 # A tool can have closed its descriptor, or Python's file; Python has none if it was closed at start.
 _NO_STDERR = (OSError, ValueError, AttributeError)
+# Held while libbcc compiles: the environment that it looks into is the whole process's. By a thread twice
+# where a handler of a signal compiles. Threading, which a tool may not have loaded, has no other.
+_lock = _thread.RLock()
 
-Create = Callable[..., Any]
 
-
-class _Finder(importlib.abc.MetaPathFinder):
+class _Finder:
     """Waits for bcc's module with libbcc, and hooks it as soon as it has been executed."""
 
     def find_spec(
         self,
         fullname: str,
-        path: Sequence[str] | None,  # noqa: ARG002 - of the interface
-        target: ModuleType | None = None,  # noqa: ARG002
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         if fullname != _MODULE:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path)
+        spec = next(filter(None, found), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
@@ -68,6 +72,15 @@ def hook_when_imported() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def _after_fork() -> None:
+    """The thread that holds the lock is not in the child."""
+    global _lock  # noqa: PLW0603
+    _lock = _thread.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def hook(module: ModuleType) -> None:
     """Let all programs of this process that libbcc compiles from now on have precompiled headers."""
     try:
@@ -82,29 +95,54 @@ def hook(module: ModuleType) -> None:
 
 def _hooked(original: Create) -> Create:
     def create(text: bytes, debug: int, cflags: Any, count: int, *rest: Any) -> Any:
-        own = [cflags[i] for i in range(count)]
+        """As the original. Its messages are not held back: it can end the process with the last of them."""
         try:
+            own = [cflags[i] for i in range(count)]
             found = _precompiled(text, own)
+            if found.library:
+                check(original, found.library, found.library_file)
+            flags = _array([*found.arguments, *own])
         except Refused as refused:
             _say(str(refused))
-            return original(text, debug, cflags, count, *rest)
-        with _source_tree(found.source_tree), _held_stderr() as held:
-            created = original(text, debug, *_array([*found.arguments, *own]), *rest)
+        except Exception as error:  # noqa: BLE001 - a tool runs whatever is wrong here
+            _say(repr(error))
+        else:
+            with _lock, _source_tree(found.source_tree):
+                created = original(text, debug, *flags, *rest)
             if created:
-                held.show()
-        if created:
-            return created
-        _say("libbcc does not compile the program with them")
-        return original(text, debug, cflags, count, *rest)
+                return created
+            _say("libbcc does not compile the program with them, and is asked again")
+        with _lock:
+            _restore()
+            return original(text, debug, cflags, count, *rest)
 
     create.has_precompiled = True  # type: ignore[attr-defined]
     return create
 
 
+def _restore() -> None:
+    """Have headers that were dropped made again, for all that this process compiles from now on."""
+    if DROPPED not in os.environ or _SOURCE in os.environ:
+        return
+    try:
+        tree = get_headers(os.environ.get(RELEASE, ""), session=SESSION in os.environ)
+    except Exception as error:  # noqa: BLE001 - as above
+        if not isinstance(error, Refused):  # libbcc says what it lacks
+            _say(repr(error))
+        return
+    del os.environ[DROPPED]
+    if tree:
+        os.environ[_SOURCE] = tree  # as 'kheadersctl exec' sets it, where they were not dropped
+
+
 def _precompiled(text: bytes, own: Sequence[bytes]) -> Precompiled:
+    if len(text) > MAX_TEXT:
+        raise Refused(f"the program is longer than {MAX_TEXT >> 20} MiB")
     headers = leading_headers(text)
     if not headers:
-        raise Refused("the program includes no kernel header before all else")
+        if includes_any(text):
+            raise Refused("the program includes no kernel header before all else")
+        headers = OF_LIBBCC
     defines: list[str] = []
     for flag in own:
         defined = _DEFINE.fullmatch(flag.decode(errors="replace"))
@@ -116,7 +154,7 @@ def _precompiled(text: bytes, own: Sequence[bytes]) -> Precompiled:
         os.environ.get(RELEASE, ""),
         headers,
         defines,
-        keep_headers=DROPPED not in os.environ,
+        drop_restored=DROPPED in os.environ,
         session=SESSION in os.environ,
     )
 
@@ -140,57 +178,9 @@ def _source_tree(path: str) -> Iterator[None]:
             os.environ[_SOURCE] = before
 
 
-class _Held:
-    """What was written to stderr while it was held."""
-
-    def __init__(self, stderr: int, held: int) -> None:
-        self._stderr = stderr
-        self._held = held
-
-    def show(self) -> None:
-        os.lseek(self._held, 0, os.SEEK_SET)
-        with contextlib.suppress(OSError):  # as libbcc, which does not notice
-            while piece := os.read(self._held, 1 << 16):
-                os.write(self._stderr, piece)
-
-
-@contextlib.contextmanager
-def _held_stderr() -> Iterator[_Held]:
-    """Hold what libbcc writes: if it is asked again without, it must not have complained twice."""
-    with contextlib.suppress(*_NO_STDERR):
-        sys.stderr.flush()
-    with _high(_stderr()) as stderr, _high(os.memfd_create("stderr")) as held:
-        os.dup2(held, 2)
-        try:
-            yield _Held(stderr, held)
-        finally:
-            os.dup2(stderr, 2)
-
-
-def _stderr() -> int:
-    """A descriptor of stderr, or of the null device where stderr is closed."""
-    try:
-        return os.dup(2)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
-
-
-@contextlib.contextmanager
-def _high(descriptor: int) -> Iterator[int]:
-    """A descriptor out of the way: the numbers of those that libbcc opens are in the code that it makes."""
-    with contextlib.suppress(OSError):  # a process that may have few has none so high
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_HIGH)
-        os.close(descriptor)
-        descriptor = high
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _say(reason: str) -> None:
     """One line: why a program is compiled as if kheadersd were not there."""
-    tool = Path(sys.argv[0]).name if sys.argv else "the program"
+    tool = sys.argv[0].rpartition("/")[2] if sys.argv else "the program"
     with contextlib.suppress(*_NO_STDERR):
         line = f"kheadersd: {tool} compiles without precompiled headers: {reason}"
         sys.stderr.write(ascii(line[:_MAX_LINE])[1:-1] + "\n")

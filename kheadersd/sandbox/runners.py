@@ -23,6 +23,8 @@ COMPILE_ENVIRONMENT = {
     "HOME": "/nonexistent",
     # Neither temporary files nor a crashed compiler's reports are of any use.
     "TMPDIR": "/nonexistent",
+    # A script may run the compiler by ccache, which then keeps nothing and runs the compiler.
+    "CCACHE_DISABLE": "1",
 }
 """All of a compiler's environment: without CPATH and the like, which would change its result."""
 
@@ -40,3 +42,8 @@ def network_runner(socket: Path = _FETCH_SOCKET) -> Run:
     """What runs a command that needs the network: kheaders-fetch.socket, or else `run`."""
     unit = UnitClient(socket)
     return unit if unit.is_offered() else run
+
+
+def is_network_confined(socket: Path = _FETCH_SOCKET) -> bool:
+    """Whether `network_runner` runs commands in kheaders-fetch@.service, which cannot write to entries."""
+    return UnitClient(socket).is_offered()

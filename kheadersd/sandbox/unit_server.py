@@ -20,6 +20,9 @@ from .child import run
 from .command import Command
 from .unit_protocol import MAX_LINE, encode, write
 
+_OF_UNIT = ("REGISTRY_AUTH_FILE",)
+"""Variables that a command gets from the unit, whose credentials the daemon cannot read."""
+
 
 def main() -> None:
     """Serve the connection that is the standard input."""
@@ -61,6 +64,7 @@ async def _answer(request: dict[str, Any], stdout: int | None, writer: asyncio.S
     try:
         lines = on_line if request.pop("streamed") else None
         request["directory"] = Path(request["directory"])
+        request["environment"] |= {name: os.environ[name] for name in _OF_UNIT if name in os.environ}
         command = Command(**request, stdout=stdout, on_line=lines)
         if command.idle:
             lower_priority()

@@ -10,17 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 import re
 import shutil
-import time
 from typing import TYPE_CHECKING
 
-from ..errors import Corrupt, LimitsExceeded, NoSpace
+from ..errors import Corrupt, NoSpace
 from ..formats.deb import HeldFile
 from ..host.architecture import of_debian_port
-from ..system.disk import explained, free_bytes
-from ..system.files import read_text
 from ..system.tasks import in_thread
 from .apt_command import AptCommands
 from .apt_output import (
@@ -33,6 +29,7 @@ from .apt_output import (
     summary,
 )
 from .debian_package import layer, place_of
+from .package_work import DOWNLOAD_SECONDS, QUERY_SECONDS, PackageWork, UpdateMark, digest_of
 from .source import Archive, NotFound, Reason
 
 if TYPE_CHECKING:
@@ -46,16 +43,8 @@ if TYPE_CHECKING:
 MAX_QUERIES = 2
 """How many run at a time; one takes 1 s of CPU and 45 MiB with Debian's lists, and any user can cause it."""
 
-QUERY_SECONDS = 60.0
-DOWNLOAD_SECONDS = 600.0
-UPDATE_INTERVAL = 600.0
-"""Seconds for which the source's own lists are not fetched again."""
-
 # Debian policy, 5.6.7, for a name that begins with a kernel's version.
 _IN_PACKAGE_NAME = re.compile(r"[0-9][a-z0-9.+-]*")
-
-MAX_DOWNLOAD = 256 << 20
-"""Bytes in all packages of one release; real ones have 12 to 30 MiB."""
 
 
 class Apt:
@@ -67,18 +56,23 @@ class Apt:
     """
 
     def __init__(self, host: Host, work: Path) -> None:
-        self._commands = AptCommands(host, work)
+        self._work = PackageWork(work)
+        self._commands = AptCommands(host, self._work)
         self._configuration = host.path("etc/apt")
         self._host_lists = host.path("var/lib/apt/lists")
         self._own_lists = work / "lists"
-        self._work = work
+        self._update_mark = UpdateMark(work / "updated", "apt")
         self._updating = asyncio.Lock()
         self._querying = asyncio.Semaphore(MAX_QUERIES)
 
+    FAMILIES = ("debian", "ubuntu")
+
     @staticmethod
-    def serves(host: Host) -> bool:
-        """Whether the host is configured for apt, and apt-get can be run."""
-        return host.path("etc/apt").is_dir() and shutil.which("apt-get") is not None
+    def missing(host: Host) -> str:
+        """What is missing to serve the host with apt; "" if nothing is."""
+        if not host.path("etc/apt").is_dir():
+            return f"no {host.path('etc/apt')}"
+        return "" if shutil.which("apt-get") is not None else "no apt-get"
 
     async def offered(self, release: Release) -> str | None:
         """Name and version of the package for ``release`` in the lists that are here.
@@ -98,7 +92,7 @@ class Apt:
                 return str(await self._show(lists, name))
             except OutdatedError as error:
                 outdated = error
-        if self._is_updated():
+        if self._update_mark.is_new():
             raise self._not_found(outdated)
         return None
 
@@ -130,7 +124,7 @@ class Apt:
         own = await self._show(lists, name)
         rest = [await self._show(lists, *dependency) for dependency in header_dependencies(own)]
         packages = [own, *rest]
-        self._check_size(packages)
+        self._work.check_size(_names(packages), sum(package.size for package in packages))
         with self._commands.scratch() as scratch:
             # "--": no name is taken for an option, not that one beginning with "linux-headers-" could be.
             command = ["apt-get", "-qq", "download", "--", *(f"{p.name}={p.version}" for p in packages)]
@@ -156,7 +150,7 @@ class Apt:
         Failing is not final: the lists of one source can fail, and the headers be in another's.
         """
         async with self._updating:
-            if self._is_updated():
+            if self._update_mark.is_new():
                 return
             with self._commands.scratch() as scratch:
                 done = await self._commands.run(
@@ -169,42 +163,15 @@ class Apt:
             complaint = summary(done.stderr)
             if is_disk_full(done.stderr):
                 raise NoSpace(f"apt's lists do not fit into {self._own_lists}: {complaint}")
-            with explained("note that apt's lists are new", self._work):
-                self._update_mark.write_text(complaint, encoding="utf-8")
-
-    @property
-    def _update_mark(self) -> Path:
-        """A file as old as the own lists, with apt's complaints when it fetched them."""
-        return self._work / "updated"
-
-    def _is_updated(self) -> bool:
-        try:
-            age = time.time() - self._update_mark.stat().st_mtime
-        except OSError:
-            return False
-        return 0 <= age < UPDATE_INTERVAL
+            self._update_mark.note(complaint)
 
     def _not_found(self, outdated: OutdatedError) -> NotFound:
-        try:
-            complaint = read_text(self._update_mark)
-        except OSError:
-            complaint = ""
-        if complaint:
+        if complaint := self._update_mark.complaint():
             return NotFound(
                 Reason.UNREADABLE, f"{outdated.message}, and could not fetch all its lists: {complaint}"
             )
         advice = f"the archives in {self._configuration} may have dropped it, or another one has it"
         return NotFound(Reason.MISSING, f"{outdated.message}; {advice}")
-
-    def _check_size(self, packages: Sequence[Package]) -> None:
-        total = sum(package.size for package in packages)
-        if total > MAX_DOWNLOAD:
-            raise LimitsExceeded(f"{_names(packages)}: {total} bytes, and {MAX_DOWNLOAD} are accepted")
-        free = free_bytes(self._work)
-        if total > free:
-            raise NoSpace(
-                f"{_names(packages)}: {total} bytes to download, and {free} are free in {self._work}"
-            )
 
 
 def _package_name(release: Release) -> str:
@@ -233,7 +200,7 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
     srcarch = of_debian_port(own.architecture)
     if srcarch is None:
         raise NotFound(Reason.UNSUPPORTED, f"{own} is for {own.architecture!r}, which is not known here")
-    digest = hashlib.sha256()
+    digests = []
     layers = []
     with contextlib.ExitStack() as opened:
         for package in packages:
@@ -242,12 +209,12 @@ def _archive(packages: Sequence[Package], directory: Path) -> Archive:
             sha256 = file.sha256()
             if file.size != package.size or package.sha256 not in ("", sha256):
                 raise Corrupt(f"{file.label} is not what apt's lists promise: it has the sha256 {sha256}")
-            digest.update(sha256.encode("ascii") + b"\n")
+            digests.append(sha256)
             is_own = package is own
             place = place_of(package.name, srcarch, generated=is_own, written=not is_own or not rest)
             layers.append(layer(file, place))
         opened.pop_all()
-    return Archive(digest.hexdigest(), tuple(layers), _names(packages))
+    return Archive(digest_of(digests), tuple(layers), _names(packages))
 
 
 def _open(package: Package, directory: Path) -> HeldFile:

@@ -17,7 +17,6 @@ import itertools
 import os
 import re
 import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from ..sandbox.command import Command, Finished, Run
 from ..sandbox.runners import network_runner
 from ..system.files import UnfitFile, read_text
 from .apt_output import fraction_done
+from .package_work import PackageWork, clean_environment
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ..host.host import Host
 
 _SANDBOX_USER = "_apt"  # APT::Sandbox::User of every Debian
-_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 _OPTIONS = {
     # What is on offer matters, not what is installed; and nothing installed is taken for a download.
@@ -92,29 +91,19 @@ APT::Sandbox::User "{_SANDBOX_USER}";
 """
 
 
-def clean_environment() -> dict[str, str]:
-    """The search path and the proxies of the daemon's environment, and a language of known messages."""
-    names = ("PATH", *_PROXIES, *(name.upper() for name in _PROXIES))
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    kept.setdefault("PATH", os.defpath)
-    # HOME keeps apt and gpgv from reading a user's configuration.
-    return {**kept, "LC_ALL": "C", "HOME": "/nonexistent", "DEBIAN_FRONTEND": "noninteractive"}
-
-
 class AptCommands:
     """Runs apt's commands.
 
     Args:
         host: whose configuration is used; of one below another root, what the module's description says.
             Keys that it names by an absolute path are taken from this machine.
-        work: a directory of the daemon's own, made when needed.
+        work: the directory that they run in.
     """
 
-    def __init__(self, host: Host, work: Path) -> None:
+    def __init__(self, host: Host, work: PackageWork) -> None:
         self._host = host
         self._work = work
         self._preparing = threading.Lock()
-        self._is_cleared = False
 
     def prepare(self) -> None:
         """Make the directory if it is not there; the first time, remove what a crash left in it. Blocks.
@@ -129,21 +118,20 @@ class AptCommands:
             raise NotFound(Reason.UNSUPPORTED, f"apt cannot be told to use the root {root!r}")
         if not self._host.is_live:
             _check_files(self._host)
+        self._work.prepare()
+        last = _LAST_CONFIGURATION
         try:
             with self._preparing:
-                (self._work / "lists").mkdir(mode=0o755, parents=True, exist_ok=True)
-                if not self._is_cleared:
-                    for left in self._work.glob("run-*"):
-                        shutil.rmtree(left, ignore_errors=True)
-                    self._is_cleared = True
-                last = _LAST_CONFIGURATION
+                (self._work.directory / "lists").mkdir(mode=0o755, exist_ok=True)
                 if not self._host.is_live:
                     for_image = _FOR_IMAGES + _methods_for_images()
                     last += for_image
                     _write_whole(self._first_configuration, f'Dir "{root}/";\n{for_image}')
                 _write_whole(self._last_configuration, last)
         except OSError as error:
-            raise KheadersError(f"cannot use {self._work} to run apt in: {error.strerror}") from error
+            raise KheadersError(
+                f"cannot use {self._work.directory} to run apt in: {error.strerror}"
+            ) from error
 
     def environment(self) -> dict[str, str]:
         """The variables with which apt is run."""
@@ -171,10 +159,14 @@ class AptCommands:
             Timeout: see `sandbox.child.run`.
             KheadersError: it cannot be run.
         """
-        options = {**_OPTIONS, "Dir::State::lists": str(lists), "Dir::Cache": str(self._work / "cache")}
+        options = {
+            **_OPTIONS,
+            "Dir::State::lists": str(lists),
+            "Dir::Cache": str(self._work.directory / "cache"),
+        }
         arguments = [f"--config-file={self._last_configuration}"]
         arguments += [f"--option={key}={value}" for key, value in options.items()]
-        environment, directory = self.environment(), self._work
+        environment, directory = self.environment(), self._work.directory
         run_it: Run = run
         if scratch is not None:
             directory = scratch / "packages"
@@ -190,37 +182,27 @@ class AptCommands:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory with "packages" and "tmp" for one run to write to, removed in the end.
+        """As `PackageWork.scratch`, for apt.
 
         As root, apt downloads as a user of its own, who has to be able to get there and to write there; where
-        he cannot get there, apt stays root. Removed at once, not in a thread: it has a handful of files.
-
-        Raises:
-            KheadersError: it cannot be made.
+        he cannot get there, apt stays root.
         """
-        try:
-            path = Path(tempfile.mkdtemp(prefix="run-", dir=self._work))
-        except OSError as error:
-            raise KheadersError(f"cannot make a directory in {self._work}: {error.strerror}") from error
-        try:
+        with self._work.scratch() as path:
             path.chmod(0o711)
             for name in ("packages", "tmp"):
-                (path / name).mkdir(mode=0o755)
                 if os.geteuid() == 0:
                     with contextlib.suppress(LookupError):
                         shutil.chown(path / name, user=_SANDBOX_USER)
             yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
 
     @property
     def _first_configuration(self) -> Path:
         """Read in front of the host's files, so that it says where these are."""
-        return self._work / "first.conf"
+        return self._work.directory / "first.conf"
 
     @property
     def _last_configuration(self) -> Path:
-        return self._work / "last.conf"
+        return self._work.directory / "last.conf"
 
 
 def _report_line(report: Callable[[float], None], line: str) -> None:

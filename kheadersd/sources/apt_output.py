@@ -7,7 +7,7 @@ import dataclasses
 import re
 
 from ..errors import Corrupt, LimitsExceeded, NoSpace
-from ..system.printable import printable
+from ..system.printable import printable, without_secrets
 from .source import NotFound, Reason
 
 _MAX_DEPENDENCIES = 3
@@ -27,7 +27,6 @@ _UNVERIFIED = re.compile(
     re.IGNORECASE,
 )
 _GONE = re.compile(r"\b404\b|File not found|No such file|Can't find a source|was not found", re.IGNORECASE)
-_USER_INFORMATION = re.compile(r"//[^/@\s]*@")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ def download_failure(names: str, complaints: str) -> Exception:
 
 def summary(complaints: str) -> str:
     """The first three lines of what apt complained about, errors first, without passwords; "" if none."""
-    lines = [line.strip() for line in _USER_INFORMATION.sub("//", complaints).splitlines()]
+    lines = [line.strip() for line in without_secrets(complaints).splitlines()]
     told = [line[:200] for line in lines if line.startswith(("E:", "W:", "Err:"))]
     told.sort(key=lambda line: not line.startswith("E:"))
     return printable("; ".join(told[:3]))

@@ -41,7 +41,7 @@ _WITHOUT_LINK = ("usr/src/linux-headers-{}", "usr/src/kernels/{}", "usr/src/linu
 # In the Makefile of what was built elsewhere than where its sources are: O=, and Debian's packages.
 _SOURCES = re.compile(rb"^include (/[^\n]*)/Makefile$", re.MULTILINE)
 _MAX_MAKEFILE = 64 * 1024
-_MAX_STATED = 3
+_MAX_STATED = 4
 NOT_IDENTIFIED = "not identified"
 """No tree has this identity."""
 
@@ -184,7 +184,9 @@ class _Search:
         self._host = host
         self._release = release
         self._directory = host.modules_directory(release)
+        self._others = host.modules_directories(release)[1:]
         self._links: Identities = {}
+        self._elsewhere: Identities = {}
         self._files: Identities = {}
         self._refusals: list[_Refusal] = []
         self._to_automount: Path | None = None
@@ -207,6 +209,8 @@ class _Search:
         # the kernel's own stat(2) sees.
         dangling = any(refusal.reason is Reason.DANGLING for refusal in self._refusals)
         lasting = self._host.is_live or not dangling
+        if tree is None:
+            self._links |= self._elsewhere
         refusals, links = tuple(self._refusals), tuple(self._links.items())
         return Look(tree, refusals, links, tuple(files.items()), lasting)
 
@@ -215,19 +219,21 @@ class _Search:
         self._links = {link: identity_at(link, follow=False) for link in links}
         if not any(self._links.values()):
             self._links = dict(_absence(self._directory)) or self._links
-        first = self._host.path("lib/modules", self._release)
+        first, *others = self._host.modules_places(self._release)
         if first != self._directory or first.is_symlink():
             self._note_link(first)
+        self._elsewhere = {str(path): identity_at(str(path), follow=False) for path in others}
 
     def _note_link(self, path: Path) -> None:
         self._links.setdefault(str(path), identity_at(str(path), follow=False))
 
     def _candidates(self) -> Iterator[list[Tree]]:
         """The pairs of trees to try, the first of which is the one that is meant."""
-        build = self._real(self._directory / "build")
-        source = self._real(self._directory / "source")
-        if build is not None or source is not None:
-            yield self._pairs(build or source, source or build)  # type: ignore[arg-type]
+        for directory in (self._directory, *self._others):
+            build = self._real(directory / "build")
+            source = self._real(directory / "source")
+            if build is not None or source is not None:
+                yield self._pairs(build or source, source or build)  # type: ignore[arg-type]
         for name in _WITHOUT_LINK:
             path = self._host.path(name.format(self._release))
             self._note_link(path)
@@ -243,7 +249,8 @@ class _Search:
         """
         pairs = [Tree(source, build), Tree(build, build)]
         self._note_link(build / "source")
-        stated = [build / "source"]
+        # Beside it, in nixpkgs' kernel.dev.
+        stated = [build / "source", *([build.with_name("source")] if build.name == "build" else [])]
         self._note(str(build / "Makefile"))
         with contextlib.suppress(OSError):
             text = read_start(self._host.inside(build / "Makefile"), _MAX_MAKEFILE)
@@ -266,7 +273,9 @@ class _Search:
                 self._note(str(path))
             return real_directory(path, self._host)
         except OSError as error:
-            self._refusals.append(_Refusal(Reason.DANGLING, _why_not_followed(path, error)))
+            # Fedora's "source" leads to "build", which was said to lead nowhere.
+            if not (self._refusals and path.is_symlink() and str(path.readlink()) == "build"):
+                self._refusals.append(_Refusal(Reason.DANGLING, _why_not_followed(path, error)))
             return None
 
     def _note(self, *paths: str) -> None:
@@ -315,5 +324,5 @@ def _why_not_followed(link: Path, error: OSError) -> str:
     name = printable(str(link))
     if isinstance(error, FileNotFoundError) and link.is_symlink():
         target = printable(str(link.readlink()), 200)
-        return f"{name} leads to {target}, which is not there: its headers package was removed"
+        return f"{name} leads to {target}, which is not there: the package with the headers is not installed"
     return f"{name} leads nowhere: {error.strerror}"

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from ..system.tasks import SharedWork
+from ..host.distribution import distribution
+from ..system.tasks import SharedWork, in_thread
 from .source import NotFound, Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ..host.host import Host
@@ -45,16 +48,23 @@ class PackageSource:
 
     Args:
         host: whose package manager, sources and keys are used.
-        work: a directory of the daemon's own for what the package manager writes.
+        work: a directory of the daemon's own for what package managers write.
+        extra: addresses of further repositories; see `configure`.
     """
 
     name = "package"
 
-    def __init__(self, host: Host, work: Path) -> None:
+    def __init__(self, host: Host, work: Path, extra: Sequence[str] = ()) -> None:
         self._host = host
         self._work = work
+        self._extra = tuple(extra)
         self._known: PackageManager | None = None
+        self._choosing = asyncio.Lock()
         self._queries = SharedWork()
+
+    def configure(self, extra: Sequence[str]) -> None:
+        """Take other addresses of further repositories, which the next request uses."""
+        self._extra = tuple(extra)
 
     async def close(self) -> None:
         """Cancel all queries, and wait until they have ended."""
@@ -70,21 +80,63 @@ class PackageSource:
             NotFound: there is no such package, or no package manager that is known here.
             Timeout: the package manager did not answer.
         """
-        manager = self._manager()
+        manager = await self._manager()
         return await self._queries.share(release, lambda: manager.offered(release))
 
     async def find(self, release: Release, report: Report) -> Archive:
         """See `Source.find`; always downloads."""
-        return await self._manager().fetch(release, report)
+        manager = await self._manager()
+        return await manager.fetch(release, report)
 
-    def _manager(self) -> PackageManager:
-        if self._known is None:
-            from .apt import Apt  # 0.4 MiB, which most daemons do without: they are never asked for a package
+    async def _manager(self) -> PackageManager:
+        # One, as the first thing that it does is to remove what another one left.
+        async with self._choosing:
+            if self._known is None:
+                self._known = await in_thread(choose_manager, self._host, self._work, lambda: self._extra)
+            return self._known
 
-            if not Apt.serves(self._host):
-                raise NotFound(
-                    Reason.UNSUPPORTED,
-                    f"no package manager that is known here: no apt-get, or no {self._host.path('etc/apt')}",
-                )
-            self._known = Apt(self._host, self._work)
-        return self._known
+
+def choose_manager(host: Host, work: Path, extra: Callable[[], Sequence[str]]) -> PackageManager:
+    """The package manager that serves a host; blocking.
+
+    It is the one of the distribution that os-release(5) names: Debian has dnf and pacman too, for other
+    purposes. Where it names none that is known here, it is the first that the host is configured for.
+
+    Args:
+        work: a directory of the daemon's own.
+        extra: returns the addresses of ``ExtraRepositories=`` as they are now.
+
+    Raises:
+        NotFound: UNSUPPORTED, saying of each what is missing.
+    """
+    from .apt import Apt  # 0.4 MiB, which most daemons do without: they are never asked for a package
+    from .pacman import Pacman
+    from .rpm import Rpm
+    from .suse import Suse
+
+    known = distribution(host)
+    families = known.families if known is not None else ()
+    makers: dict[str, Callable[[], PackageManager]] = {
+        "apt": lambda: Apt(host, work),
+        "rpm": lambda: Rpm(host, work, extra),
+        "zypper": lambda: Suse(host, work, extra),
+        "pacman": lambda: Pacman(host, work, extra),
+    }
+    of_families = {
+        "apt": Apt.FAMILIES,
+        "rpm": Rpm.FAMILIES,
+        "zypper": Suse.FAMILIES,
+        "pacman": Pacman.FAMILIES,
+    }
+    missing = {
+        "apt": Apt.missing(host),
+        "rpm": Rpm.missing(host),
+        "zypper": Suse.missing(host),
+        "pacman": Pacman.missing(host),
+    }
+    named = [name for name, own in of_families.items() if set(own) & set(families)]
+    for name in named or missing:
+        if not missing[name]:
+            return makers[name]()
+    reasons = "; ".join(f"{name}: {missing[name]}" for name in named or missing)
+    raise NotFound(Reason.UNSUPPORTED, f"no package manager that is known here can be used ({reasons})")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where headers come from: five sources behind one small interface, none of which knows the cache.
+"""Where headers come from: six sources behind one small interface, none of which knows the cache.
 
 One source finds trees that are usable in place, the others archives to be extracted. A source that has no
 headers raises `NotFound` with the reason.
@@ -22,7 +22,7 @@ class Reason(enum.Enum):
     """The typed reasons for which a source has nothing."""
 
     MISSING = "missing"  # nothing is there
-    DANGLING = "dangling"  # a symlink leads nowhere: the headers package was removed
+    DANGLING = "dangling"  # a symlink leads nowhere: the headers package is not installed
     INCOMPLETE = "incomplete"  # a left-over without kconfig.h, or without what was generated
     OTHER_RELEASE = "other-release"  # it is another kernel's
     NOT_RUNNING = "not-running"  # this source only serves the running kernel

@@ -180,7 +180,7 @@ class _Walk:
         self._of_architecture = f"arch/{arch}/include"
         self._generated = ("include/generated", "include/config", f"{self._of_architecture}/generated")
         self._allowed = [tree.source_tree, tree.build_tree]
-        for path in (*map(host.path, _PACKAGES), host.modules_directory(release)):
+        for path in (*map(host.path, _PACKAGES), *host.modules_directories(release)):
             with contextlib.suppress(OSError, RuntimeError):
                 self._allowed.append(host.resolve(path))
 

@@ -33,6 +33,10 @@ class Vanished(DiskError):
     """Another program removed a directory or file that is needed. The operation may be repeated."""
 
 
+class Lost(DiskError):
+    """A directory was removed, and the daemon may not make it again: only a start of its service can."""
+
+
 @contextlib.contextmanager
 def explained(what: str, where: Path) -> Iterator[None]:
     """Turn an OSError into an error for the caller.

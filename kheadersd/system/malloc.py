@@ -9,12 +9,15 @@ import functools
 import gc
 from typing import Any
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 _THRESHOLD = 1024 * 1024
+# What a decompressor has in flight. By default each of its pieces is returned to the kernel, and the next
+# one touches new pages: 5,000 page faults, and a tenth of the time of an archive.
+_TOP = 4 * 1024 * 1024
 
 
 def keep_little() -> None:
-    """Have glibc return buffers of megabytes to the kernel when they are freed.
+    """Have glibc return buffers of megabytes to the kernel when they are freed, and 4 MiB of others later.
 
     Called before the first such buffer is made.
 
@@ -23,6 +26,7 @@ def keep_little() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         _libc().mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+        _libc().mallopt(_M_TRIM_THRESHOLD, _TOP)
         _libc().mallopt(_M_ARENA_MAX, 1)
 
 

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+
+_USER_INFORMATION = re.compile(r"//[^/@\s]*@")
+_QUERY = re.compile(r"(https?://[^\s?\"'\\]*)(?:\?[^\s\"'\\]*)?", re.IGNORECASE)
 
 
 def printable(text: str | bytes, limit: int | None = None) -> str:
@@ -45,6 +49,11 @@ def has_controls(text: str) -> bool:
     D-Bus cannot carry such a name, or a caller could take it for another one.
     """
     return any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def without_secrets(text: str) -> str:
+    """The text without what opens something in its addresses: passwords, and queries, which can be signed."""
+    return _QUERY.sub(r"\1", _USER_INFORMATION.sub("//", text))
 
 
 def _escaped(character: str) -> str:

@@ -80,7 +80,7 @@ async def find_bpftool(run: Run, places: Sequence[str] = PLACES) -> Bpftool:
     found = "; ".join(complaints) or f"it is not in {', '.join(places)}"
     raise NotAvailable(
         f"there is no bpftool to make vmlinux.h with: {found}. "
-        "It is in the package bpftool, in Ubuntu also in linux-tools"
+        "It is in the package bpftool, on Ubuntu also in linux-tools, on Arch Linux in bpf"
     )
 
 

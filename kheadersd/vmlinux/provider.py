@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cache.entry import TYPES, Record, entry_name
 from ..cache.manifest import FILE_MODE, Item, Manifest
-from ..errors import KheadersError, NotAvailable, Timeout
+from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
+from ..formats import oci
 from ..formats.tar import FILE
 from ..headers.consent import Action
 from ..sources.source import NotFound
@@ -35,11 +38,15 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..release import Release
     from ..sandbox.command import Run
+    from ..sources.registry_files import RegistryFiles
     from .bpftool import Bpftool
     from .btf_finder import Btf
 
 SOURCE = "btf"
+REGISTRY = "registry"
 """Where entries with a vmlinux.h come from, as their records have it."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -74,10 +81,12 @@ class TypesProvider:
         lifecycle: Lifecycle,
         run: Run,
         progress: Progress,
+        registry: RegistryFiles,
         find_timeout: float | None = None,
     ) -> None:
         """
         Args:
+            registry: gives what another host made, where this one has no bpftool.
             find_timeout: seconds that finding the BTF of a kernel may take; None for ever. May be changed.
         """
         self.find_timeout = find_timeout
@@ -86,6 +95,7 @@ class TypesProvider:
         self._cache = lifecycle.cache
         self._run = run
         self._progress = progress
+        self._registry = registry
         self._work = SharedWork()
         self._bpftool: Bpftool | None = None
 
@@ -133,7 +143,7 @@ class TypesProvider:
         """The vmlinux.h of a release: the one that is there, or a new one.
 
         Raises:
-            NotAvailable: there is no BTF, or no bpftool.
+            NotAvailable: there is no BTF; or no bpftool, and no registry has what another one made.
             Corrupt, ReleaseMismatch: the BTF is damaged, or another kernel's.
             CompileFailed: bpftool can make nothing of it.
             NoSpace, Timeout: it could not be made.
@@ -142,7 +152,9 @@ class TypesProvider:
         if ready := self.ready(release):
             return ready
         uid = await caller.consent(Action.EXTRACT)
-        made, fresh = await self._work.share(release, lambda: self._make(release, uid))
+        fetches = self._registry.is_configured and await caller.may(Action.DOWNLOAD)
+        work = functools.partial(self._make, release, uid, fetches=fetches)
+        made, fresh = await self._work.share((release, fetches), work)
         return self._served(made, fresh=fresh)
 
     async def why_not_restorable(self, entry: Entry) -> str:
@@ -160,24 +172,24 @@ class TypesProvider:
         entry.touch()
         return ServedTypes(entry, vmlinux.compile_arguments(entry.path, os.uname().machine), fresh)
 
-    async def _make(self, release: Release, uid: int) -> tuple[Entry, bool]:
+    async def _make(self, release: Release, uid: int, *, fetches: bool) -> tuple[Entry, bool]:
         started = time.monotonic()
         with self._progress.of(release, SOURCE) as report:
             report("find", 0.0)
             try:
                 # First: a release that does not exist must not make the daemon run bpftool.
                 await self._in_time(release, btf.check_exists(self._host, release))
-                bpftool = await self._find_bpftool()
+                maker = await self._maker(fetches=fetches)
                 found = await self._in_time(release, btf.find(self._host, release, self._cache.directory))
             except NotFound as not_found:
                 raise NotAvailable(f"there is no BTF for {release}: {not_found.message}") from None
             report("make", 0.5)
-            digest = _digest(found, bpftool)
+            digest = _digest(found, maker)
             name = entry_name(release, digest)
             async with self._cache.locks.of(name):
                 if known := await self._confirm(name, found):
                     return known, False
-                return await self._write(release, digest, found, bpftool, started, uid), True
+                return await self._write(release, digest, found, maker, started, uid), True
 
     async def _in_time(self, release: Release, finding: Awaitable[T]) -> T:
         """
@@ -190,6 +202,35 @@ class TypesProvider:
             return Timeout(f"finding the BTF of {release} took longer than {limit:g} s; see ExtractTimeout=")
 
         return await within(self.find_timeout, finding, late)
+
+    async def _maker(self, *, fetches: bool) -> Bpftool | NotAvailable:
+        """What makes vmlinux.h: bpftool, or a registry, for the reason for which there is no bpftool."""
+        try:
+            return await self._find_bpftool()
+        except NotAvailable as error:
+            if not fetches:
+                raise
+            return error
+
+    async def _write_text(self, found: Btf, maker: Bpftool | NotAvailable, out: int) -> int:
+        """Write vmlinux.h, and return its size in bytes.
+
+        Raises:
+            NotAvailable: no registry has a good one.
+            NoSpace: there is no room for it.
+            CompileFailed, Timeout, KheadersError: as `vmlinux.make`.
+        """
+        if not isinstance(maker, NotAvailable):
+            return await vmlinux.make(found, maker, self._run, out)
+        try:
+            origin = await self._registry.fetch(oci.TYPES, found.digest, out)
+            size = await in_thread(vmlinux.check, out, f"the file in {origin}")
+        except NoSpace:
+            raise
+        except (NotFound, KheadersError) as error:
+            raise NotAvailable(f"{maker.message}; and none was fetched: {error.message}") from None
+        log.info("Fetched %s of the BTF in %s from %s", vmlinux.NAME, found.origin, origin)
+        return size
 
     async def _find_bpftool(self) -> Bpftool:
         if self._bpftool is None or not self._bpftool.is_current():
@@ -215,17 +256,23 @@ class TypesProvider:
         return entry if await self._lifecycle.update_origin(entry, record) else None
 
     async def _write(
-        self, release: Release, digest: str, found: Btf, bpftool: Bpftool, started: float, uid: int
+        self,
+        release: Release,
+        digest: str,
+        found: Btf,
+        maker: Bpftool | NotAvailable,
+        started: float,
+        uid: int,
     ) -> Entry:
         async with closed_at_end(self._cache.stage, release, digest) as staging:
             # Closed before it is watched: a file that is open for writing counts as changed.
             async with closed_at_end(_create, staging) as file:
-                size = await vmlinux.make(found, bpftool, self._run, file.fileno())
+                size = await self._write_text(found, maker, file.fileno())
             record = Record(
                 release=release,
                 digest=digest,
                 root=str(self._host.root),
-                source=SOURCE,
+                source=REGISTRY if isinstance(maker, NotAvailable) else SOURCE,
                 origin=found.origin,
                 origin_stamp=found.origin_stamp,
                 build_id=found.build_id,
@@ -233,6 +280,7 @@ class TypesProvider:
                 bytes=-(-size // _BLOCK) * _BLOCK,
                 extracted_at=time.time_ns() // 1000,
                 kind=TYPES,
+                btf=found.digest,
             )
 
             def keep(published: Published) -> None:
@@ -241,9 +289,10 @@ class TypesProvider:
             return (await in_thread(_publish, staging, record, keep=keep)).entry
 
 
-def _digest(found: Btf, bpftool: Bpftool) -> str:
+def _digest(found: Btf, maker: Bpftool | NotAvailable) -> str:
     """Of all that decides what is in the file: another bpftool makes another vmlinux.h of the same BTF."""
-    return hashlib.sha256(f"{found.digest}\n{bpftool.digest}\n".encode()).hexdigest()
+    by = REGISTRY if isinstance(maker, NotAvailable) else maker.digest
+    return hashlib.sha256(f"{found.digest}\n{by}\n".encode()).hexdigest()
 
 
 def _create(staging: Staging) -> FileIO:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tests.bench import calls, extraction, precompiled, resources
+from tests.bench import calls, extraction, precompiled, resources, tools
 from tests.bench.measure import HEADING, note, table
 from tests.bench.rig import make_rig
 from tests.support.kheaders import make_real_headers
@@ -32,6 +32,9 @@ ROWS = {
         precompiled.bcc,
         precompiled.making,
         precompiled.left,
+        tools.cold,
+        tools.tools,
+        tools.sharing,
         calls.cached_pch,
     )
 }

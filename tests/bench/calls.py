@@ -38,14 +38,14 @@ def cached(rig: Rig) -> list[Result]:
             _median_p50(ours),
             "µs",
             _median_p50(theirs),
-            goal=2.5,
+            goal=1.6,
         ),
         Result(
             "cached GetHeaders, CPU per call with ten, with a constant from C",
             _median_cpu(ours),
             "µs",
             _median_cpu(theirs),
-            goal=2.5,
+            goal=2,
         ),
     ]
 
@@ -65,14 +65,14 @@ def cached_pch(rig: Rig) -> list[Result]:
             _median_p50(pch),
             "µs",
             _median_p50(headers),
-            goal=1.5,
+            goal=1.3,
         ),
         Result(
             "cached GetPch, CPU per call with ten, with GetHeaders",
             _median_cpu(pch),
             "µs",
             _median_cpu(headers),
-            goal=1.5,
+            goal=1.3,
         ),
     ]
 

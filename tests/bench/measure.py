@@ -27,6 +27,7 @@ class Result:
         theirs: what it is compared with, in the same unit; None if with nothing.
         goal: the largest ratio that is wanted, or the largest figure where nothing is compared; None if the
             line is for information.
+        ratios: of pairs that were measured one after the other; () where the ratio is that of the figures.
     """
 
     what: str
@@ -34,10 +35,13 @@ class Result:
     unit: Unit = ""
     theirs: float | None = None
     goal: float | None = None
+    ratios: tuple[float, ...] = ()
 
     @property
     def value(self) -> float:
         """What the goal is for."""
+        if self.ratios:
+            return median(self.ratios)
         return self.ours if self.theirs is None else self.ours / self.theirs
 
     @property
@@ -46,12 +50,28 @@ class Result:
             return ""
         return "met" if self.value <= self.goal else "missed"
 
+    @property
+    def spread(self) -> str:
+        """The quarters of the ratios, between which half of them are."""
+        if len(self.ratios) < _FEW:
+            return ""
+        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return f"{low:.2f} to {high:.2f}"
+
     def cells(self) -> tuple[str, ...]:
-        """As text: what, ours, theirs, ratio, goal, verdict."""
+        """As text: what, ours, theirs, ratio, goal, verdict, spread."""
         ratio = "" if self.theirs is None else f"{self.value:.2f}"
         theirs = "" if self.theirs is None else _figure(self.theirs, self.unit)
         goal = "" if self.goal is None else f"≤ {self.goal:g}" + _space(self.unit if not ratio else "")
-        return self.what, _figure(self.ours, self.unit), theirs, ratio, goal, self.verdict
+        return self.what, _figure(self.ours, self.unit), theirs, ratio, goal, self.verdict, self.spread
+
+
+def paired(
+    what: str, ours: Sequence[float], theirs: Sequence[float], unit: Unit = "s", *, goal: float | None = None
+) -> Result:
+    """The line for pairs of figures, of which the median of the ratios counts."""
+    ratios = tuple(one / other for one, other in zip(ours, theirs, strict=True))
+    return Result(what, median(ours), unit, median(theirs), goal, ratios)
 
 
 def _figure(value: float, unit: Unit) -> str:
@@ -62,7 +82,8 @@ def _space(unit: Unit) -> str:
     return f" {unit}" if unit else ""
 
 
-_WIDTHS = (72, 10, 10, 5, 9, 6)  # in characters, so that lines printed apart make one table
+_FEW = 3  # fewer ratios have no spread
+_WIDTHS = (72, 10, 10, 5, 9, 6, 12)  # in characters, so that lines printed apart make one table
 
 
 def table(results: Sequence[Result]) -> str:
@@ -76,7 +97,7 @@ def _line(cells: Sequence[str]) -> str:
     return "  ".join([what.ljust(_WIDTHS[0]), *aligned]).rstrip()
 
 
-HEADING = _line(("", "kheadersd", "compared", "ratio", "goal", ""))
+HEADING = _line(("", "kheadersd", "compared", "ratio", "goal", "", "half of them"))
 
 
 def note(text: str) -> None:
@@ -90,6 +111,12 @@ def cpu_seconds(pid: int) -> float:
     The kernel numbers these clocks so, see clock_getcpuclockid(3) and the macros in its posix-timers.h.
     """
     return time.clock_gettime(~pid << 3 | 2)
+
+
+def children_seconds(pid: int) -> float:
+    """Processor time of the children of a process that have ended, and of theirs; to some 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kheadersd.vmlinux.btf_finder import RUNNING_BTF
 from tests.bench.measure import cpu_seconds
 from tests.support.running import NAME, REPOSITORY, Bus, Daemon
 
@@ -119,6 +120,11 @@ class Rig:
     def root(self) -> Path:
         return self.directory / "root"
 
+    @property
+    def module_root(self) -> Path:
+        """A host whose headers are in the module alone, which is not loaded."""
+        return self.directory / "module-root"
+
     def rounds(self, usual: int) -> int:
         return 1 if self.quick else usual
 
@@ -136,10 +142,10 @@ class Rig:
             shutil.rmtree(directory)
 
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[MeasuredDaemon]:
-        """A new daemon with an empty cache."""
+    def daemon(self, root: Path | None = None) -> Iterator[MeasuredDaemon]:
+        """A new daemon with an empty cache, of another host than `root` if told so."""
         with self.scratch() as directory:
-            daemon = MeasuredDaemon(self.bus, self.root, directory / "cache", directory / "log")
+            daemon = MeasuredDaemon(self.bus, root or self.root, directory / "cache", directory / "log")
             try:
                 daemon.start()
                 yield daemon
@@ -199,12 +205,17 @@ def make_rig(parent: Path, headers: RealHeaders, *, quick: bool) -> Iterator[Rig
 
 
 def _lay_out_host(rig: Rig, headers: RealHeaders) -> None:
-    osrelease = rig.root / "proc/sys/kernel/osrelease"
-    for place in (osrelease, rig.archive):
-        place.parent.mkdir(parents=True)
-    (rig.root / "lib/modules" / rig.release).mkdir(parents=True)
-    osrelease.write_text(rig.release + "\n")
+    for root in (rig.root, rig.module_root):
+        osrelease = root / "proc/sys/kernel/osrelease"
+        osrelease.parent.mkdir(parents=True)
+        osrelease.write_text(rig.release + "\n")
+        (root / "lib/modules" / rig.release / "kernel").mkdir(parents=True)
+    rig.archive.parent.mkdir(parents=True)
     shutil.copyfile(headers.archive, rig.archive)
+    shutil.copyfile(headers.module, rig.module_root / "lib/modules" / rig.release / "kernel/kheaders.ko")
+    if os.access(f"/{RUNNING_BTF}", os.R_OK):
+        (rig.root / RUNNING_BTF).parent.mkdir()
+        shutil.copyfile(f"/{RUNNING_BTF}", rig.root / RUNNING_BTF)
 
 
 def _build(program: str, directory: Path) -> None:

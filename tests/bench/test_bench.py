@@ -38,7 +38,7 @@ def test_a_row(row: str, real_headers: RealHeaders) -> None:
     assert bench.returncode == 0, output + errors
     assert "failed" not in output
     heading, *results = output.split("\n\n")[1].splitlines()
-    assert heading.split() == ["kheadersd", "compared", "ratio", "goal"]
+    assert heading.split() == ["kheadersd", "compared", "ratio", "goal", "half", "of", "them"]
     assert results
 
 

@@ -23,7 +23,7 @@ from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
 from tests.support.archives import kheaders_files, make_kheaders
-from tests.support.clients import halted
+from tests.support.clients import halted, used_two_hours_ago
 from tests.support.running import INTERFACE, NAME, OBJECT, REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
@@ -268,6 +268,10 @@ def test_prune_removes_what_the_policy_lets_go(
     assert bus.call("Prune", "a{sv}", "0") == [[], 0], "the running kernel's entry stays"
     daemon.stop()
     (host.root / "proc/sys/kernel/osrelease").write_text("6.2.0-new\n")
+    daemon.start()
+    assert bus.call("Prune", "a{sv}", "0") == [[], 0], "a program was given it a moment ago"
+    daemon.stop()
+    used_two_hours_ago(daemon)
     daemon.start()
     releases, freed = bus.call("Prune", "a{sv}", "0")
     # Retention is also applied at start, which may have been first.

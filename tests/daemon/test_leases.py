@@ -16,7 +16,17 @@ import pytest
 from kheadersd.dbus.codec import Variant
 from kheadersd.dbus.errors import BusError
 from tests.support.archives import kheaders_files, make_kheaders
-from tests.support.clients import Client, Ctl, client_on, eventually, halted, listener_on, usable, wait_until
+from tests.support.clients import (
+    Client,
+    Ctl,
+    client_on,
+    eventually,
+    halted,
+    listener_on,
+    usable,
+    used_two_hours_ago,
+    wait_until,
+)
 from tests.support.needs import needs_root
 from tests.support.running import Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
@@ -164,6 +174,7 @@ async def test_prune_leaves_what_is_leased(
         daemon.stop()
         (host.root / "proc/sys/kernel/osrelease").write_text("6.2.0-new\n")
         host.modules.rmdir()
+        used_two_hours_ago(daemon)
         daemon.start()
     async with client_on(bus) as client, listener_on(bus) as listener:
         assert await client.call("Prune", "a{sv}", {}) == [[], 0]

@@ -185,10 +185,11 @@ async def test_who_asked_first_leaves_and_who_asked_otherwise_waits(bus: Bus, bi
     async with client_on(bus) as other:
         async with client_on(bus) as first:
             asking = asyncio.ensure_future(first.get(sources=Variant("as", ["sysfs"])))
-            await eventually(lambda: staged(big_daemon))
+            await asyncio.to_thread(halt_when, big_daemon, lambda: staged(big_daemon))
             waiting = asyncio.ensure_future(other.get())
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)  # its call is in the daemon's socket
             assert len(staged(big_daemon)) == 1
+        go_on(big_daemon)
         with pytest.raises(Exception, match="connection"):
             await asking
         path, details = await waiting

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import os
 import subprocess
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kheadersd.host.host import Host
+from tests.support.gnupg import Keyring
+from tests.support.web_server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,54 +84,17 @@ class Key:
     """A signing key in a keyring of its own."""
 
     def __init__(self, home: Path) -> None:
-        self._home = home
         self.public = home / "public.gpg"
         home.mkdir(mode=0o755, exist_ok=True)
-        secret = home / "secret"
-        secret.mkdir(mode=0o700)
-        self._gpg("--passphrase", "", "--quick-gen-key", "test@example.org", "ed25519", "sign", "never")
-        self._gpg("--output", str(self.public), "--export")
+        self._keyring = Keyring(home / "secret", "test@example.org")
+        self._keyring.run("--output", str(self.public), "--export")
 
     def sign(self, source: Path, target: Path) -> None:
         target.unlink(missing_ok=True)
-        self._gpg("--output", str(target), "--clearsign", str(source))
+        self._keyring.run("--output", str(target), "--clearsign", str(source))
 
     def close(self) -> None:
-        command = ["gpgconf", "--homedir", str(self._home / "secret"), "--kill", "all"]
-        subprocess.run(command, check=True, capture_output=True)
-
-    def _gpg(self, *arguments: str) -> None:
-        command = ["gpg", "--homedir", str(self._home / "secret"), "--batch", "--quiet", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
-
-
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        if self.path.endswith(".deb") and self.server.stalls:
-            self.server.stalled.set()
-            self.server.closing.wait(60)
-            return
-        super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = False
-
-    def __init__(self, directory: Path) -> None:
-        def handler(*arguments: object) -> _Handler:
-            return _Handler(*arguments, directory=str(directory))  # type: ignore[arg-type]
-
-        self.requests: list[str] = []
-        self.stalls = False
-        self.stalled = threading.Event()
-        self.closing = threading.Event()
-        super().__init__(("127.0.0.1", 0), handler)
+        self._keyring.close()
 
 
 class Repository:
@@ -148,15 +111,10 @@ class Repository:
         self._published = 1_700_000_000
         self.pool = directory / "pool"
         self.pool.mkdir(parents=True)
-        self.server = _Server(directory)
-        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
-        self._thread.start()
+        self.server = WebServer(directory)
 
     def close(self) -> None:
-        self.server.closing.set()
-        self.server.shutdown()
-        self._thread.join()
-        self.server.server_close()
+        self.server.stop()
 
     def sources_line(self, options: str = "") -> str:
         uri = f"http://127.0.0.1:{self.server.server_port}"

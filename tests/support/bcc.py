@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from kheadersd.sandbox.confined_child import run_confined
 from tests.support.precompiling import ARCHITECTURE, is_there
 from tests.support.running import Bus
 
-_PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
+PYTHON = "/usr/bin/python3"  # the distribution's, which has bcc
 _ALONE = 'mount --bind "$0" /mnt && mount -t tmpfs none /tmp && exec "$@"'
 _HARNESS = Path(__file__).parent / "bcc_tool.py"
 TOOLS = {
@@ -83,7 +84,7 @@ def bcc(tree: str, *command: str | Path, bus: Path = Path("/mnt")) -> str:
     assert Path(tree, "include/linux/kconfig.h").is_file()
     done = subprocess.run(
         # Whatever it does in /tmp, it does in one of its own.
-        ["unshare", "--mount", "sh", "-c", _ALONE, bus, _PYTHON, *command],
+        ["unshare", "--mount", "sh", "-c", _ALONE, bus, PYTHON, *command],
         env={**os.environ, "BCC_KERNEL_SOURCE": tree, "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/mnt/bus"},
         cwd="/", capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -133,24 +134,34 @@ def python_tools() -> list[str]:
     return [tool.name.removesuffix("-bpfcc") for tool in tools if b"python" in tool.read_bytes()[:64]]
 
 
-def tool_run(package: Path, tool: str, bus: Bus, *options: str) -> ToolRun:
-    """Run a tool of bcc's by ``kheadersctl exec``.
+def by_exec(
+    package: Path, bus: Bus, options: Sequence[str], command: Sequence[str | Path]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command by ``kheadersctl exec``.
 
     Args:
         package: the directory that kheadersd is in, which has to be root's for ``--precompiled``.
     """
-    before = [sys.executable, "-m", "kheadersd.cli", "exec", *options, "--"]
-    command = [_PYTHON, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", "--", *_MORE.get(tool, ())]
-    done = subprocess.run(
-        [*before, *command],
+    return subprocess.run(
+        [sys.executable, "-m", "kheadersd.cli", "exec", *options, "--", *command],
         env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address},
         cwd=package,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         stdin=subprocess.DEVNULL,
     )
+
+
+def tool_command(tool: str) -> list[str]:
+    """The command that runs a tool of bcc's as far as its program is compiled."""
+    return [PYTHON, "-c", _HARNESS.read_text(), f"/usr/sbin/{tool}-bpfcc", "--", *_MORE.get(tool, ())]
+
+
+def tool_run(package: Path, tool: str, bus: Bus, *options: str) -> ToolRun:
+    """Run a tool of bcc's by ``kheadersctl exec``; the arguments are those of `by_exec`."""
+    done = by_exec(package, bus, options, tool_command(tool))
     line = next((line for line in done.stdout.splitlines() if line.startswith('{"seconds')), "")
     values: dict[str, Any] = json.loads(line) if line else {"functions": {}, "process": 0.0}
     return ToolRun(done.returncode, values["functions"], values["process"], done.stderr)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ async def eventually(condition: Callable[[], object], seconds: float = 10) -> No
 def usable(path: str) -> bool:
     """Whether there are headers."""
     return Path(path, "include/linux/kconfig.h").exists()
+
+
+def used_two_hours_ago(daemon: Daemon) -> None:
+    """Let a daemon that is not running find that no program was given an entry lately."""
+    for record in daemon.cache.glob("*/entry.json"):
+        os.utime(record, (time.time() - 7200, time.time() - 7200))
 
 
 # Stages of an extraction, as the cache directory shows them
@@ -126,16 +132,20 @@ def busctl_waits(bus: Bus, member: str = "GetHeaders", *options: str) -> Iterato
 
 
 class Ctl:
-    """kheadersctl on a bus, as root or as another user."""
+    """kheadersctl on a bus, as root or as another user.
 
-    def __init__(self, bus: Bus, user: str | None = None) -> None:
+    Args:
+        prefix: a command that becomes kheadersctl.
+    """
+
+    def __init__(self, bus: Bus, user: str | None = None, prefix: Sequence[str] = ()) -> None:
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY) if user is None else python_path(),
             "PYTHONDONTWRITEBYTECODE": "1",
             "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
         }
-        self._command = [sys.executable, "-m", "kheadersd.cli"]
+        self._command = [*prefix, sys.executable, "-m", "kheadersd.cli"]
         if user is not None:
             self._command = [*as_user(user), *self._command]
 
@@ -159,6 +169,7 @@ class Ctl:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
         ) as process:
             try:
                 yield process

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import debian
+from tests.support import debian, package, store
 from tests.support.other_user import as_user
-from tests.support.running import REPOSITORY
 
-# What ./dev install installs, and an init system.
+# What the package depends on, and an init system.
 PACKAGES = (
     "dbus",
     "kmod",
@@ -51,12 +50,22 @@ exec "$@"
 """
 _SIGRTMIN_POWEROFF = signal.SIGRTMIN + 4  # systemd(1)
 
-SOURCE = "/srv/kheadersd"
-"""Where the container sees the project's checkout, read-only."""
-
+_DEBS = "/srv/deb"  # where it sees packages that were built
 
 COMPILER = ("clang", "libbpfcc")
 """The packages that are wanted besides, where something is compiled."""
+
+DNF = ("rpm", "dnf", "dnf-plugins-core")
+"""The packages that are wanted besides, where dnf is run."""
+
+ZYPPER = ("rpm", "zypper")
+"""The packages that are wanted besides, where zypper is run: not beside those of dnf."""
+
+REGISTRY = ("clang", "docker-registry", "gnupg", "skopeo")
+"""The packages that are wanted besides, where a registry runs, and precompiled headers are pushed to it."""
+
+PODMAN = ("catatonit", "crun", "podman")
+"""The packages that are wanted besides, where podman plays manifests of Kubernetes."""
 
 
 def base(suite: str, *more: str) -> Path:
@@ -85,29 +94,41 @@ class Container:
         directory: for its console log.
         binds: further directories that it sees read-only, by the names it sees them under.
         packages: what is installed in it besides `PACKAGES`.
+        suite: what it is of; `_suite`'s if it is empty.
+        network: whose network it has; None for one of its own, with loopback only.
     """
 
     name: str
     directory: Path
     binds: dict[str, Path] = dataclasses.field(default_factory=dict)
     packages: Sequence[str] = ()
+    suite: str = ""
+    network: Container | None = None
     process: subprocess.Popen[bytes] | None = None
     leader: int = 0
 
     def start(self) -> None:
         """Start it, and wait until the start of the system is over."""
         self._cgroup.mkdir()
-        binds = [f"--bind-ro={path}:{name}" for name, path in {SOURCE: REPOSITORY, **self.binds}.items()]
+        binds = [
+            f"--bind-ro={path}:{name}"
+            for name, path in {_DEBS: store.directory(package.KIND), **self.binds}.items()
+        ]
+        within: list[str] = []
+        if self.network is not None:
+            within = ["nsenter", f"--net=/proc/{self.network.leader}/ns/net", "--"]
         nspawn = [
-            *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
+            *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit"),
+            *(() if within else ("--private-network",)),
             *("--link-journal=no", "--console=read-only", "--resolv-conf=off", "--timezone=off"),
             *("--volatile=overlay", "--bind=/dev/autofs", *binds),
-            *(f"--machine={self.name}", f"--directory={base(_suite(), *self.packages)}", "--boot"),
+            f"--directory={base(self.suite or _suite(), *self.packages)}",
+            *(f"--machine={self.name}", "--boot"),
         ]
         with self._console.open("wb") as console:
             self.process = subprocess.Popen(
                 [
-                    *("unshare", "--mount", "--propagation", "slave", "sh", "-ec", _OUTER),
+                    *(*within, "unshare", "--mount", "--propagation", "slave", "sh", "-ec", _OUTER),
                     *(str(self._cgroup), *nspawn),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -162,6 +183,17 @@ class Container:
     def shell(self, script: str, timeout: float = 60) -> str:
         """What a shell script prints that has to succeed."""
         return self.do("sh", "-ec", script, timeout=timeout)
+
+    def install(self, file: Path) -> None:
+        """Install a package of `tests.support.package` as its users do: its dependencies are there."""
+        name = file.relative_to(store.directory(package.KIND))
+        self.apt("install", "--no-install-recommends", f"{_DEBS}/{name}")
+
+    def apt(self, *arguments: str) -> None:
+        """Run apt-get, which asks nothing."""
+        # The user of its downloads has nothing to look for in root's directories.
+        options = ("-qq", "-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
+        self.do("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments, timeout=180)
 
     def write(self, path: str, text: str) -> None:
         self.do("sh", "-ec", 'mkdir -p "${1%/*}"; printf %s "$2" >"$1"', "sh", path, text)
@@ -235,12 +267,17 @@ def _unified_hierarchy() -> Path | None:
 
 @contextlib.contextmanager
 def running(
-    name: str, directory: Path, binds: dict[str, Path] | None = None, packages: Sequence[str] = ()
+    name: str,
+    directory: Path,
+    binds: dict[str, Path] | None = None,
+    packages: Sequence[str] = (),
+    suite: str = "",
+    network: Container | None = None,
 ) -> Iterator[Container]:
     """A container, stopped in the end; where there can be none, tests are skipped."""
     if reason := why_not():
         pytest.skip(f"no containers here: {reason}")
-    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {}, packages)
+    container = Container(f"kheadersd-{name}-{os.getpid()}", directory, binds or {}, packages, suite, network)
     try:
         container.start()
         yield container

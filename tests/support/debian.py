@@ -61,10 +61,15 @@ def suite() -> str:
     """
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):
-            # Sid calls itself as the next release.
+            # Sid calls itself as the next release. A root directory of it has no lists that tell.
             codenames = {codename for _, _, codename in _of_debian()}
-            return "sid" if "sid" in codenames else line.partition("=")[2].strip('"')
+            is_sid = "sid" in codenames or (not codenames and _is_next_release())
+            return "sid" if is_sid else line.partition("=")[2].strip('"')
     raise CannotGet("/etc/os-release has no VERSION_CODENAME=")
+
+
+def _is_next_release() -> bool:
+    return Path("/etc/debian_version").read_text().strip().endswith("/sid")
 
 
 def sources(suite: str) -> list[str]:
@@ -236,17 +241,26 @@ def root(suite: str, packages: Iterable[str]) -> Path:
     return store.kept(f"roots/{suite}", key, lambda made: make_root(made, suite, wanted), keep=_ROOTS)
 
 
-def make_root(made: Path, suite: str, packages: Sequence[str]) -> None:
+def make_root(
+    made: Path,
+    suite: str,
+    packages: Sequence[str],
+    *,
+    variant: str = "minbase",
+    options: Iterable[str] = (),
+) -> None:
     """Make a root directory as `root` has it, which is the caller's to change.
 
     Args:
         made: a directory that is empty, or is made.
+        variant: of mmdebstrap(1); "extract" has these packages and what they depend on, unpacked.
+        options: more of them.
 
     Raises:
         CannotGet: it cannot be made.
     """
     command = [
-        *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"),
+        *("mmdebstrap", "--quiet", "--mode=root", f"--variant={variant}", *options),
         *([f"--include={','.join(packages)}"] if packages else []),
         *('--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"'),
         '--aptopt=Acquire::Retries "3"',

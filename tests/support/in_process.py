@@ -36,6 +36,8 @@ class NoObserver:
 
     def entry_added(self, entry: object) -> None: ...
 
+    def pch_added(self, pch: object) -> None: ...
+
     def entry_removed(self, entry: object, reason: str) -> None: ...
 
     def progress(self, release: object, stage: str, fraction: float) -> None: ...
@@ -44,14 +46,20 @@ class NoObserver:
 
 
 class Kept(Journal):
-    """Keeps what is said."""
+    """Keeps what is said.
+
+    Attributes:
+        levels: the last one of each event.
+    """
 
     def __init__(self) -> None:
         super().__init__(target="null")
         self.said: list[tuple[Event, str]] = []
+        self.levels: dict[Event, str] = {}
 
     def report(self, event: Event, message: str, *, level: str | None = None, **fields: object) -> None:
         self.said.append((event, message))
+        self.levels[event] = level or event.level
         super().report(event, message, level=level, **fields)
 
     def of(self, event: Event) -> list[str]:

@@ -14,11 +14,13 @@ from kheadersd.host.host import Host
 from tests.support.in_process import Kept
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kheadersd.cache.cache import Cache
     from kheadersd.cache.entry import Entry
     from kheadersd.cache.leases import Leases
+    from kheadersd.cache.pch_files import Pch
 
 
 class Told:
@@ -27,6 +29,7 @@ class Told:
     def __init__(self) -> None:
         self.added: list[str] = []
         self.removed: list[tuple[str, str]] = []
+        self.on_change: Callable[[], object] = lambda: None
 
     def entry_added(self, entry: Entry) -> None:
         self.added.append(entry.name)
@@ -34,7 +37,10 @@ class Told:
     def entry_removed(self, entry: Entry, reason: str) -> None:
         self.removed.append((entry.name, reason))
 
-    def changed(self) -> None: ...
+    def pch_added(self, pch: Pch) -> None: ...
+
+    def changed(self) -> None:
+        self.on_change()
 
 
 @dataclasses.dataclass

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
@@ -172,3 +173,11 @@ def _records(data: bytes, at: int, size: int) -> Iterator[tuple[int, tuple[int, 
         for _ in range(count):
             yield section, struct.unpack_from(f"={length // 4}I", data, at)
             at += length
+
+
+def has_run_path(program: Path) -> bool:
+    """Whether a program says itself where its libraries are."""
+    with program.open("rb") as file:
+        dynamic = ELFFile(file).get_section_by_name(".dynamic")
+        assert isinstance(dynamic, DynamicSection)
+        return any(dynamic.iter_tags("DT_RUNPATH"))

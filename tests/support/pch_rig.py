@@ -23,6 +23,7 @@ from kheadersd.pch.store import PchStore
 from kheadersd.sandbox.command import Command, Finished
 from tests.support.hosts import RELEASE
 from tests.support.libbcc_lines import LIBRARY, LINE, InstalledLibrary
+from tests.support.made_up_registry import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,7 @@ class Clang:
     Attributes:
         compiled: how many precompiled headers it was asked for.
         idle: for each of them, whether it was to run at a low priority.
+        canary_idle: the same, for the last program.
         listed: how often it was asked what a precompiled header needs.
         canaries: how many programs it compiled with one.
         complaint: what is wrong with headers; "" if it compiles them.
@@ -85,6 +87,7 @@ class Clang:
     def __init__(self) -> None:
         self.compiled = self.listed = self.canaries = 0
         self.idle: list[bool] = []
+        self.canary_idle = False
         self.complaint = self.canary_complaint = ""
         self.meanwhile: Callable[[], None] = lambda: None
         self.at_canary: Callable[[], None] = lambda: None
@@ -109,6 +112,7 @@ class Clang:
         if "-H" in words:
             return Finished(1, "", f". {tree}/{UNGUARDED}\n")
         self.canaries += 1
+        self.canary_idle = command.idle
         self.at_canary()
         await asyncio.sleep(0)
         return Finished(1 if self.canary_complaint else 0, "", self.canary_complaint)
@@ -156,7 +160,15 @@ class Rig:
         self.store = PchStore(state.lifecycle, self.compilers, self.profiles, config.max_pchs)
         self.library = InstalledLibrary()
         libbcc = LibbccCommands(self.clang, self.library)
-        compilation = Compilation(state.lifecycle, self.compilers, libbcc, self.store, run, state.progress)
+        self.registry = Files()
+        compilation = Compilation(
+            self.compilers,
+            libbcc,
+            self.store,
+            run,
+            state.progress,
+            self.registry,  # type: ignore[arg-type]
+        )
         self.header_removal = HeaderRemoval(bases, state.lifecycle, self.store, run, state.journal)
         self.provider = PchProvider(
             bases, self.profiles, self.compilers, self.store, compilation, self.header_removal
@@ -169,9 +181,16 @@ class Rig:
         return entry
 
     def request(
-        self, *headers: str, keep_headers: bool = True, force: bool = False, compiler: str = ""
+        self,
+        *headers: str,
+        keep_headers: bool = True,
+        force: bool = False,
+        compiler: str = "",
+        drop_restored: bool = False,
     ) -> PchRequest:
-        return PchRequest(RELEASE, "bpf-core", headers, compiler, keep_headers, force)
+        return PchRequest(
+            RELEASE, "bpf-core", headers, compiler, keep_headers, force, drop_restored=drop_restored
+        )
 
     async def close(self) -> None:
         await self.provider.close()

@@ -11,18 +11,26 @@ from collections.abc import Callable
 
 from tests.support import container, debian
 from tests.support.kheaders import make_real_headers
+from tests.support.package import older_package, package
 from tests.support.real_image import real_image
+from tests.support.suse_repository import programs
 
 
-def prepare(suite: str) -> None:
-    """Make real headers, and the roots that containers start from, of a suite; and a kernel's image."""
+def prepare(suite: str, *, containers: bool = True) -> None:
+    """Make real headers, roots for containers, and zypper of a suite; and a kernel's image."""
     made: dict[str, Callable[[], object]] = {
         "kheaders.ko": lambda: make_real_headers(suite),
         "a kernel": real_image,
+        "zypper": lambda: programs(suite),
     }
-    if not container.why_not():
+    if containers and not container.why_not():
         made["a root for containers"] = lambda: container.base(suite)
+        made["a root with a registry"] = lambda: container.base(suite, *container.REGISTRY)
         made["a root with a compiler"] = lambda: container.base(suite, *container.COMPILER)
+        made["a root with dnf"] = lambda: container.base(suite, *container.DNF)
+        made["a root with zypper"] = lambda: container.base(suite, *container.ZYPPER)
+        made["the package"] = package
+        made["an older package"] = older_package
     for what, make in made.items():
         try:
             make()

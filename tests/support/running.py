@@ -144,6 +144,7 @@ class Daemon:
 
     Attributes:
         prefix: a command that becomes the daemon.
+        patience: seconds that a start or an end may take.
     """
 
     bus: Bus
@@ -153,6 +154,7 @@ class Daemon:
     arguments: Sequence[str] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     prefix: Sequence[str] = ()
+    patience: float = 20
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -180,7 +182,7 @@ class Daemon:
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.patience
         while self._owner_missing() != "0":
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
@@ -208,7 +210,7 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         self.process.send_signal(signal.SIGCONT)  # a test that failed may have left it standing still
         try:
-            status = self.process.wait(20)
+            status = self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.apt_repository import Key, Repository, served
-from tests.support.container import SOURCE, Container, running
+from tests.support.container import Container, running
 from tests.support.kheaders import RealHeaders
+from tests.support.package import package
 
 RELEASE = "6.1.99-1-amd64"
 """A release of which only the repository has headers."""
@@ -21,7 +22,7 @@ RELEASE = "6.1.99-1-amd64"
 _OTHER_HOST = """\
 mkdir -p /srv/host/proc/sys/kernel /srv/host/sys /srv/host/lib/modules/{release}/kernel/kernel
 echo {release} >/srv/host/proc/sys/kernel/osrelease
-cp /srv/made/kheaders.ko /srv/host/lib/modules/{release}/kernel/kernel/
+test ! -e /srv/made || cp /srv/made/kheaders.ko /srv/host/lib/modules/{release}/kernel/kernel/
 mkdir -p /srv/host/etc/apt/apt.conf.d /srv/host/etc/apt/preferences.d /srv/host/var/lib/apt/lists/partial
 mkdir -p /srv/host/var/lib/dpkg
 touch /srv/host/var/lib/dpkg/status
@@ -33,6 +34,14 @@ printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/kheadersd --root /srv/host\\
 systemctl daemon-reload
 systemctl try-restart kheadersd.service
 """
+
+
+def serve_other_host(container: Container, headers: RealHeaders) -> None:
+    """Let the daemon serve a host whose running kernel has the real module, if that is bound to /srv/made."""
+    # What is done unasked at boot would be done amid some test.
+    container.wait_for("systemctl --quiet is-active kheaders.target")
+    container.wait_for('[ "$(systemctl show -P ActiveState kheaders-boot.service)" = inactive ]')
+    container.shell(_OTHER_HOST.format(release=headers.release))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +78,8 @@ def machine(
     """One that the project is installed on, and serves `real_headers.release` as the running kernel."""
     binds = {"/srv/made": real_headers.module.parent, "/srv/packages": packages[0], "/srv/key": packages[1]}
     with running("machine", tmp_path_factory.mktemp("machine"), binds) as container:
-        container.do(f"{SOURCE}/dev", "install")
-        # What is done unasked would be done amid some test.
-        container.wait_for("systemctl --quiet is-active kheaders.target")
-        container.wait_for('[ "$(systemctl show -P ActiveState kheaders-boot.service)" = inactive ]')
-        container.shell(_OTHER_HOST.format(release=real_headers.release))
+        container.install(package())
+        serve_other_host(container, real_headers)
         yield container
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from kheadersd.system.priority import IDLE_NICE
 from tests.support.archives import make_kheaders
-from tests.support.container import COMPILER, SOURCE, Container, running
+from tests.support.container import COMPILER, Container, running
+from tests.support.package import package
 from tests.support.served_host import ServedHost
 from tests.support.small_headers import FILES, RELEASE
 
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.slow
 # Run as the daemon's user: one command, as the daemon has it run.
 _CALL = """
 import asyncio, dataclasses, json, os, sys
-sys.path.insert(0, "/usr/lib/kheadersd")
 from kheadersd.sandbox.limits import exceeded_limit
 from kheadersd.sandbox.runners import COMPILE_ENVIRONMENT, compiler_runner
 from kheadersd.sandbox.command import Command
@@ -46,7 +46,6 @@ print(json.dumps(asyncio.run(main(*json.loads(sys.argv[1])))))
 # How libbcc compiles, asked as the daemon asks it.
 _ASK = """
 import asyncio, pathlib, sys
-sys.path.insert(0, "/usr/lib/kheadersd")
 from kheadersd.host.architecture import of_machine
 from kheadersd.pch.libbcc_command import LibbccCommands
 from kheadersd.sandbox.runners import compiler_runner
@@ -68,7 +67,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     made = tmp_path_factory.mktemp("made")
     ServedHost(_made_directory(made / "host")).show(make_kheaders(RELEASE, FILES))
     with running("compile", tmp_path_factory.mktemp("machine"), {"/srv/made": made}, COMPILER) as container:
-        container.do(f"{SOURCE}/dev", "install", timeout=300)
+        container.install(package())
         container.do("systemctl", "start", "kheaders-compile.socket")
         container.do("install", "-d", "-o", "kheadersd", "-m", "755", _CACHE, f"{_CACHE}/tree")
         container.write(f"{_CACHE}/tree/some.h", "struct some { int thing; };\n")
@@ -171,7 +170,7 @@ def test_who_it_is(machine: Container) -> None:
         "/run/dbus",
         "/root",
         "/home",
-        "/srv/kheadersd",
+        "/srv/deb",
         "/boot",
     ],
 )

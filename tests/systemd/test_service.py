@@ -65,6 +65,19 @@ def test_a_crash(machine: Container, configure: Configure) -> None:
     assert call(machine, "ListEntries")
 
 
+def test_the_cache_is_removed(machine: Container) -> None:
+    """With its directory, which is a mount of the sandbox: only the service manager makes that again."""
+    call(machine, "GetHeaders", "sa{sv}", "", "0")
+    machine.do("rm", "-rf", "/var/cache/kheaders")
+    refused = machine.run("kheadersctl", "get")
+    assert refused.returncode == 1
+    assert "ask again" in refused.stderr
+    machine.wait_for("kheadersctl get")
+    path, _ = call(machine, "GetHeaders", "sa{sv}", "", "0")
+    assert machine.do("stat", "-c", "%a %U", "/var/cache/kheaders") == "755 kheadersd"
+    assert machine.do("test", "-r", f"{path}/include/linux/kconfig.h", user="nobody") == ""
+
+
 def test_the_watchdog(machine: Container, configure: Configure) -> None:
     configure("kheadersd.service", "[Service]\nWatchdogSec=2s\n")
     machine.do("systemctl", "restart", "kheadersd.service")
@@ -107,7 +120,7 @@ def test_a_download_is_not_the_daemons(machine: Container) -> None:
     assert details["source"]["data"] == "package"
     assert machine.do("cat", f"{path}/include/linux/types.h") == "#define TYPES"
     assert "kheaders-fetch@" in machine.journal("-u", "kheaders-fetch@*")
-    assert machine.do("sh", "-c", "ls -d /var/cache/kheaders/.apt/run-* || true") == ""
+    assert machine.do("sh", "-c", "ls -d /var/cache/kheaders/.packages/run-* || true") == ""
     machine.do("systemctl", "stop", "packages")
 
 
@@ -117,6 +130,8 @@ def test_a_download_is_not_the_daemons(machine: Container) -> None:
         ("kheadersd", "StartUnit", "kheaders-module.service", True),
         ("kheadersd", "StopUnit", "kheaders-module.service", True),
         ("kheadersd", "StartUnit", "kheaders-module-unload.service", True),
+        ("kheadersd", "StartUnit", "kheaders-push.service", True),
+        ("kheadersd", "StopUnit", "kheaders-push.service", False),
         ("kheadersd", "RestartUnit", "kheaders-module.service", False),
         ("kheadersd", "StopUnit", "kheadersd.service", False),
         ("kheadersd", "StartUnit", "kheaders-prune.service", False),
@@ -140,7 +155,7 @@ def test_a_module_that_cannot_be_loaded_is_no_failure_of_the_machine(
         machine.run("systemctl", "start", unit)
         machine.wait_for(f'[ "$(systemctl is-active {unit})" != activating ]')
     assert "kheaders not found in directory" in machine.journal("-u", "kheaders-module.service")
-    assert machine.do("systemctl", "is-system-running") == "running"
+    assert machine.do("systemctl", "--failed", "--no-legend") == ""
 
 
 def test_the_unit_being_active_is_the_record(machine: Container, configure: Configure) -> None:
@@ -157,7 +172,7 @@ def test_the_unit_being_active_is_the_record(machine: Container, configure: Conf
     # The successor finds what was left loaded, and gives it back.
     machine.wait_for("! systemctl is-active kheaders-module.service")
     machine.do("rm", "/etc/modprobe.d/50-test.conf")
-    assert machine.do("systemctl", "is-system-running") == "running"
+    assert machine.do("systemctl", "--failed", "--no-legend") == ""
 
 
 def test_a_kernel_package_starts_it(machine: Container) -> None:
@@ -192,3 +207,16 @@ def test_the_journal_has_the_texts_of_the_catalog(machine: Container) -> None:
 
 def test_nothing_has_failed(machine: Container) -> None:
     assert machine.do("systemctl", "--failed", "--no-legend") == ""
+
+
+def test_metrics_where_the_manual_has_them(machine: Container) -> None:
+    """Its sandbox lets the daemon write there, every user can read it, and it goes with the daemon."""
+    configuration, path = "/etc/kheadersd.conf.d/metrics.conf", "/run/kheadersd/kheadersd.prom"
+    machine.write(configuration, f"[Metrics]\nTextFile={path}\n")
+    machine.do("systemctl", "restart", "kheadersd.service")
+    machine.wait_for(f"test -e {path}")
+    assert "kheadersd_cache_entries " in machine.do("cat", path, user="nobody")
+    machine.do("rm", configuration)
+    machine.do("systemctl", "stop", "kheadersd.service")
+    machine.do("test", "!", "-e", "/run/kheadersd")
+    machine.do("systemctl", "start", "kheadersd.service")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kheadersd.vmlinux.bpftool import PLACES
-from tests.support.container import SOURCE, Container, running
+from tests.support.container import Container, running
+from tests.support.package import package
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,6 @@ BPFTOOL = Path(PLACES[0], "bpftool")
 _MAKE = """
 import asyncio, hashlib, os, sys, tempfile
 from pathlib import Path
-sys.path.insert(0, "/usr/lib/kheadersd")
 from kheadersd.sandbox.runners import compiler_runner
 from kheadersd.sandbox.unit_client import UnitClient
 from kheadersd.vmlinux import bpftool, generate
@@ -48,7 +48,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     copy.write_bytes(SHOWN.read_bytes())
     binds = {str(path): path for path in (BPFTOOL, *_libraries())}
     with running("types", directory, {"/srv/btf": copy, **binds}) as container:
-        container.do(f"{SOURCE}/dev", "install", timeout=300)
+        container.install(package())
         container.do("systemctl", "start", "kheaders-compile.socket")
         yield container
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from kheadersd import config
 from tests.support.running import REPOSITORY
 
 # A room with a module, a path in the repository, or a target of a link.
@@ -31,6 +33,20 @@ def test_paths_exist(document: str) -> None:
     assert not missing
 
 
+def test_the_configuration_in_the_readme_has_every_setting_with_its_default(tmp_path: Path) -> None:
+    (sample,) = re.findall(r"```ini\n(\[Headers\].*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    file = tmp_path / "kheadersd.conf"
+    file.write_text(sample)
+    assert config.load(file, (), required=True) == (config.Config(), ())
+    section, named = "", []
+    for line in sample.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            named.append((section, line.partition("=")[0]))
+    assert sorted(named) == sorted(field.metadata["key"] for field in dataclasses.fields(config.Config))
+
+
 def test_modules_of_the_figure_exist() -> None:
     figure = re.search(r"```\n( cli/.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert figure is not None
@@ -43,7 +59,7 @@ def test_modules_of_the_figure_exist() -> None:
 
 def _product() -> list[Path]:
     """All files that are installed or run, but those that have no comments."""
-    tops = ("kheadersd", "units", "man", "completions", "examples", "dbus-policy", ".ci", "dev")
+    tops = ("kheadersd", "units", "man", "completions", "examples", "dbus-policy", "kubernetes", ".ci", "dev")
     found = [
         path
         for top in tops

@@ -14,7 +14,7 @@ LAYERS = (
     "errors",
     "system",
     # What every room may know, each only those before it.
-    *("release", "names", "events", "journal", "progress", "config"),
+    *("release", "repository", "names", "events", "journal", "progress", "config"),
     *(
         "formats",
         "dbus",
@@ -37,9 +37,13 @@ LATE = {
     "cli.__main__: cli.client": "--help and mistakes are told in 60 ms instead of 85: no asyncio, no D-Bus",
     "cli.__main__: cli.commands": "as cli.client, which it imports",
     "cli.__main__: cli.cc": "6 ms of all other commands",
+    "cli.__main__: cli.push": "15 ms of all other commands",
     "cli.cc: cli.plain_headers": "20 ms of all that is compiled with a precompiled header",
     "daemon.parts: daemon.derived": "0.8 MiB of a daemon that is asked for headers only",
     "sources.package: sources.apt": "0.4 MiB of a daemon that is asked for no package",
+    "sources.package: sources.pacman": "as sources.apt",
+    "sources.package: sources.suse": "as sources.apt",
+    "sources.package: sources.rpm": "as sources.apt",
 }
 """What is imported within a function, and what that saves."""
 

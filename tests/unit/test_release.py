@@ -13,7 +13,9 @@ from kheadersd.release import MAX_RELEASE, Release, escape, parse_release, unesc
 _DIGEST = "0" * 64
 
 _ANY_RELEASE = (
-    st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=64)
+    st.text(
+        st.characters(blacklist_categories=("Cc", "Cs"), blacklist_characters="/"), min_size=1, max_size=64
+    )
     .filter(lambda text: len(text.encode()) <= MAX_RELEASE)
     .filter(lambda text: text not in (".", ".."))
 )

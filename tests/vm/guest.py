@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import shlex
 import socket
-import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +201,6 @@ class Guest:
         data = data.encode() if isinstance(data, str) else data
         text = base64.b64encode(data).decode()
         self._ask({"write": path, "data": text, "mode": mode}, _FILE_LIMIT)
-
-    def put_tree(self, files: Iterable[Path], base: Path, destination: str) -> None:
-        """Copy files from below ``base`` here to below ``destination`` there; they become root's."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for file in files:
-                archive.add(file, str(file.relative_to(base)), recursive=False)
-        unpack = f"mkdir -p {destination} && tar -C {destination} --no-same-owner -xf -"
-        done = self.run(unpack, data=buffer.getvalue())
-        assert done.status == 0, done.said
 
     # The agent
 

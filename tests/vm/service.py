@@ -17,6 +17,11 @@ MODULE_UNIT = "kheaders-module.service"
 CALL_LIMIT = 120.0
 """Seconds: an extraction takes ten to twenty in an emulated machine."""
 
+COMPILE_LIMIT = 900.0
+"""Seconds; an emulated machine takes some twenty times as long as this one."""
+
+_LIMITS = "[Limits]\nCompileTimeout=10min\n"
+
 
 def call(
     guest: Guest, member: str, signature: str = "", *arguments: str, user: str | None = None
@@ -66,6 +71,12 @@ def get_headers(guest: Guest, *sources: str, user: str | None = None) -> tuple[s
 def forget(guest: Guest) -> None:
     """Remove the running kernel's entry, as an administrator would."""
     call(guest, "Remove", "sa{sv}", "", "1", "force", "b", "true")
+
+
+def give_compilers_time(guest: Guest) -> None:
+    """Let the daemon wait for compilers as long as they need in an emulated machine."""
+    guest.write("/etc/kheadersd.conf.d/50-emulated.conf", _LIMITS)
+    guest.check(f"systemctl reload-or-restart {UNIT}")
 
 
 def start_getting(guest: Guest, *sources: str) -> None:

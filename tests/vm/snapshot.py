@@ -7,14 +7,13 @@ import subprocess
 from pathlib import Path
 
 from tests.support import store
+from tests.support.package import package
 from tests.vm.guest import BOOT_LIMIT, Guest
 from tests.vm.image import Image
 from tests.vm.machine import HARDWARE, Machine
 
-CHECKOUT = "/root/kheadersd"
-"""Where the guest has the repository."""
-
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -qq --no-install-recommends"
+"""The beginning of a command that installs or removes packages in a guest."""
 
 _INSTALL_LIMIT = 300.0  # seconds
 
@@ -44,10 +43,8 @@ def bare(image: Image) -> Snapshot:
 
 def booted(image: Image) -> Snapshot:
     """The snapshot of a guest with the repository's present tree, made now if it was not made before."""
-    project = project_files()
-    names = "\n".join(str(file.relative_to(REPOSITORY)) for file in project)
     below = bare(image)
-    key = store.key_of(below.directory.name, names, *project)
+    key = store.key_of(below.directory.name, package())
     kind = f"guest/booted-{image.suite}"
     return Snapshot(image, store.kept(kind, key, lambda directory: _make_booted(below, directory)))
 
@@ -58,15 +55,11 @@ def _emulator() -> bytes:
     ).stdout
 
 
-def project_files() -> list[Path]:
-    """The files of the repository that take part in an installation."""
-    return store.files_below(REPOSITORY, leave_out=("tests",))
-
-
 def install(guest: Guest) -> None:
     """Install the project as its documentation says; the packages that it needs are there."""
-    guest.put_tree(project_files(), REPOSITORY, CHECKOUT)
-    guest.check(f"cd {CHECKOUT} && ./dev install", timeout=_INSTALL_LIMIT)
+    file = package()
+    guest.write(f"/root/{file.name}", file.read_bytes())
+    guest.check(f"{APT} install /root/{file.name}", timeout=_INSTALL_LIMIT)
 
 
 def _make_bare(image: Image, directory: Path) -> None:

@@ -29,6 +29,7 @@ from tests.vm.service import (
     refusal,
     start_getting,
 )
+from tests.vm.suites import everywhere
 
 _SERVICE = "org.kheaders.Provide /org/kheaders/Provide"
 _PING = f"{_SERVICE} org.freedesktop.DBus.Peer Ping"
@@ -58,6 +59,7 @@ def _event_times(guest: Guest, action: str) -> list[float]:
     return [float(time) for time in re.findall(rf"KERNEL\[([\d.]+)\] {action} +/module/kheaders ", text)]
 
 
+@everywhere
 def test_loaded_read_and_unloaded(events: Guest, figures: Figures) -> None:
     _, from_file = get_headers(events)
     forget(events)

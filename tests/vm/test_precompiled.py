@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from tests.vm.figures import Figures
 from tests.vm.guest import Guest
-from tests.vm.service import CACHE, UNIT, module_is_loaded
+from tests.vm.service import CACHE, COMPILE_LIMIT, give_compilers_time, module_is_loaded
 from tests.vm.suites import everywhere
+from tests.vm.tracing import TASK_STRUCT, TCP_CONNECTION, bpftrace, log_of, traced
 
-_COMPILE_LIMIT = 900.0  # seconds; an emulated machine takes some twenty times as long as this one
-_LIMITS = "[Limits]\nCompileTimeout=10min\n"
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tool:
+    """A tool of bcc's, and what `traced` needs to know of it."""
+
+    name: str
+    started: str
+    trigger: str
+    seen: str
+
+
+# Each is to see one thing, and to say of which program it was. It is a read because Debian 13's biosnoop sees
+# no write of its kernel's, whatever it was compiled with, and of a place that nothing else reads.
+_TOOLS = (
+    _Tool("execsnoop-bpfcc", "^P?COMM ", "cat /etc/hostname", "^cat .* /etc/hostname$"),
+    _Tool("tcplife-bpfcc", "^PID ", TCP_CONNECTION, "^[0-9]+ +python3 +127.0.0.1 "),
+    _Tool(
+        "biosnoop-bpfcc",
+        r"^TIME\(s\) ",
+        "dd if=/dev/vda of=/dev/null bs=4096 skip=300 count=1 iflag=direct",
+        "^[0-9.]+ +dd +[0-9]+ +vda +R +2400 +4096 ",
+    ),
+)
 
 _COUNTS_READS = """\
 #include <linux/bpf.h>
@@ -103,8 +126,7 @@ print(b["reads"][b["reads"].Key(os.stat("/etc/hostname").st_ino)].value)
 def workplace(guest: Guest) -> Guest:
     """The guest, with more time for compilers."""
     guest.check("mkdir /tmp/work")
-    guest.write("/etc/kheadersd.conf.d/50-emulated.conf", _LIMITS)
-    guest.check(f"systemctl reload-or-restart {UNIT}")
+    give_compilers_time(guest)
     return guest
 
 
@@ -130,7 +152,7 @@ def _attached(guest: Guest) -> None:
         "python3 /tmp/work/attach.py /tmp/work/program.o >/tmp/work/log 2>&1 </dev/null & attaching=$!; "
         "until grep -q attached /tmp/work/log; do kill -0 $attaching || { cat /tmp/work/log; exit 1; }; "
         "sleep 0.2; done",
-        timeout=_COMPILE_LIMIT,
+        timeout=COMPILE_LIMIT,
     )
 
 
@@ -147,7 +169,7 @@ def _number(data: list[str]) -> int:
 @everywhere
 def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) -> None:
     words = ["kheadersctl", "pch", "bpf-core", "--drop-headers", "--json"]
-    details = json.loads(workplace.check(words, timeout=_COMPILE_LIMIT))
+    details = json.loads(workplace.check(words, timeout=COMPILE_LIMIT))
     assert details["headers_kept"] is False
     assert not module_is_loaded(workplace)
     workplace.check(f"test -e {details['path']} && test ! -e {details['source_tree']}/include/linux/fs.h")
@@ -156,7 +178,7 @@ def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) 
     # Not "cc": that would have the headers kept, and bring them back.
     workplace.write("/tmp/work/program.c", _COUNTS_READS)
     words = [details["compiler"], *details["arguments"], "-c", "program.c", "-o", "program.o"]
-    workplace.check(["env", "-C", "/tmp/work", *words], timeout=_COMPILE_LIMIT)
+    workplace.check(["env", "-C", "/tmp/work", *words], timeout=COMPILE_LIMIT)
     workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
     _attached(workplace)
     inode = int(workplace.check("stat -c %i /etc/hostname"))
@@ -172,7 +194,7 @@ def test_the_headers_are_gone_and_it_counts(workplace: Guest, figures: Figures) 
 def test_types_of_the_running_kernel(workplace: Guest) -> None:
     workplace.write("/tmp/work/program.c", _COUNTS_EXITS)
     words = ["kheadersctl", "cc", "-v", "/tmp/work/program.c", "-o", "/tmp/work/program.o"]
-    said = workplace.run(words, timeout=_COMPILE_LIMIT).said
+    said = workplace.run(words, timeout=COMPILE_LIMIT).said
     assert "compiled with a precompiled header" in said, said
     workplace.check(f"ls {CACHE}/*/tree/vmlinux.h")
     _attached(workplace)
@@ -183,16 +205,46 @@ def test_types_of_the_running_kernel(workplace: Guest) -> None:
 @everywhere
 def test_bcc_with_the_headers_gone(workplace: Guest) -> None:
     words = ["kheadersctl", "pch", "bcc-base", "--drop-headers", "--json"]
-    said = workplace.check(words, timeout=_COMPILE_LIMIT)
+    said = workplace.check(words, timeout=COMPILE_LIMIT)
     details = json.loads(said)
     assert details["headers_kept"] is False
     assert not module_is_loaded(workplace)
     workplace.check(f"test ! -e {details['source_tree']}/include/linux/fs.h")
     workplace.write("/tmp/work/details.json", said)
     workplace.write("/tmp/work/bcc_reads.py", _BCC)
-    counted = workplace.check("env -C /tmp/work python3 bcc_reads.py precompiled", timeout=_COMPILE_LIMIT)
+    counted = workplace.check("env -C /tmp/work python3 bcc_reads.py precompiled", timeout=COMPILE_LIMIT)
     assert int(counted.splitlines()[-1]) >= 3
     # By the precompiled header and nothing else: without it there is no such header.
-    failed = workplace.run("env -C /tmp/work python3 bcc_reads.py", timeout=_COMPILE_LIMIT)
+    failed = workplace.run("env -C /tmp/work python3 bcc_reads.py", timeout=COMPILE_LIMIT)
     assert failed.status != 0
     assert "file not found" in failed.said
+
+
+def test_unmodified_tools_with_the_headers_gone(workplace: Guest) -> None:
+    """Precompiled headers are all that is left: tools need no more, and bpftrace gets the headers back."""
+    workplace.check("modprobe kheaders")
+    words = ["kheadersctl", "pch", "bcc-small", "--drop-headers", "--json"]
+    details = json.loads(workplace.check(words, timeout=COMPILE_LIMIT))
+    assert details["headers_kept"] is False
+    workplace.check("kheadersctl unload")
+    header = f"{details['source_tree']}/include/linux/fs.h"
+    for tool in _TOOLS:
+        _are_gone(workplace, header)
+        command = f"kheadersctl exec --precompiled -- {tool.name}"
+        traced(workplace, command, tool.started, tool.trigger, tool.seen, timeout=COMPILE_LIMIT)
+        # It would say that it does without precompiled headers, and why.
+        complaints = [line for line in log_of(workplace).splitlines() if line.startswith("kheaders")]
+        assert complaints == []
+    _are_gone(workplace, header)
+    (entry,) = json.loads(workplace.check("kheadersctl list --json"))
+    assert entry["pch_count"] == 1 + len(_TOOLS)
+    assert "task_struct has" in bpftrace(workplace, TASK_STRUCT)
+    workplace.check(f"test -e {header}")
+    assert not module_is_loaded(workplace)
+
+
+def _are_gone(guest: Guest, header: str) -> None:
+    """The headers, and the module that has them."""
+    (entry,) = json.loads(guest.check("kheadersctl list --json"))
+    assert entry["headers_kept"] is False
+    guest.check(f"! test -e {header} && ! grep ^kheaders /proc/modules")

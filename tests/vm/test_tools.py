@@ -12,16 +12,19 @@ import pytest
 
 from tests.vm.figures import Figures
 from tests.vm.guest import Guest
-from tests.vm.service import BUILD, CACHE, UNIT, forget
+from tests.vm.service import BUILD, CACHE, COMPILE_LIMIT, UNIT, forget, give_compilers_time
 from tests.vm.suites import everywhere
+from tests.vm.tracing import (
+    TASK_STRUCT,
+    TCP_CONNECTION,
+    TOOL_LIMIT,
+    bpftrace,
+    seconds_to_first_line,
+    traced,
+)
 
-_TOOL_LIMIT = 240.0  # seconds; compiling with headers takes ten to thirty in an emulated machine
 _IDLE_LIMIT = 180.0  # seconds; the automount's own limit is a minute, looked at now and then
 _MOUNTED = "systemctl is-active run-kheaders-build.mount"
-
-_SCHED = """\
-#include <linux/sched.h>
-BEGIN { printf("task_struct has %d bytes\\n", sizeof(struct task_struct)); exit(); }"""
 
 # Needs the headers twice: for the types of a function's arguments, and for what they point to.
 _FILES = """\
@@ -30,32 +33,6 @@ _FILES = """\
 #include <linux/dcache.h>
 kprobe:vfs_open { printf("opened %s\\n", str(((struct path *)arg0)->dentry->d_name.name)); exit(); }
 BEGIN { printf("ready\\n"); }"""
-
-
-def _bpftrace(guest: Guest, program: str, user: str | None = None) -> str:
-    return guest.check(["bpftrace", "-e", program], timeout=_TOOL_LIMIT, user=user)
-
-
-def _traced(guest: Guest, tool: str, started: str, trigger: str, seen: str) -> str:
-    """Run a tool until it has seen something.
-
-    Args:
-        started: what it prints when it is ready.
-        trigger: a command that it is to see.
-        seen: what it prints then.
-    """
-    log = "/tmp/tool.log"
-    script = f"""
-        env PYTHONUNBUFFERED=1 stdbuf -oL {tool} >{log} 2>&1 </dev/null & tool=$!
-        until grep -q -e {shlex.quote(started)} {log}; do kill -0 $tool || exit 1; sleep 0.2; done
-        until grep -q -e {shlex.quote(seen)} {log}; do kill -0 $tool || break; {trigger}; sleep 0.5; done
-        kill $tool 2>/dev/null
-        wait $tool
-        grep -e {shlex.quote(seen)} {log}
-    """
-    done = guest.run(script, timeout=_TOOL_LIMIT)
-    assert done.status == 0, done.said + guest.read(log).decode(errors="replace")
-    return done.output
 
 
 @pytest.fixture
@@ -70,7 +47,7 @@ def untouched(guest: Guest) -> Guest:
 
 @everywhere
 def test_opensnoop(untouched: Guest) -> None:
-    line = _traced(untouched, "opensnoop-bpfcc -n cat", "COMM", "cat /etc/hostname", "hostname")
+    line = traced(untouched, "opensnoop-bpfcc -n cat", "COMM", "cat /etc/hostname", "hostname")
     assert "/etc/hostname" in line
     untouched.check(_MOUNTED)
     assert "ro," in untouched.check(f"findmnt -n -t ext4 -o OPTIONS --mountpoint {BUILD}")
@@ -78,26 +55,20 @@ def test_opensnoop(untouched: Guest) -> None:
 
 
 def test_a_tool_with_heavy_headers(untouched: Guest) -> None:
-    connect = (
-        'python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 0)); '
-        "c = socket.create_connection(s.getsockname()); a, _ = s.accept(); "
-        'c.sendall(b"x" * 5000); a.recv(5000); c.close(); a.close()\''
-    )
-    untouched.check("ip link set lo up || true")
-    line = _traced(untouched, "tcplife-bpfcc", "PID", connect, "127.0.0.1")
+    line = traced(untouched, "tcplife-bpfcc", "PID", TCP_CONNECTION, "127.0.0.1")
     assert "python3" in line
 
 
 @everywhere
 def test_bpftrace_with_a_structure_of_the_kernel(untouched: Guest) -> None:
-    said = _bpftrace(untouched, _SCHED)
+    said = bpftrace(untouched, TASK_STRUCT)
     size = int(said.rpartition(" has ")[2].split()[0])
     assert 1000 < size < 20000
 
 
 def test_bpftrace_with_a_probe(untouched: Guest) -> None:
     program = shlex.quote(_FILES)
-    assert "opened" in _traced(untouched, f"bpftrace -e {program}", "ready", "cat /etc/hostname", "opened")
+    assert "opened" in traced(untouched, f"bpftrace -e {program}", "ready", "cat /etc/hostname", "opened")
 
 
 def test_cold_and_with_the_service_stopped(untouched: Guest) -> None:
@@ -105,22 +76,48 @@ def test_cold_and_with_the_service_stopped(untouched: Guest) -> None:
     forget(untouched)
     untouched.check(f"systemctl stop {UNIT}")
     assert untouched.run(f"ls -d {CACHE}/*/").status != 0
-    assert "task_struct" in _bpftrace(untouched, _SCHED)
+    assert "task_struct" in bpftrace(untouched, TASK_STRUCT)
     untouched.check(f"systemctl is-active {UNIT}")
 
 
+def test_from_the_start_of_a_tool_to_its_first_line(untouched: Guest, figures: Figures) -> None:
+    """On a host that has the headers in nothing but the module."""
+    give_compilers_time(untouched)
+    tool, precompiled = "execsnoop-bpfcc", "kheadersctl exec --precompiled -- execsnoop-bpfcc"
+
+    def seconds(command: str) -> float:
+        return seconds_to_first_line(untouched, command, "P?COMM ", timeout=COMPILE_LIMIT)
+
+    # The first one also reads from the disk what all of them run.
+    made, with_it = seconds(precompiled), seconds(precompiled)
+    forget(untouched)
+    first, later = seconds(tool), seconds(tool)
+    untouched.check("systemctl stop run-kheaders-build.automount kheaders-link.service " + UNIT)
+    untouched.check("! test -e /lib/modules/$(uname -r)/build && ! test -d /sys/module/kheaders")
+    alone = seconds(tool)  # bcc loads the module itself, and extracts to /tmp
+    untouched.check("test -d /tmp/kheaders-$(uname -r)")
+    figures.add(f"{tool} until its first line, with bcc alone", alone, "s")
+    for what, measured, aim in (
+        ("the first time", first, 1.0),
+        ("later", later, 0.4),
+        ("--precompiled, the first time", made, None),
+        ("--precompiled, later", with_it, 0.2),
+    ):
+        figures.add(f"  with kheadersd, {what}, against alone", measured / alone, aim=aim)
+
+
 def test_the_automount_goes_idle_and_comes_back(untouched: Guest, figures: Figures) -> None:
-    untouched.check(f"ls {BUILD}/include/linux/kconfig.h && {_MOUNTED}", timeout=_TOOL_LIMIT)
+    untouched.check(f"ls {BUILD}/include/linux/kconfig.h && {_MOUNTED}", timeout=TOOL_LIMIT)
     idle = untouched.wait_for(f"! {_MOUNTED}", timeout=_IDLE_LIMIT, every=2)
     figures.add("headers unmounted after", idle, "s")
     untouched.check("systemctl is-active run-kheaders-build.automount")
     untouched.check(f"systemctl stop {UNIT}")
-    assert "task_struct" in _bpftrace(untouched, _SCHED)
+    assert "task_struct" in bpftrace(untouched, TASK_STRUCT)
     untouched.check(f"{_MOUNTED} && systemctl is-active {UNIT}")
 
 
 def test_an_ordinary_user_may_look(untouched: Guest) -> None:
-    listing = untouched.check(f"ls {BUILD}/include/linux/kconfig.h", user="somebody", timeout=_TOOL_LIMIT)
+    listing = untouched.check(f"ls {BUILD}/include/linux/kconfig.h", user="somebody", timeout=TOOL_LIMIT)
     assert listing == f"{BUILD}/include/linux/kconfig.h"
     assert untouched.run(f"touch {BUILD}/include/x").status != 0
 
@@ -131,31 +128,31 @@ def test_four_at_once(untouched: Guest) -> None:
     script = (
         f'for i in 1 2 3 4; do ( {look} ) & all="$all $!"; done; for p in $all; do wait $p || exit 1; done'
     )
-    untouched.check(script, timeout=_TOOL_LIMIT)
+    untouched.check(script, timeout=TOOL_LIMIT)
 
 
 def test_where_there_is_nothing_tools_behave_as_without_us(untouched: Guest, figures: Figures) -> None:
     forget(untouched)
     module = untouched.check("modinfo -n kheaders")
     untouched.check(f"mv {module} /root/ && depmod")
-    done = untouched.run(["bpftrace", "-e", _SCHED], timeout=_TOOL_LIMIT)
+    done = untouched.run(["bpftrace", "-e", TASK_STRUCT], timeout=TOOL_LIMIT)
     assert done.status == 1
     assert "file not found" in done.errors or "cannot open file" in done.errors
     figures.add("bpftrace finds out that there is nothing after", done.seconds, "s")
     # What needs no headers does not care, and nothing has failed.
-    assert "hello" in _bpftrace(untouched, 'BEGIN { printf("hello\\n"); exit(); }')
+    assert "hello" in bpftrace(untouched, 'BEGIN { printf("hello\\n"); exit(); }')
     for _ in range(6):  # more than a unit may be started within ten seconds
         assert untouched.run(f"ls {BUILD}/include").status != 0
     assert untouched.check("systemctl is-active run-kheaders-build.automount") == "active"
     # Without us it takes as long.
     untouched.check("systemctl stop kheaders-link.service && ! test -e /lib/modules/$(uname -r)/build")
-    without = untouched.run(["bpftrace", "-e", _SCHED], timeout=_TOOL_LIMIT)
+    without = untouched.run(["bpftrace", "-e", TASK_STRUCT], timeout=TOOL_LIMIT)
     assert without.status == 1
     figures.add("the same without kheadersd", without.seconds, "s")
     untouched.check("systemctl start kheaders-link.service")
     # And when there is something again, it is there.
     untouched.check(f"mv /root/{module.rpartition('/')[2]} {module} && depmod")
-    untouched.wait_for(f"ls {BUILD}/include/linux/kconfig.h", timeout=_TOOL_LIMIT, every=1)
+    untouched.wait_for(f"ls {BUILD}/include/linux/kconfig.h", timeout=TOOL_LIMIT, every=1)
     assert untouched.check("systemctl is-system-running") == "running"
 
 

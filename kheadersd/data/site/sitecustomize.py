@@ -2,15 +2,16 @@
 """Found through PYTHONPATH by a tool that 'kheadersctl exec --precompiled' runs.
 
 Python imports one sitecustomize only, so this one also runs the distribution's own, which it stands before.
+It runs in every Python of the tool, and imports nothing that Python has not loaded by then.
 """
 
-import importlib.machinery
-import importlib.util
+import os
 import sys
-from pathlib import Path
+from importlib.machinery import PathFinder
 
-_HERE = Path(__file__).resolve().parent
-_PACKAGES = str(_HERE.parents[2])
+_HERE = os.path.realpath(__file__ + "/..")
+_PACKAGES = os.path.realpath(_HERE + "/../../..")
+_NAME = "sitecustomize"
 
 
 def _hook() -> None:
@@ -27,10 +28,12 @@ def _hook() -> None:
 
 
 def _next() -> None:
-    others = [entry for entry in sys.path if Path(entry).resolve() != _HERE]
-    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    others = [entry for entry in sys.path if os.path.realpath(entry) != _HERE]
+    spec = PathFinder.find_spec(_NAME, others)
     if spec is not None and spec.loader is not None:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        module = type(sys)(_NAME)
+        module.__spec__, module.__file__ = spec, spec.origin
+        spec.loader.exec_module(module)
 
 
 _hook()

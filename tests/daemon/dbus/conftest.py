@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
     """A real bus on a private socket, which every user may use."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.getuid():
+            directory.chmod(directory.stat().st_mode | 0o011)
     socket = tmp_path / "bus"
     configuration = tmp_path / "bus.conf"
     configuration.write_text(bus_configuration(socket, BUS_RULES))

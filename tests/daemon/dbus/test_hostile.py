@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kheadersd.dbus import frames as wire
-from kheadersd.dbus.call_limits import PER_SENDER
+from kheadersd.dbus.call_limits import PER_SENDER, PER_USER
+from tests.support.callers import client as connected
 from tests.support.dbus_service import TREE
+from tests.support.needs import needs_root
 from tests.support.raw import HERE, RawClient, Reply
 
 if TYPE_CHECKING:
@@ -223,3 +226,21 @@ def test_end_answers_calls_in_flight(client: RawClient, service: Service) -> Non
     assert client.call("GetHeaders", "s", ["x"]).name == ""
     assert service.end() == "closed '' 0 tasks\n"
     assert client.reply(serial).name == "org.freedesktop.DBus.Error.NoReply"
+
+
+@needs_root("other users can only be tried out by root")
+def test_one_user_cannot_take_all_calls(bus: Bus, client: RawClient) -> None:
+    """Calls of a method that does not ask who calls, on as many connections as that takes."""
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(connected(bus.socket, "nobody")) for _ in range(72)]
+        for caller in callers:
+            for _ in range(128):
+                caller.send(SLOW, slow_for(60_000))
+        deadline = time.monotonic() + 20
+        while counters(client)[1] < PER_USER:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert client.reply(client.send(SLOW, slow_for(1))).name == ""
+        other = stack.enter_context(connected(bus.socket, "daemon"))
+        assert other.reply(other.send(SLOW, slow_for(1))).name == ""
+        assert counters(client)[1] == PER_USER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.support.archives import make_kheaders
 from tests.support.kheaders import RealHeaders
-from tests.support.running import Bus, Daemon, MakeDaemon
+from tests.support.running import REPOSITORY, Bus, Daemon, MakeDaemon
 from tests.support.served_host import ServedHost
 from tests.support.small_headers import FILES, RELEASE
 
@@ -47,3 +48,11 @@ def daemon(host: ServedHost, memory: Path, bus: Bus, make_daemon: MakeDaemon) ->
 def real_daemon(root: Path, memory: Path, bus: Bus, make_daemon: MakeDaemon) -> Daemon:
     """One that serves real headers."""
     return make_daemon(bus, root=root, cache=memory / "cache")
+
+
+@pytest.fixture
+def package(roots_own: Path) -> Path:
+    """Where kheadersd is root's alone, and compiled, as installed, wherever the checkout is."""
+    shutil.copytree(REPOSITORY / "kheadersd", roots_own / "kheadersd")
+    compileall.compile_dir(roots_own, quiet=1)
+    return roots_own

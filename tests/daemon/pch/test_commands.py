@@ -255,6 +255,22 @@ def test_cc_with_what_clang_need_not_notice(real_daemon: Daemon, shell: Shell, f
     assert is_bpf(shell.directory / "reads.bpf.o")
 
 
+def test_cc_of_a_program_that_changes_its_headers(real_daemon: Daemon, shell: Shell) -> None:
+    """A precompiled header is as if the macro were not there, and clang says nothing."""
+    program = """\
+#define CONFIG_NO_SUCH 1 // changes nothing
+#undef CONFIG_NR_CPUS
+#define CONFIG_NR_CPUS 3
+#include <linux/threads.h>
+char cpus[CONFIG_NR_CPUS == NR_CPUS ? 1 : -1];
+"""
+    (shell.directory / "changes.c").write_text(program)
+    done = shell("cc", COMPILER, "--profile=bpf-core", "-v", "changes.c")
+    assert done.returncode == 0, done.stderr
+    assert "kheadersctl: '#define CONFIG_NO_SUCH 1' comes before headers, which may" in done.stderr
+    assert done.stderr.endswith("compiled with plain headers\n")
+
+
 def test_cc_with_harmless_flags(real_daemon: Daemon, shell: Shell) -> None:
     done = shell("cc", COMPILER, "-v", "reads.bpf.c", "--", "-Wall", "-Werror", "-g0")
     assert done.returncode == 0, done.stderr

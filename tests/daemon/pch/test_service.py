@@ -37,6 +37,7 @@ pytestmark = [
 ]
 
 COMPILER = next(filter(is_there, COMPILERS), "")
+NEWEST = next(filter(is_there, reversed(COMPILERS)), "")
 MAJOR = COMPILER.rpartition("-")[2]
 # Quick to compile, and enough to tell one thing from another.
 FEW = ("linux/types.h",)
@@ -303,11 +304,11 @@ def test_headers_that_no_source_has_stay_unless_forced(bus: Bus, daemon: Daemon,
     host.archive.unlink()
     details = bus.call(*DROPPING)[2]
     assert details["headers_kept"] is True
-    assert "no source can give them again: " in details["why_kept"]
+    assert "no source can restore them: " in details["why_kept"]
     assert "sysfs: there is no " in details["why_kept"]
     done = Ctl(bus)("pch", "bpf-core", "--compiler", COMPILER, "--drop-headers")
     assert done.returncode == 0
-    assert "no source can give them again" in done.stderr
+    assert "no source can restore them" in done.stderr
     assert Path(path, "include/linux/fs.h").exists()
     details = bus.call(*FORCED)[2]
     assert (details["headers_kept"], "why_kept" in details) == (False, False)
@@ -462,12 +463,11 @@ def test_what_a_removed_compiler_made_is_in_nobodys_way(
     memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
 ) -> None:
     program, config = own_compiler
-    other = program.with_name("clang")
-    shutil.copy(program, other)
+    shutil.copy(program, program.with_name("clang-7"))
     make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
-    path, _, _ = get_pch(bus)
+    path, _, _ = get_pch(bus, compiler="clang")
     program.unlink()
-    assert get_pch(bus, compiler="clang", keep_headers=False)[2]["headers_kept"] is False
+    assert get_pch(bus, compiler="clang-7", keep_headers=False)[2]["headers_kept"] is False
     assert not Path(path).exists()
 
 
@@ -591,35 +591,46 @@ def test_other_headers_of_the_same_release(bus: Bus, daemon: Daemon, host: Serve
 
 @pytest.fixture
 def own_compiler(roots_own: Path) -> tuple[Path, Path]:
-    """A copy of the compiler that may be changed, and a configuration with which it is the only one."""
-    llvm, real = roots_own / "llvm", Path(f"/usr/lib/llvm-{MAJOR}")
+    """A copy of the newest compiler, to be changed, and a configuration with which it is the only one."""
+    llvm, real = roots_own / "llvm", Path("/usr/bin", NEWEST).resolve().parents[1]
     (llvm / "bin").mkdir(parents=True)
-    program = llvm / "bin" / COMPILER
+    program = llvm / "bin/clang"
     shutil.copy(real / "bin/clang", program)
     shutil.copytree(real / "lib/clang", llvm / "lib/clang", symlinks=False)
+    for library in (real / "lib").glob("libclang-cpp.so.*"):  # the loader looks there first
+        shutil.copy(library, llvm / "lib")
     config = roots_own / "kheadersd.conf"
     config.write_text(f"[Compile]\nDirectories={llvm}/bin\n")
     return program, config
 
 
-def upgrade(program: Path) -> None:
+def upgrade(file: Path) -> None:
     """Under the same name, saying the same version."""
-    new = program.with_name("new")
-    new.write_bytes(program.read_bytes() + b"a patch release")
+    new = file.with_name("new")
+    more = b"// another" if file.suffix == ".h" else b"a patch release"
+    new.write_bytes(file.read_bytes() + more)
     new.chmod(0o755)
-    new.rename(program)
+    new.rename(file)
 
 
+@pytest.mark.parametrize("part", ["bin/clang", "lib/libclang-cpp.so.*", "lib/clang/*/include/stddef.h"])
 def test_an_upgraded_compiler(
-    memory: Path, bus: Bus, host: ServedHost, make_daemon: MakeDaemon, own_compiler: tuple[Path, Path]
+    memory: Path,
+    bus: Bus,
+    host: ServedHost,
+    make_daemon: MakeDaemon,
+    own_compiler: tuple[Path, Path],
+    part: str,
 ) -> None:
-    """What it made is of no use any more, and goes."""
+    """Another patch release, of which one file differs: what it made is of no use any more, and goes."""
     program, config = own_compiler
     daemon = make_daemon(bus, root=host.root, cache=memory / "cache", arguments=[f"--config={config}"])
-    path, _, details = get_pch(bus)
+    path, _, details = get_pch(bus, compiler="clang")
     assert details["compiler"] == str(program)
-    upgrade(program)
-    again, _, other = get_pch(bus)
+    assert get_pch(bus, compiler="clang")[2]["fresh"] is False
+    (changed,) = program.parents[1].glob(part)
+    upgrade(changed)
+    again, _, other = get_pch(bus, compiler="clang")
     assert other["fresh"] is True
     assert again != path
     bus.call("Prune", "a{sv}", "0")
@@ -659,7 +670,7 @@ def test_a_compiler_upgraded_while_it_compiles(
     daemon = make_daemon(bus, root=root, cache=memory / "cache", arguments=[f"--config={config}"])
     bus.call("GetHeaders", "sa{sv}", "", "0")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(get_pch, bus, "bpf-tracing", ())
+        asking = pool.submit(get_pch, bus, "bpf-tracing", (), compiler="clang")
         wait_until(lambda: any(daemon.cache.glob(".staging-*/headers.pch")))
         upgrade(program)
         path, _, details = asking.result()
@@ -668,7 +679,7 @@ def test_a_compiler_upgraded_while_it_compiles(
     assert daemon.leftovers() == []
     assert daemon.log.read_text().count("Compiled ") == 1
     assert bus.call("ListEntries")[0][0]["pch_count"] == 1
-    assert get_pch(bus, "bpf-tracing", ())[0] == path
+    assert get_pch(bus, "bpf-tracing", (), compiler="clang")[0] == path
 
 
 # Bounds and refusals

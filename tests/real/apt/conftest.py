@@ -48,4 +48,4 @@ def apt_host(directory: Path, repository: Repository) -> AptHost:
 
 @pytest.fixture
 def work(directory: Path) -> Path:
-    return directory / "cache" / ".apt"
+    return directory / "cache" / ".packages"

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,18 +19,19 @@ from kheadersd.headers.restore import why_not_restorable
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import KernelModule, NoLoader
 from kheadersd.release import Release
-from kheadersd.sources import apt
 from kheadersd.sources.apt_command import AptCommands
 from kheadersd.sources.package import PackageSource
+from kheadersd.sources.package_work import UPDATE_INTERVAL, PackageWork
 from kheadersd.sources.source import NotFound, Reason
 from kheadersd.sources.sources import Sources
 from kheadersd.sources.usable import check_usable
 from tests.support.apt_repository import ARCHITECTURE, AptHost, Key, generated_files, written_files
 from tests.support.extracting import extract_archive
 from tests.support.needs import needs_root
+from tests.support.other_user import UNPRIVILEGED, as_nobody
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Iterator
 
     from kheadersd.sources.source import Archive, Layer
     from tests.support.apt_repository import Repository
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 RELEASE = Release("6.1.0-56-amd64")
 OWN = f"linux-headers-{RELEASE}"
 COMMON = "linux-headers-6.1.0-56-common"
-UNPRIVILEGED = 65534
 
 pytestmark = [
     pytest.mark.slow,
@@ -190,7 +189,11 @@ async def test_a_host_without_lists_of_its_own(repository: Repository, apt_host:
 async def test_headers_come_back_from_a_package_while_the_lists_offer_it(
     repository: Repository, apt_host: AptHost, work: Path
 ) -> None:
-    sources = Sources(apt_host.host, KernelModule(apt_host.host, NoLoader("no module here")), work)
+    sources = Sources(
+        apt_host.host,
+        KernelModule(apt_host.host, NoLoader("no module here")),
+        work,
+    )
     entry: Any = SimpleNamespace(release=RELEASE)
     config = Config(sources=("package",))
     repository.add_split(RELEASE, "6.1.192-2")
@@ -220,7 +223,7 @@ async def test_our_lists_are_fetched_at_most_every_ten_minutes(
     assert len(split.server.requests) == asked
     split.add_split(unknown, "6.1.193-1")
     split.publish()
-    long_ago = (work / "updated").stat().st_mtime - apt.UPDATE_INTERVAL - 1
+    long_ago = (work / "updated").stat().st_mtime - UPDATE_INTERVAL - 1
     os.utime(work / "updated", (long_ago, long_ago))
     assert (await find(apt_host, work, unknown)).layers
 
@@ -464,7 +467,7 @@ async def test_a_link_out_of_an_image_s_configuration(
 
 def dumped(host: Host, work: Path) -> str:
     """The configuration that apt has for a host."""
-    commands = AptCommands(host, work)
+    commands = AptCommands(host, PackageWork(work))
     commands.prepare()
     environment = {**os.environ, **commands.environment()}
     command = ["apt-config", "dump", f"--config-file={work}/last.conf"]
@@ -513,27 +516,6 @@ async def test_a_host_without_apt(directory: Path) -> None:
         await source.offered(RELEASE)
     assert caught.value.reason is Reason.UNSUPPORTED
     assert not (directory / "work").exists()
-
-
-def as_nobody(work: Coroutine[object, object, None]) -> int:
-    """Run a coroutine in a child that is an unprivileged user; 0 if nothing was raised."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-            os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-            asyncio.run(work)
-            status = 0
-        except BaseException:  # noqa: BLE001 - nothing may get out of a forked child
-            import traceback
-
-            traceback.print_exc(file=sys.__stderr__)
-        finally:
-            os._exit(status)
-    work.close()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @needs_root("all tests run unprivileged already")

@@ -37,7 +37,7 @@ from kheadersd.pch.profiles import BCC, TYPES, load
 from kheadersd.pch.recipe import LIBBPF
 from kheadersd.sources.build_tree import AUTOCONF
 from tests.support import bcc as with_bcc
-from tests.support import debian
+from tests.support import debian, other_host
 from tests.support import precompiling as making
 from tests.support.objects import types
 
@@ -161,8 +161,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[Unpacked]:
 def sids_compiler() -> Iterator[Compiler]:
     """The clang of sid, run by its own loader with its own libraries."""
     try:
-        name = debian.depends("sid", "clang", r"clang-[0-9]+")
-        root = debian.root("sid", [name])
+        root = other_host.root("sid", debian.architecture(), ["clang"])
     except debian.CannotGet as error:
         pytest.skip(f"sid cannot be had: {error}")
     (clang,) = root.glob("usr/lib/llvm-*/bin/clang")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import mmap
@@ -19,7 +20,7 @@ from kheadersd.cache.cache import Cache
 from kheadersd.cache.manifest import FILE_MODE
 from kheadersd.errors import NoSpace
 from kheadersd.release import Release
-from kheadersd.system.disk import DiskError, Vanished, remove_tree
+from kheadersd.system.disk import DiskError, Lost, Vanished, remove_tree
 from tests.support.made_up_cache import (
     NOON,
     RELEASE,
@@ -695,7 +696,7 @@ def test_what_a_crash_left_is_cleared(directory: Path) -> None:
 
 
 def test_strangers_are_left_alone(directory: Path) -> None:
-    for name in (".apt", ".leases", "lost+found", "notes", "6.1-abc", "bad name-" + "a" * 64):
+    for name in (".packages", ".leases", "lost+found", "notes", "6.1-abc", "bad name-" + "a" * 64):
         (directory / name).mkdir(parents=True)
     cache = Cache(directory)
     found = cache.open()
@@ -746,6 +747,38 @@ def test_somebody_elses_directory(directory: Path) -> None:
     os.chown(directory, 65534, 65534)
     with pytest.raises(DiskError, match="belongs to user 65534"):
         Cache(directory).open()
+
+
+def test_a_removed_directory_that_cannot_be_made_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the sandbox of the unit, whose mount of the directory has gone with the directory."""
+    lost: list[Lost] = []
+    cache = Cache(directory)
+    cache.on_lost = lost.append
+    cache.open()
+    shutil.rmtree(directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", raising(OSError(errno.EROFS, "Read-only file system")))
+        for count in (1, 2):
+            with pytest.raises(Lost, match="was removed and kheadersd may not make it: Read-only") as caught:
+                cache.lock()
+            assert len(lost) == count
+            assert lost[-1] is caught.value
+        directory.symlink_to(directory.parent)
+        with pytest.raises(DiskError, match="cannot use"):
+            cache.lock()
+        assert len(lost) == 2
+        directory.unlink()
+    cache.lock()
+    cache.close()
+
+
+def raising(error: OSError) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_directory_that_cannot_be_made() -> None:

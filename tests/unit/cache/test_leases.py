@@ -239,6 +239,33 @@ async def test_full_disk(small_disk: Path) -> None:
     watched.leases.close()
 
 
+async def in_no_entry(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    """Leases on trees in place are granted, and seen to end."""
+    held = [watched.grant(entry="") for _ in range(3)]
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "once"
+    assert [lease.reason for lease in watched.leases.all()] == ["tracing"] * 3
+    assert all(stat.S_ISFIFO(os.fstat(descriptor).st_mode) for descriptor in held)
+    assert not any(os.get_inheritable(descriptor) for descriptor in held)
+    for count, descriptor in enumerate(held, 1):
+        os.close(descriptor)
+        await until(lambda count=count: len(watched.leases) == 3 - count)  # type: ignore[misc]
+    assert len(watched.ended) == 3
+    watched.leases.close()
+
+
+async def test_a_full_disk_and_headers_in_no_entry(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = Watched(small_disk / "leases")
+    fill(small_disk)
+    await in_no_entry(watched, caplog)
+    assert names(small_disk / "leases") == []
+
+
+async def test_no_directory_and_headers_in_no_entry(caplog: pytest.LogCaptureFixture) -> None:
+    await in_no_entry(Watched(Path("/proc/nothing")), caplog)
+
+
 async def test_a_directory_that_cannot_be_made() -> None:
     watched = Watched(Path("/proc/nothing"))
     with pytest.raises(DiskError):

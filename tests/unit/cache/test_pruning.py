@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
+
 from kheadersd.cache.leftovers import Leftover, Stay
 from kheadersd.config import Config
 from kheadersd.release import Release
@@ -35,6 +37,23 @@ async def test_the_one_that_was_not_used_for_longest(made_up: MadeUp) -> None:
     await made_up.lifecycle.pruning.close()
     assert made_up.cache.entries() == (new,)
     assert [name for name, _ in made_up.told.removed] == [old.name]
+
+
+async def test_what_a_program_was_given_stays_for_an_hour(
+    made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, pch_owner = make(made_up.cache, at=NOON).entry, make(made_up.cache, OTHER, at=NOON).entry
+    entry.given_at = time.monotonic() - 3500
+    make_pch(made_up.cache, pch_owner).touch()
+    # The clock is set forward.
+    later = time.time_ns() + 40 * 86_400 * 10**9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        assert await prune(made_up, Config(max_entries=0)) == ([], 0)
+    entry.given_at -= 101
+    assert (await prune(made_up, Config(max_entries=0)))[0] == []
+    assert made_up.cache.entries() == (pch_owner,)
+    assert await made_up.lifecycle.removal.remove(OTHER, force=False) > 0
 
 
 async def test_what_it_frees(made_up: MadeUp) -> None:

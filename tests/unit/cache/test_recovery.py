@@ -229,3 +229,12 @@ async def test_a_lease_that_cannot_be_read_now_is_not_lost(directory: Path) -> N
     again.close()
     after.close()
     os.close(holder)
+
+
+@pytest.mark.parametrize("name", [".packages", ".registry"])
+def test_what_a_download_left_goes(entry: Entry, directory: Path, name: str) -> None:
+    (directory / name / "run-abc/packages").mkdir(parents=True)
+    (directory / name / "run-abc/packages/big.rpm").touch()
+    (directory / name / "dnf").mkdir()
+    reopened(directory)
+    assert names(directory / name) == ["dnf"]

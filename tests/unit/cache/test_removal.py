@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kheadersd.cache import removal
 from kheadersd.cache.leftovers import Stay
 from kheadersd.errors import InUse, NotCached
 from kheadersd.events import Event
@@ -98,6 +99,22 @@ async def test_a_precompiled_header(made_up: MadeUp) -> None:
     assert list(entry.pchs.values()) == [other]
     await eventually(lambda: names(entry.directory / "pch") == [other.path.parent.name])
     assert made_up.journal.of(Event.PCH_REMOVED) == [f"Removed {one.path}: old"]
+
+
+async def test_what_stays_on_the_disk_is_told(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CacheBytes counts what could not be removed."""
+    entry = make(made_up.cache).entry
+    told: list[int] = []
+    made_up.told.on_change = lambda: told.append(made_up.cache.total_bytes())
+    monkeypatch.setattr(removal, "remove_tree", lambda *_: ["cannot remove it"])
+    made_up.lifecycle.removal.start_removing(entry, "old")
+    await made_up.lifecycle.removal.close()
+    assert made_up.cache.total_bytes() > 0
+    assert told[-1] == made_up.cache.total_bytes()
+    (leftover,) = made_up.cache.leftovers
+    told.clear()
+    assert await made_up.lifecycle.removal.remove_leftover(leftover, "it could not be removed before")
+    assert told == [made_up.cache.total_bytes()]
 
 
 async def test_a_precompiled_header_that_another_has_replaced(made_up: MadeUp) -> None:

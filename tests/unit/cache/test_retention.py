@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kheadersd.cache.entry import Entry, Record
+from kheadersd.cache.entry import TYPES, Entry, Record
 from kheadersd.cache.integrity import Integrity
 from kheadersd.cache.leftovers import Leftover, Stay
 from kheadersd.cache.retention import Retention, leftovers_to_remove, to_remove
@@ -69,6 +71,39 @@ def test_use_counts_and_not_age() -> None:
     used.last_used = NOW
     chosen = to_remove([used, NEW], protected=(), leased=(), policy=Retention(max_entries=1), now=NOW)
     assert [entry for entry, _ in chosen] == [NEW]
+
+
+def test_what_was_given_lately_stays_whatever_the_clock_says() -> None:
+    policies = (Retention(max_age=25 * DAY), Retention(max_entries=0), Retention(max_bytes=0))
+    given = entry("1.3", 30)
+    given.given_at = 5000.0
+    with_pch = entry("1.1", 30)
+    with_pch.pchs["a"] = SimpleNamespace(given_at=5000.0, record=SimpleNamespace(bytes=1))  # type: ignore[assignment]
+    damaged = entry("1.2", 30)
+    damaged.given_at, damaged.is_damaged = 5000.0, True
+    entries = [given, with_pch, damaged, OLD, entry("1.3", 30, digest="f")]
+    for policy in policies:
+        for since, stay in ((4999.0, {given, with_pch}), (5001.0, set())):
+            chosen = to_remove(entries, protected=(), leased=(), policy=policy, now=NOW, in_use_since=since)
+            assert set(entries) - {entry for entry, _ in chosen} == stay
+
+
+def test_of_what_was_given_lately_the_last_of_each_kind_stays() -> None:
+    """As copies of a tree that its owner changes again and again: they must not fill the disk."""
+    copies = [entry("6.1", 1, digest=digest) for digest in "abc"]
+    types = entry("6.1", 1, digest="d")
+    types.record = dataclasses.replace(types.record, kind=TYPES)
+    for number, copy in enumerate([*copies, types]):
+        copy.given_at = 5000.0 + number
+    chosen = to_remove(
+        [*copies, types],
+        protected=(),
+        leased=(),
+        policy=Retention(max_bytes=0),
+        now=NOW,
+        in_use_since=0.0,
+    )
+    assert {entry for entry, _ in chosen} == set(copies[:2])
 
 
 def test_only_the_newest_entry_of_a_protected_release_stays() -> None:

@@ -41,6 +41,12 @@ def test_flags_of_the_compiler() -> None:
         (["pch", os.fsdecode(b"\xff")], "is not valid UTF-8"),
         (["pch", "types", "--header", os.fsdecode(b"\xff.h")], "is not valid UTF-8"),
         (["get", "--ref"], "unrecognized arguments"),
+        (["push", "--new", "--pchs"], "no other option than --within"),
+        (["push", "--new", "--types"], "no other option than --within"),
+        (["push", "--new", "--replace"], "no other option than --within"),
+        (["push", "--new", "6.1"], "takes no release"),
+        (["push", "6.1"], "needs a release and a repository"),
+        (["push", "6.1", "registry.example.org/kernels:tag", "--pchs"], "is no repository"),
     ],
 )
 def test_mistakes(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,16 @@ def test_a_hint_only_where_it_helps() -> None:
     assert "prune" in explain(full, "GetTypes", "").hint
 
 
+def test_no_hint_where_the_daemon_gives_advice() -> None:
+    nothing = "no source has headers for 6.1: tree: none"
+    missing = BusError(errors.NotAvailable.bus_name, nothing)
+    assert "headers package" in explain(missing, "GetHeaders", "").hint
+    advised = BusError(
+        errors.NotAvailable.bus_name, f"{nothing}; to have them: 'dnf install kernel-devel-6.1'"
+    )
+    assert explain(advised, "GetHeaders", "").hint == ""
+
+
 def test_how_to_start_the_daemon() -> None:
     gone = BusError("org.freedesktop.DBus.Error.NoReply", "it left")
     assert explain(gone, "GetHeaders", "start it").hint == "start it"

@@ -31,11 +31,11 @@ def run(*command: str) -> list[str]:
 
 
 def bash(*words: str) -> list[str]:
-    return run("bash", "--norc", "-c", BASH, "bash", str(COMPLETIONS / "kheadersctl.bash"), *words)
+    return run("bash", "--norc", "-c", BASH, "bash", str(COMPLETIONS / "kheadersctl.bash.in"), *words)
 
 
 def fish(line: str) -> list[str]:
-    script = f"source {COMPLETIONS}/kheadersctl.fish; complete -C '{line}'"
+    script = f"source {COMPLETIONS}/kheadersctl.fish.in; complete -C '{line}'"
     return [offer.partition("\t")[0] for offer in run("fish", "--no-config", "-c", script)]
 
 
@@ -76,8 +76,8 @@ def test_fish_offers_values() -> None:
 
 def test_zsh_knows_every_command_and_option() -> None:
     """From its text: zsh completes on a terminal only."""
-    text = (COMPLETIONS / "_kheadersctl").read_text()
-    assert run("zsh", "-n", str(COMPLETIONS / "_kheadersctl")) == []
+    text = (COMPLETIONS / "_kheadersctl.in").read_text()
+    assert run("zsh", "-n", str(COMPLETIONS / "_kheadersctl.in")) == []
     assert re.findall(r"^        '([a-z]+):", text, re.MULTILINE) == sorted(commands())
     groups = {
         name: set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?=\[|[,}])", body))

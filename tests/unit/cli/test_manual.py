@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheadersd.config import Config
+from kheadersd.pch.profiles import CONSUMERS
 from tests.support.help_text import commands, help_of, listed_options, options
 from tests.support.running import REPOSITORY
 
@@ -41,7 +42,7 @@ def test_every_exit_status() -> None:
 
 
 def test_every_option_of_the_daemon() -> None:
-    explained = {option for tag in tags("kheadersd.8") if tag.startswith("-") for option in options(tag)}
+    explained = {option for tag in tags("kheadersd.8.in") if tag.startswith("-") for option in options(tag)}
     assert explained == listed_options("kheadersd") != set()
 
 
@@ -66,7 +67,12 @@ def test_every_setting_with_its_default() -> None:
     assert explained == set(settings)
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in MANUAL.iterdir()))
+def test_consumers_are_those_of_profiles() -> None:
+    said = text("org.kheaders.Provide.5").partition("what takes the precompiled header:\n.BR ")[2]
+    assert re.findall(r"[a-z-]{3,}", said.partition("\n")[0]) == list(CONSUMERS)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in MANUAL.glob("*.[158]*")))
 def test_a_typesetter_accepts_it(page: str) -> None:
     if not any(Path(place, "groff").exists() for place in ("/usr/bin", "/bin")):
         pytest.skip("groff is not installed")

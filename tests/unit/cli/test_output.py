@@ -15,11 +15,15 @@ from tests.support.running import REPOSITORY
 
 
 def test_a_line_for_each_source() -> None:
-    text = "no source has headers for 6.1: tree: there is none; see: above; sysfs: no file"
+    text = (
+        "no source has headers for 6.1: tree: there is none; see: above; sysfs: no file; "
+        "to have them: 'apt install linux-headers-6.1' installs them"
+    )
     assert by_source(text).splitlines() == [
         "no source has headers for 6.1:",
         "  tree: there is none; see: above",
         "  sysfs: no file",
+        "  to have them: 'apt install linux-headers-6.1' installs them",
     ]
 
 

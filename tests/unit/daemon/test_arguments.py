@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_a_path_that_the_bus_cannot_carry_is_refused(tmp_path: Path) -> None:
     odd.mkdir()
     with pytest.raises(KheadersError, match=r"--root .*: its path is not UTF-8"):
         root_directory(parse_arguments(["--root", str(odd)]))
+
+
+def test_a_root_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(KheadersError, match=r"--root /.*: Permission denied"):
+        root_directory(parse_arguments(["--root", str(tmp_path)]))
 
 
 def test_the_root_is_an_existing_directory_without_links(tmp_path: Path) -> None:

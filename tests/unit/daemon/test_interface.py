@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from kheadersd.daemon.interface import Service
 from kheadersd.daemon.log_control import log_control
 from kheadersd.daemon.parts import Parts
 from kheadersd.daemon.polkit import Authority
+from kheadersd.dbus.codec import Variant, decode
 from kheadersd.dbus.credentials import Credentials
 from kheadersd.dbus.objects import Call
+from kheadersd.errors import NotAvailable
 from kheadersd.host.host import Host
 from kheadersd.journal import Journal
 from kheadersd.names import SERVICE, SERVICE_PATH
@@ -70,6 +73,36 @@ async def test_a_lease_is_given_back_whatever_fails(
         with pytest.raises(ValueError, match="not values of"):
             await cast("Any", method.handler(OfRoot(member, [RELEASE, {}])))
     await eventually(lambda: not len(service.parts.leases) and len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_the_environment_is_that_of_now(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = service.parts.host
+    monkeypatch.setattr(Host, "is_live", True)
+    handler = cast("Any", service.interface.methods["GetHeaders"].handler)
+
+    def ready() -> tuple[str, dict[str, str]]:
+        call = OfRoot("GetHeaders", [RELEASE, {"sources": Variant("as", ["sysfs"])}])
+        path, details = decode("sa{sv}", handler(call).body)
+        return path, details["environment"].value
+
+    await handler(OfRoot("GetHeaders", [RELEASE, {}]))
+    path, environment = ready()
+    assert environment["BCC_KERNEL_SOURCE"] == path
+    (host.modules_directory(host.release_of(RELEASE)) / "build").symlink_to(path)
+    await asyncio.sleep(0)
+    assert ready() == (path, {})
+
+
+@pytest.mark.parametrize("member", ["GetHeaders", "GetTypes", "GetPch", "Lookup"])
+async def test_that_the_running_kernel_is_not_known_is_noted(service: Service, member: str) -> None:
+    service.parts.host.running, service.parts.host.running_unknown = None, "it is not known what runs"
+    all_args: dict[str, list[Any]] = {"Lookup": [""], "GetPch": ["", "default", {}]}
+    with pytest.raises(NotAvailable):
+        service.interface.methods[member].handler(OfRoot(member, all_args.get(member, ["", {}])))
+    name, message = service.parts.failures.last
+    assert name == NotAvailable.bus_name
+    assert "not known what runs" in message
+    assert service.parts.metrics.failures.values["NotAvailable"] == 1
 
 
 def test_what_reads_does_nothing_for_those_who_wait_for_no_answer(service: Service) -> None:

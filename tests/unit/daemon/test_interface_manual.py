@@ -27,7 +27,7 @@ def page() -> str:
     """The page as it is read, with a line for each paragraph."""
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
-    command = ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=2000n", str(PAGE)]
+    command = ["groff", "-man", "-Tascii", "-P-cbou", "-rLL=2000n", "-rIN=7n", "-rBP=7n", str(PAGE)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from kheadersd.daemon import loader
 from kheadersd.daemon.loader import choose_loader
 from kheadersd.host.host import Host
-from kheadersd.host.kernel_module import NoLoader
+from kheadersd.host.kernel_module import CannotLoad, NoLoader
 from kheadersd.host.systemd_loader import UnitLoader
 
 BUS = cast("Any", None)
@@ -26,10 +28,21 @@ BUS = cast("Any", None)
 async def test_what_forbids_loading(
     tmp_path: Path, root: str, wanted: str, session: bool, reason: str
 ) -> None:
-    loader = choose_loader(Host(tmp_path / root), wanted, BUS, session=session)
-    assert isinstance(loader, NoLoader)
+    chosen = choose_loader(Host(tmp_path / root), wanted, BUS, session=session)
+    assert isinstance(chosen, NoLoader)
     with pytest.raises(Exception, match=reason):
-        await loader.load()
+        await chosen.load()
+
+
+async def test_no_place_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "file/here"))
+    monkeypatch.setattr(loader, "_unit_is_installed", lambda: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    chosen = choose_loader(Host(Path("/")), "auto", BUS, session=False)
+    assert isinstance(chosen, NoLoader)
+    with pytest.raises(CannotLoad, match="Not a directory"):
+        await chosen.load()
 
 
 def test_systemd_is_used_where_the_configuration_says_so() -> None:

@@ -124,6 +124,14 @@ async def test_without_polkit_the_policy_s_defaults_hold() -> None:
             await may(Polkit(NO_POLKIT), action)
 
 
+async def test_root_of_another_container_is_told_why_it_is_refused() -> None:
+    """It is root: "only root may" would tell it nothing."""
+    polkit = Polkit()
+    with pytest.raises(AccessDenied, match=r"own container may .* as containers share this bus"):
+        await Authority(asks_polkit=False).require(polkit.caller(), Action.MANAGE)
+    assert polkit.questions == []
+
+
 async def test_only_the_bus_says_that_there_is_no_polkit() -> None:
     with pytest.raises(AccessDenied, match="polkit could not be asked"):
         await may(Polkit(BusError(NO_POLKIT.name, "no such service", ":1.5")), Action.EXTRACT)
@@ -177,3 +185,14 @@ async def test_one_user_s_open_questions_are_few(
 def later() -> Callable[[], asyncio.Future[tuple[bool, bool]]]:
     """Makes answers that are given later."""
     return lambda: asyncio.get_running_loop().create_future()
+
+
+async def test_polkit_is_not_asked_where_containers_share_the_bus() -> None:
+    """It takes uid 0 of any of them for root."""
+    polkit = Polkit(ALLOWED)
+    authority = Authority(without_polkit=("extract", "download"), asks_polkit=False)
+    for action in (Action.EXTRACT, Action.DOWNLOAD):
+        await authority.require(polkit.caller(), action)
+    with pytest.raises(AccessDenied):
+        await authority.require(polkit.caller(), Action.MANAGE)
+    assert polkit.questions == []

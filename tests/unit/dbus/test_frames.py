@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kheadersd.dbus import frames as wire
 from tests.support.raw import big_endian_call
 
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
 signatures = st.text("sayu", max_size=20)
 numbers = st.integers(0, 0xFFFF_FFFF)
 fields_of_any_kind = st.builds(

@@ -11,6 +11,7 @@ from kheadersd.config import Config
 from kheadersd.errors import AccessDenied, LimitsExceeded, Timeout
 from kheadersd.headers.consent import Action, Consent
 from kheadersd.headers.requests import Request
+from kheadersd.sources.registry import RegistrySource
 from kheadersd.sources.source import NotFound
 from kheadersd.system.tasks import SharedWork
 from tests.support.hosts import RELEASE, make_host
@@ -31,8 +32,9 @@ def work() -> SharedWork:
 
 
 @pytest.fixture
-def consent(packages: MadeUpPackages, work: SharedWork) -> Consent:
-    return Consent(packages, work)
+def consent(packages: MadeUpPackages, work: SharedWork, tmp_path: Path) -> Consent:
+    registry = RegistrySource(make_host(tmp_path / "other"), tmp_path / "registry")
+    return Consent(packages, registry, work)
 
 
 async def test_callers_of_the_same_time_are_asked_once(consent: Consent, work: SharedWork) -> None:

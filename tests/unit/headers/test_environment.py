@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kheadersd.headers.environment import environment
+from kheadersd.headers.environment import environment, links_of_tools
+from kheadersd.host.automount import AUTOMOUNT
 from kheadersd.host.host import Host
 from kheadersd.sources.source import Tree
 from tests.support.hosts import OTHER, RELEASE, make_host, put_tree
@@ -62,6 +64,31 @@ def test_the_standard_tree_of_the_running_kernel_needs_no_variables(live: Live, 
     if source is not None:
         (build.parent / "source").symlink_to(source)
     assert environment(Tree(build, build), RELEASE, live) == {}
+
+
+def test_a_link_that_leads_nowhere_is_no_standard_tree(live: Live, tmp_path: Path) -> None:
+    """As of distributions whose kernel has the link, and another package the headers."""
+    (live.modules_directory(RELEASE) / "build").symlink_to("/nowhere")
+    assert environment(Tree(tmp_path, tmp_path), RELEASE, live)
+
+
+def test_what_the_tools_follow_tells_of_changes(live: Live, tmp_path: Path) -> None:
+    modules, target = live.modules_directory(RELEASE), tmp_path / "target"
+    seen = [links_of_tools(RELEASE, live)]
+    changes: list[Callable[[], object]] = [
+        lambda: (modules / "build").symlink_to(target),
+        target.mkdir,
+        lambda: (modules / "source").symlink_to("build"),
+        (modules / "build").unlink,
+        lambda: (modules / "build").symlink_to(AUTOMOUNT),
+        target.rmdir,
+    ]
+    for change in changes:
+        change()
+        seen.append(links_of_tools(RELEASE, live))
+        assert seen[-1] == links_of_tools(RELEASE, live)
+    assert len(set(seen)) == len(seen) - 1, "the last one is of no consequence"
+    assert links_of_tools(OTHER, live) == links_of_tools(RELEASE, Host(live.root)) == ()
 
 
 def test_a_standard_tree_with_other_sources_needs_them(live: Live, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from kheadersd.events import Event
 from kheadersd.headers.consent import Action
 from kheadersd.headers.existing import ExistingHeaders
 from kheadersd.headers.extraction import Extraction
-from kheadersd.headers.provider import Provider
+from kheadersd.headers.provider import Provider, sources_ahead
 from kheadersd.headers.requests import Request
 from kheadersd.host.host import Host
+from kheadersd.repository import parse_repository
 from tests.support.hosts import RELEASE, make_host, put_tree
 from tests.support.in_process import Kept
 from tests.support.made_up_cache import archive
@@ -80,6 +81,17 @@ async def test_sources_are_asked_in_the_order_of_the_request(
         f"no source has headers for {RELEASE}: module: module has none; sysfs: sysfs has none"
     )
     assert sources.asked() == {"module": 1, "sysfs": 1}
+
+
+async def test_how_they_are_installed_on_this_distribution(
+    host: Host, provider: Provider, caller: MadeUpCaller
+) -> None:
+    host.path("etc").mkdir()
+    host.path("etc/os-release").write_text("ID=fedora\nPRETTY_NAME='Fedora 43'\n")
+    error = await refusal(provider, Request(RELEASE, ("sysfs",)), caller)
+    assert error.message.endswith(
+        f"; to have them: 'dnf install kernel-devel-{RELEASE}' installs those of Fedora 43's own kernels"
+    )
 
 
 async def test_a_source_that_is_of_no_use_is_passed_over(
@@ -244,3 +256,59 @@ async def test_headers_of_sources_that_were_not_named_are_not_served(
     sources.made_up["sysfs"].answer = nothing("sysfs")
     error = await refusal(provider, Request(RELEASE, ("module-file",)), caller)
     assert isinstance(error, NotAvailable)
+
+
+REPOSITORY = parse_repository("registry.example.org/kernels")
+FIRST = Config(registries=(REPOSITORY,), registry_first=True)
+
+
+async def test_a_registry_is_asked_last_and_only_if_there_is_one(
+    provider: Provider, sources: MadeUpSources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources.made_up["registry"].answer = ARCHIVE
+    caller = MadeUpCaller(EXTRACT, DOWNLOAD)
+    assert "registry: " not in (await refusal(provider, REQUEST, caller)).message
+    sources.registry.configure((REPOSITORY,), accepts_unsigned=False)
+
+    async def ready() -> None:
+        pass
+
+    monkeypatch.setattr(sources.registry, "check_ready", ready)
+    served = await provider.get(REQUEST, caller)
+    assert served.source == "registry"
+    assert {"module-file", "package", "registry"} <= sources.asked().keys()
+
+
+async def test_a_registry_takes_a_consent_of_its_own(provider: Provider, sources: MadeUpSources) -> None:
+    sources.made_up["registry"].answer = ARCHIVE
+    caller = MadeUpCaller(EXTRACT)
+    error = await refusal(provider, Request(RELEASE, ("registry",)), caller)
+    assert isinstance(error, NotAvailable)  # none is configured, so that no user is asked for a password
+    assert caller.asked == []
+    assert sources.asked() == {}
+
+
+async def test_registries_come_first_ahead_of_any_need(provider: Provider, sources: MadeUpSources) -> None:
+    provider.configure(FIRST)
+    sources.made_up["registry"].answer = sources.made_up["module-file"].answer = ARCHIVE
+    await provider.prefetch(RELEASE)
+    assert sources.asked() == {"registry": 1}
+
+
+@pytest.mark.parametrize("failure", [nothing("registry"), Corrupt("it is not signed"), Timeout("it hangs")])
+async def test_the_module_file_comes_after_a_registry_that_fails(
+    provider: Provider, sources: MadeUpSources, failure: Exception
+) -> None:
+    provider.configure(FIRST)
+    sources.made_up["registry"].answer = failure
+    sources.made_up["module-file"].answer = ARCHIVE
+    await provider.prefetch(RELEASE)
+    assert (await provider.existing.lookup(REQUEST)).source == "module-file"
+
+
+def test_what_is_asked_ahead() -> None:
+    assert sources_ahead(Config()) == ("module-file",)
+    assert sources_ahead(FIRST) == ("registry", "module-file")
+    assert sources_ahead(dataclasses.replace(FIRST, registry_first=False)) == ("module-file",)
+    assert sources_ahead(dataclasses.replace(FIRST, registries=())) == ("module-file",)
+    assert sources_ahead(dataclasses.replace(FIRST, sources=("tree",))) == ()

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kheadersd.dbus.codec import Variant
-from kheadersd.dbus.errors import ConnectionLost
+from kheadersd.dbus.errors import BusError, ConnectionLost
 from kheadersd.dbus.objects import Answer
 from kheadersd.errors import KheadersError, ModuleFailed, Timeout
 from kheadersd.host.kernel_module import KernelModule
 from kheadersd.host.modprobe_loader import ModprobeLoader
-from kheadersd.host.systemd_loader import _MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
+from kheadersd.host.systemd_loader import MANAGER, UNIT, UNLOAD_UNIT, UnitLoader
 from tests.support.archives import make_kheaders
 from tests.support.hosts import RELEASE, hide_from_sysfs, make_host, show_in_sysfs
 
@@ -181,6 +181,17 @@ async def test_no_modprobe(host: Host, record: Path) -> None:
         await ModprobeLoader(host, record, modprobe="/nonexistent/modprobe").load()
 
 
+async def test_a_record_that_cannot_be_removed(
+    host: Host, record: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a file system that has become read-only."""
+    record.mkdir()
+    loader = modprobe(host, record, WORKING)
+    await loader.restore_ownership()
+    await loader.unload()
+    assert "cannot be removed: Is a directory" in caplog.text
+
+
 async def test_no_place_for_the_record(host: Host, tmp_path: Path) -> None:
     with pytest.raises(ModuleFailed, match="cannot be written"):
         await ModprobeLoader(host, tmp_path / "missing/record", modprobe="/bin/false").load()
@@ -336,13 +347,13 @@ async def test_the_unit_hangs(host: Host, manager: Manager) -> None:
     assert loader.is_owned  # it may still get there
 
 
-async def test_the_bus_is_lost_while_the_unit_starts(host: Host) -> None:
+async def test_the_service_manager_forgets_the_unit_while_it_starts(host: Host) -> None:
     class Lost(Manager):
         def get(self, name: str) -> Variant:
-            raise KheadersError(f"there is no connection to ask for {name}")
+            raise BusError("org.freedesktop.systemd1.NoSuchUnit", f"there is no unit to ask for {name}")
 
     loader = UnitLoader(host, Lost(host))
-    with pytest.raises(KheadersError, match="no connection"):
+    with pytest.raises(ModuleFailed, match="is not known: there is no unit"):
         await loader.load()
     assert loader.is_owned
 
@@ -380,7 +391,7 @@ async def test_no_service_manager(host: Host) -> None:
 
 
 async def test_a_predecessor_was_killed_while_the_unit_started(host: Host, manager: Manager) -> None:
-    await manager.call(*_MANAGER, "StartUnit", "ss", (UNIT, "replace"))
+    await manager.call(*MANAGER, "StartUnit", "ss", (UNIT, "replace"))
     module = KernelModule(host, UnitLoader(host, manager))
     await module.recover()
     assert manager.asked == [f"StartUnit {UNIT}", f"StopUnit {UNIT}"]

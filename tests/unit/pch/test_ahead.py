@@ -277,7 +277,7 @@ async def test_headers_that_no_source_can_restore_stay(looks: Looks, rig: Rig) -
     rig.why_not_restorable = "the kernel is gone"
     looks.configure("bpf-core", drop_headers=True)
     kept = (await looks.look())["headers_kept"]
-    assert kept == {RELEASE: "no source can give them again: the kernel is gone"}
+    assert kept == {RELEASE: "no source can restore them: the kernel is gone"}
     assert has_headers(rig)
 
 

@@ -82,7 +82,7 @@ async def test_leased_headers_stay_also_at_once(rig: Rig, entry: Entry) -> None:
 async def test_headers_that_no_source_has_are_dropped_by_force_alone(rig: Rig, entry: Entry) -> None:
     rig.why_not_restorable = "it is gone"
     _, why_kept = await rig.header_removal.drop(entry, at_once=True)
-    assert (why_kept, rig.clang.listed) == ("no source can give them again: it is gone", 0)
+    assert (why_kept, rig.clang.listed) == ("no source can restore them: it is gone", 0)
     _, why_kept = await rig.header_removal.drop(entry, at_once=True, force=True)
     assert why_kept == ""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 
 import pytest
 
-from kheadersd.errors import AccessDenied, KheadersError, NotAvailable, UnknownProfile
+from kheadersd.errors import AccessDenied, CompileFailed, KheadersError, NotAvailable, UnknownProfile
 from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.pch import answers, store
@@ -72,6 +73,46 @@ async def test_dropped_headers_are_not_made_again_for_who_may_not_drop_them(rig:
     await rig.provider.get(rig.request(keep_headers=False), Caller(*MANAGER, uid=0))
     served = await rig.provider.get(rig.request(keep_headers=False), Caller())
     assert (served.why_kept, served.entry.has_headers, rig.clang.compiled) == ("", False, 1)
+
+
+async def test_a_tool_drops_only_what_came_back_for_it(rig: Rig) -> None:
+    """Another tool has no lease on what came back for it, and this one does not know of that."""
+    root = Caller(*MANAGER, uid=0)
+    fs, other = rig.request("linux/fs.h", drop_restored=True), rig.request("linux/list.h", drop_restored=True)
+    served = await rig.provider.get(fs, root)
+    assert (served.why_kept, served.entry.has_headers) == ("", True), "they were not dropped before"
+    await rig.provider.get(rig.request(keep_headers=False), root)
+    for request in (other, other, fs):
+        served = await rig.provider.get(request, root)
+        assert (served.why_kept, served.entry.has_headers) == ("", False)
+    await rig.provider.get(rig.request(), root)
+    for request in (fs, rig.request("linux/kref.h", drop_restored=True)):
+        served = await rig.provider.get(request, root)
+        assert (served.why_kept, served.entry.has_headers) == ("", True)
+
+
+async def test_a_tool_drops_nothing_that_a_program_was_given_meanwhile(rig: Rig) -> None:
+    def give() -> None:
+        rig.entry.given_at = time.monotonic()
+
+    root = Caller(*MANAGER, uid=0)
+    await rig.provider.get(rig.request(keep_headers=False), root)
+    rig.clang.meanwhile = give
+    served = await rig.provider.get(rig.request("linux/fs.h", drop_restored=True), root)
+    assert "less than ten minutes ago" in served.why_kept
+    assert rig.entry.has_headers
+
+
+async def test_dropped_headers_do_not_come_back_for_what_does_not_compile(rig: Rig) -> None:
+    root = Caller(*MANAGER, uid=0)
+    rig.clang.complaint = "error: no type"
+    with pytest.raises(CompileFailed):
+        await rig.provider.get(rig.request("linux/fs.h"), root)
+    rig.clang.complaint = ""
+    await rig.provider.get(rig.request(keep_headers=False), root)
+    with pytest.raises(CompileFailed):
+        await rig.provider.get(rig.request("linux/fs.h", drop_restored=True), root)
+    assert not rig.entry.has_headers
 
 
 async def test_dropped_headers_are_made_again_for_who_wants_them(rig: Rig) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kheadersd.precompiled import RELEASE, hook
+from kheadersd.precompiled import DROPPED, RELEASE, hook
 from kheadersd.precompiled.bus import Precompiled, Refused
+from tests.support.running import REPOSITORY
 
 TEXT = b"#include <linux/sched.h>\nint f;"
 PCH = b"-include-pch"
@@ -34,7 +38,7 @@ class Libbcc:
     def bpf_module_create_c_from_string(
         self, text: bytes, debug: int, cflags: Sequence[bytes], count: int, *rest: Any
     ) -> int:
-        assert (text[:8], debug, rest) == (TEXT[:8], 0, (True, None))
+        assert (type(text), debug, rest) == (bytes, 0, (True, None))
         flags = [cflags[at] for at in range(count)]
         self.calls.append((flags, os.environ.get("BCC_KERNEL_SOURCE")))
         with contextlib.suppress(OSError):
@@ -48,9 +52,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
 
     def get_pch(
-        release: str, headers: tuple[str, ...], defines: list[str], *, keep_headers: bool, session: bool
+        release: str, headers: tuple[str, ...], defines: list[str], *, drop_restored: bool, session: bool
     ) -> Precompiled:
-        assert keep_headers
+        assert not drop_restored
         assert not session
         calls.append((release, headers, defines))
         return Precompiled([PCH, b"/x.pch"], "/tree")
@@ -85,15 +89,108 @@ def test_a_program_that_libbcc_refuses_is_compiled_as_it_is(
     assert [flags for flags, _ in library.calls] == [[PCH, b"/x.pch", b"-w"], [b"-w"]]
     assert library.calls[1][1] == "/before"
     said = capfd.readouterr().err.splitlines()
-    # What libbcc says of the first attempt is not shown.
-    assert [line.partition(": ")[0] for line in said] == ["kheadersd", "with -w"]
-    assert said[0].endswith(": libbcc does not compile the program with them")
+    # What libbcc says of the first attempt stands before the line: it may be the last that the process says.
+    assert [line.partition(": ")[0] for line in said] == [
+        "with -include-pch /x.pch -w",
+        "kheadersd",
+        "with -w",
+    ]
+    assert said[1].endswith(": libbcc does not compile the program with them, and is asked again")
+
+
+def test_what_libbcc_says_at_the_end_of_the_process_is_shown(tmp_path: Path) -> None:
+    """LLVM ends it where a program takes too much of the stack, or with SIGABRT."""
+    program = f"""
+import os, sys, types
+sys.path += [{str(REPOSITORY)!r}]
+from kheadersd.precompiled import hook
+from kheadersd.precompiled.bus import Precompiled
+def end(*_):
+    os.write(2, b"error: too large\\n")
+    os.abort()
+hook.get_pch = lambda *_, **__: Precompiled([b"-include-pch", b"/x.pch"], "")
+library = types.SimpleNamespace({ENTRY_POINT}=end)
+hook.hook(types.SimpleNamespace(lib=library))
+library.{ENTRY_POINT}(b"int f;", 0, [], 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-6, b"error: too large\n")
+
+
+def test_threads_compile_one_after_the_other(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own headers, and the environment is then what it was."""
+    monkeypatch.delenv("BCC_KERNEL_SOURCE")
+    both = threading.Barrier(2)
+    at_once: list[str | None] = []
+
+    class Slow(Libbcc):
+        def bpf_module_create_c_from_string(self, *arguments: Any) -> int:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)
+                at_once.append(os.environ.get("BCC_KERNEL_SOURCE"))
+            return super().bpf_module_create_c_from_string(*arguments)
+
+    library = Slow()
+    hook.hook(SimpleNamespace(lib=library))  # type: ignore[arg-type]
+    compiling = [threading.Thread(target=compiled, args=(library,)) for _ in range(2)]
+    for thread in compiling:
+        thread.start()
+    for thread in compiling:
+        thread.join()
+    assert at_once == []
+    assert [tree for _, tree in library.calls] == ["/tree", "/tree"]
+    assert "BCC_KERNEL_SOURCE" not in os.environ
+
+
+def test_a_child_can_compile_while_another_thread_did(asked: list[Any]) -> None:
+    taken, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with hook._lock:
+            taken.set()
+            ended.wait()
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    taken.wait()
+    child = os.fork()
+    if not child:
+        os._exit(0 if hook._lock.acquire(blocking=False) else 1)
+    ended.set()
+    holding.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("x")])
+def test_a_tool_runs_whatever_is_wrong_here(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    for name in ("get_pch", "get_headers"):
+        monkeypatch.setattr(hook, name, fail)
+    monkeypatch.setenv(DROPPED, "1")
+    monkeypatch.delenv("BCC_KERNEL_SOURCE")
+    library = Libbcc()
+    assert compiled(library) == 7
+    assert [flags for flags, _ in library.calls] == [[]]
+    assert capfd.readouterr().err.count("compiles without precompiled headers: ") == 2
+
+
+@pytest.mark.parametrize("text", [b"", b"BPF_HASH(x);\n"])
+def test_a_program_without_headers_gets_those_of_libbcc(asked: list[Any], text: bytes) -> None:
+    """Libbcc includes some before each program. Bcc's opensnoop begins with an empty one."""
+    library = Libbcc()
+    assert compiled(library, text=text) == 7
+    assert asked == [("", ("linux/types.h",), [])]
+    assert library.calls == [([PCH, b"/x.pch"], "/tree")]
 
 
 @pytest.mark.parametrize(
     ("text", "flags", "reason"),
     [
-        (b"int main;", (), "the program includes no kernel header before all else"),
+        (b'#include "x.h"\nint main;', (), "the program includes no kernel header before all else"),
         (TEXT, (b"-include", b"/etc/shadow"), "the program is compiled with '-include'"),
         (TEXT, (b"-Wp,-DX=1",), "the program is compiled with '-Wp,-DX=1'"),
         (TEXT, (b"-DX=\xff",), "the program is compiled with '-DX=\\ufffd'"),
@@ -126,6 +223,30 @@ def test_a_refusal_of_the_daemon_is_one_line(
     assert capfd.readouterr().err == said
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_headers_that_were_dropped_come_back_for_what_has_none(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, is_there: bool
+) -> None:
+    def get_headers(release: str, *, session: bool) -> str:
+        if not is_there:
+            raise Refused("they are nowhere")
+        return f"/{release}" if not session else ""
+
+    monkeypatch.setattr(hook, "get_headers", get_headers)
+    monkeypatch.setenv(RELEASE, "6.1.0")
+    monkeypatch.setenv(DROPPED, "1")
+    monkeypatch.delenv("BCC_KERNEL_SOURCE")
+    library = Libbcc()
+    tree = "/6.1.0" if is_there else None
+    for _ in range(2):
+        assert compiled(library, b"-include", b"x.h") == 7
+        assert (DROPPED in os.environ) is not is_there
+    # They stay, for the next program too, and for what the tool starts.
+    assert library.calls == [([b"-include", b"x.h"], tree)] * 2
+    assert os.environ.get("BCC_KERNEL_SOURCE") == tree
+    assert len(capfd.readouterr().err.splitlines()) == 4, "each time one of kheadersd, one of libbcc"
+
+
 @pytest.mark.parametrize("is_closed", [True, False])
 def test_a_tool_can_have_closed_its_stderr(asked: list[Any], *, is_closed: bool) -> None:
     before = os.dup(2)
@@ -150,3 +271,24 @@ def test_a_library_is_hooked_once(asked: list[Any]) -> None:
 def test_a_bcc_of_another_kind_is_left_alone(capfd: pytest.CaptureFixture[str]) -> None:
     hook.hook(ModuleType("bcc.libbcc"))
     assert "has no bpf_module_create_c_from_string" in capfd.readouterr().err
+
+
+def test_bcc_is_hooked_when_it_is_imported(tmp_path: Path) -> None:
+    """And a tool loads nothing for it that bcc has not loaded: it would take longer than a small program."""
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc/__init__.py").touch()
+    (tmp_path / "bcc/libbcc.py").write_text(f"class lib:\n    {ENTRY_POINT} = print\n")
+    program = f"""
+import __future__, contextlib, ctypes, re, sys
+class OfLibbcc(ctypes.Structure):  # bcc's have fields, for which Python 3.14 loads more of ctypes
+    _fields_ = [("field", ctypes.c_int)]
+sys.path += [{str(tmp_path)!r}, {str(REPOSITORY)!r}]
+before = set(sys.modules)
+from kheadersd.precompiled.hook import hook_when_imported
+hook_when_imported()
+import bcc.libbcc
+assert bcc.libbcc.lib.{ENTRY_POINT}.has_precompiled
+more = set(sys.modules) - before
+print(sorted(name for name in more if name.partition(".")[0] not in ("bcc", "kheadersd")))
+"""
+    assert subprocess.check_output([sys.executable, "-I", "-S", "-c", program], text=True) == "[]\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kheadersd.sources.apt_command import clean_environment
+from kheadersd.sources.package_work import clean_environment
 
 
 def test_the_environment_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:

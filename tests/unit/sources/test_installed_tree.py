@@ -244,6 +244,51 @@ async def test_modules_elsewhere(host: Host, modules: str) -> None:
     assert host.installed_releases() == {RELEASE}
 
 
+async def test_several_directories_of_modules(host: Host) -> None:
+    """On NixOS, where an administrator made /lib/modules/<release> for another tool."""
+    tree = put_tree(host.path("nix/store/abc-dev/build"))
+    booted = host.path("run/booted-system/kernel-modules/lib/modules", RELEASE)
+    (booted / "kernel").mkdir(parents=True)
+    link(host, "build", "/nix/store/gone/build")
+    source = TreeSource(host)
+    with pytest.raises(NotFound):
+        await source.find(RELEASE, ignore)
+    (booted / "build").symlink_to("/nix/store/abc-dev/build")
+    assert await source.find(RELEASE, ignore) == Tree(tree, tree)
+    assert host.installed_releases() == {RELEASE}
+
+
+async def test_a_directory_of_modules_that_comes_later_is_noticed(host: Host) -> None:
+    source = TreeSource(host)
+    with pytest.raises(NotFound):
+        await source.find(RELEASE, ignore)
+    assert seen(source, RELEASE) == (True, None)
+    later = host.path("run/booted-system/kernel-modules/lib/modules", RELEASE)
+    tree = put_tree(later / "build")
+    assert seen(source, RELEASE) == (False, None)
+    assert await source.find(RELEASE, ignore) == Tree(tree, tree)
+
+
+def test_one_directory_under_two_names_is_one(host: Host) -> None:
+    shutil.rmtree(host.path("lib"))
+    host.path("usr/lib/modules", RELEASE).mkdir(parents=True)
+    host.path("lib").symlink_to("usr/lib")
+    assert host.modules_directories(RELEASE) == [host.path("usr/lib/modules", RELEASE)]
+    assert len(host.modules_directories(OTHER)) == 0
+
+
+async def test_nixpkgs_kernel_dev(host: Host) -> None:
+    """The sources are beside the build tree, and /usr/src leads there."""
+    dev = host.path("nix/store/abc-linux-dev/lib/modules", RELEASE)
+    source = put_tree(dev / "source", parts="source")
+    build = put_tree(dev / "build", parts="build")
+    host.path("usr/src").mkdir(parents=True)
+    host.path(f"usr/src/linux-headers-{RELEASE}").symlink_to(
+        f"/nix/store/abc-linux-dev/lib/modules/{RELEASE}/build"
+    )
+    assert await TreeSource(host).find(RELEASE, ignore) == Tree(source_tree=source, build_tree=build)
+
+
 async def test_a_path_that_no_caller_could_be_told(host: Host) -> None:
     tree = put_tree(host.path(os.fsdecode(b"usr/src/caf\xe9\n")))
     (host.modules_directory(RELEASE) / "build").symlink_to(b"/usr/src/caf\xe9\n")

@@ -12,7 +12,8 @@ import pytest
 from kheadersd.cache.entry import Record
 from kheadersd.config import Config
 from kheadersd.daemon.parts import Parts
-from kheadersd.errors import NotAvailable
+from kheadersd.errors import Corrupt, KheadersError, NotAvailable
+from kheadersd.headers.consent import Action
 from kheadersd.host.host import Host
 from kheadersd.host.kernel_module import NoLoader
 from kheadersd.journal import Journal
@@ -32,6 +33,8 @@ from tests.support.made_up_btf import (
     make_kernel,
     put,
 )
+from tests.support.made_up_registry import ORIGIN, Files
+from tests.support.pch_rig import Caller
 
 WANTED = Release(RELEASE)
 IMAGE = "boot/vmlinuz-{}"
@@ -80,8 +83,13 @@ def tool() -> Tool:
 
 
 @pytest.fixture
-async def provider(host: Host, state: Parts, tool: Tool) -> AsyncIterator[TypesProvider]:
-    provider = TypesProvider(host, state.lifecycle, tool, state.progress)
+def registry() -> Files:
+    return Files()
+
+
+@pytest.fixture
+async def provider(host: Host, state: Parts, tool: Tool, registry: Files) -> AsyncIterator[TypesProvider]:
+    provider = TypesProvider(host, state.lifecycle, tool, state.progress, registry)  # type: ignore[arg-type]
     yield provider
     await provider.close()
 
@@ -124,3 +132,76 @@ async def test_the_same_types_from_a_file_that_was_replaced(
     assert Record.decode((made.entry.directory / "entry.json").read_bytes()) == made.entry.record
     assert made.entry.record.origin == str(image)
     assert tool.dumps == 1
+
+
+@pytest.fixture
+def no_bpftool(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find(_: object) -> None:
+        raise NotAvailable("there is no bpftool")
+
+    monkeypatch.setattr("kheadersd.vmlinux.provider.find_bpftool", find)
+
+
+@pytest.mark.usefixtures("no_bpftool")
+async def test_without_bpftool_another_hosts_is_taken(
+    provider: TypesProvider, host: Host, registry: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_image(host, RELEASE)
+    registry.is_configured, registry.content = True, GUARD + PUSH + TASK + END
+    caplog.set_level("INFO")
+    made = await provider.get(WANTED, Root())
+    assert made.path.read_bytes() == registry.content
+    assert (made.fresh, made.entry.record.source) == (True, "registry")
+    assert registry.asked == [f"types-{made.entry.record.btf}"]
+    assert ORIGIN in caplog.text
+    assert (await provider.get(WANTED, Root())).entry is made.entry
+    assert len(registry.asked) == 1
+    assert "no bpftool" in await provider.why_not_restorable(made.entry)
+
+
+@pytest.mark.usefixtures("no_bpftool")
+@pytest.mark.parametrize(
+    ("content", "failure", "why"),
+    [
+        (None, None, "there is none"),
+        (GUARD, None, "is not a complete vmlinux.h"),
+        (GUARD + PUSH + TASK + END, Corrupt("not signed"), "not signed"),
+    ],
+)
+async def test_what_is_not_taken(
+    provider: TypesProvider,
+    host: Host,
+    state: Parts,
+    registry: Files,
+    content: bytes | None,
+    failure: KheadersError | None,
+    why: str,
+) -> None:
+    put_image(host, RELEASE)
+    registry.is_configured, registry.content, registry.failure = True, content, failure
+    with pytest.raises(NotAvailable, match=f"there is no bpftool; and none was fetched: .*{why}"):
+        await provider.get(WANTED, Root())
+    assert not state.cache.entries()
+    assert not [name for name in os.listdir(state.cache.directory) if name.startswith(".staging")]
+
+
+@pytest.mark.usefixtures("no_bpftool")
+@pytest.mark.parametrize("is_configured", [True, False])
+async def test_who_may_not_download(
+    provider: TypesProvider, host: Host, registry: Files, is_configured: bool
+) -> None:
+    put_image(host, RELEASE)
+    registry.is_configured, registry.content = is_configured, GUARD + PUSH + TASK + END
+    caller = Caller(Action.EXTRACT) if is_configured else Root()
+    with pytest.raises(NotAvailable, match=r"^there is no bpftool$"):
+        await provider.get(WANTED, caller)
+    assert registry.asked == []
+
+
+async def test_with_bpftool_no_registry_is_asked(
+    provider: TypesProvider, host: Host, registry: Files, tool: Tool
+) -> None:
+    put_image(host, RELEASE)
+    registry.is_configured, registry.content = True, GUARD + PUSH + TASK + END
+    made = await provider.get(WANTED, Root())
+    assert (registry.asked, tool.dumps, made.entry.record.source) == ([], 1, "btf")
