@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import NewType
@@ -28,6 +29,7 @@ _LONGEST = 128  # bytes; with a digest and a prefix, a name is shorter than NAME
 _HEX = "%%"  # the beginning of a name in hex, for releases whose percent-encoding is too long
 
 
+@functools.lru_cache(maxsize=128)
 def parse_release(text: str) -> Release:
     """Check that ``text`` can be a kernel release, and no other path than one component.
 

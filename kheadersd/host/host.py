@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgs, NotAvailable
 from ..formats.elf import build_id_in
 from ..release import Release, parse_release
 from ..system.files import read_file, read_text
 from ..system.links import resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LIVE_ROOT = Path("/")
 _OSRELEASE = "proc/sys/kernel/osrelease"
@@ -28,6 +33,12 @@ _MODULES = (
     "run/booted-system/kernel/lib/modules",
     "run/current-system/kernel/lib/modules",
 )
+
+
+@functools.lru_cache(maxsize=64)
+def _places(root: Path, release: Release) -> tuple[Path, ...]:
+    """`Host.modules_places`: each request asks for them, and paths are slow to make."""
+    return tuple(root / base / release for base in _MODULES)
 
 
 class Host:
@@ -111,7 +122,7 @@ class Host:
 
     def modules_places(self, release: Release) -> list[Path]:
         """Where a directory with the modules of a kernel can be, whether or not there is one."""
-        return [self.path(base, release) for base in _MODULES]
+        return list(_places(self.root, release))
 
     def modules_directories(self, release: Release) -> list[Path]:
         """The directories with the modules of a kernel, each once, that where tools look first.
@@ -119,21 +130,26 @@ class Host:
         There can be several: one with the modules, and one that an administrator made for the link alone.
         """
         found: dict[tuple[int, int], Path] = {}
-        for place in self.modules_places(release):
-            with contextlib.suppress(OSError):
-                directory = self.inside(place)
-                status = directory.stat()
-                if stat.S_ISDIR(status.st_mode):
-                    found.setdefault((status.st_dev, status.st_ino), directory)
+        for directory, identity in self._modules_directories(release):
+            found.setdefault(identity, directory)
         return list(found.values())
 
     def modules_directory(self, release: Release) -> Path:
-        """The first of `modules_directories`, ``/lib/modules/<release>`` if there is none."""
-        for directory in self.modules_directories(release):
+        """The first of `modules_directories`, ``/lib/modules/<release>`` if there is none; microseconds."""
+        for directory, _ in self._modules_directories(release):
             return directory
         with contextlib.suppress(OSError):
             return self.inside(self.path(_MODULES[0])) / release
         return self.path(_MODULES[0], release)
+
+    def _modules_directories(self, release: Release) -> Iterator[tuple[Path, tuple[int, int]]]:
+        """Each place that is a directory, and what it is: several places can be one directory."""
+        for place in _places(self.root, release):
+            with contextlib.suppress(OSError):
+                directory = self.inside(place)
+                status = directory.stat()
+                if stat.S_ISDIR(status.st_mode):
+                    yield directory, (status.st_dev, status.st_ino)
 
     def installed_releases(self) -> set[Release]:
         """The kernels that have modules on this host; blocking."""

@@ -7,12 +7,13 @@ import contextlib
 import dataclasses
 import os
 import re
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..host.automount import leads_to_automount, real_directory
-from ..system.file_identity import FileIdentity, Identities, identity_at
+from ..system.file_identity import FileIdentity, Identities, identities_at, identity_at, identity_of
 from ..system.files import read_start
 from ..system.printable import has_controls, printable, quoted
 from ..system.tasks import in_thread
@@ -63,8 +64,8 @@ class Look:
     Attributes:
         tree: the tree that is usable; None if there is none.
         refusals: why not, of each place that was looked at; the first is the one that is meant.
-        links: "build" and "source" themselves, or the directory that has neither; where they lead is in
-            ``files``.
+        links: "build" and "source" themselves, and what stands for those that are missing, see
+            `_in_few_looks`; where they lead is in ``files``.
         lasting: whether these tell of every change. A link that leads nowhere in an image does not: only the
             daemon follows it below the image's root.
     """
@@ -158,15 +159,45 @@ def _remember(known: dict[str, T], key: str, value: T) -> None:
         del known[next(iter(known))]
 
 
-def _absence(directory: Path) -> tuple[tuple[str, FileIdentity | None], ...]:
-    """What stands for two links that are missing: no name comes without a change of the directory.
+def _in_few_looks(links: Identities) -> Identities:
+    """What tells of the same changes, as each call for a release takes it.
 
-    Empty if it changed this very moment: it could change again within the resolution of its time stamp.
+    A name stays missing as long as the first directory on its way does, and no name comes without a change
+    of the directory that it comes to.
     """
-    identity = identity_at(directory, follow=True)
-    if identity is None or time.time_ns() - identity[2] < _RESOLUTION:
-        return ()
-    return ((str(directory), identity),)
+    few: Identities = {path: identity for path, identity in links.items() if identity is not None}
+    missing: dict[str, set[str]] = {}
+    for path in links.keys() - few.keys():
+        first = _first_missing(path)
+        missing.setdefault(os.path.dirname(first), set()).add(first)  # noqa: PTH120 - these are strings
+    for directory, names in missing.items():
+        identity = _settled(directory) if len(names) > 1 else None
+        if identity is not None and not any(map(os.path.lexists, names)):
+            few.setdefault(directory, identity)
+        else:
+            few |= dict.fromkeys(names)
+    return few
+
+
+def _first_missing(path: str) -> str:
+    """The first of the directories on the way to ``path`` that is missing; ``path`` if none is."""
+    names = path.split("/")
+    ways = ("/".join(names[:end]) for end in range(2, len(names)))
+    return next((way for way in ways if not os.path.lexists(way)), path)
+
+
+def _settled(directory: str) -> FileIdentity | None:
+    """The identity of a directory, from which it can be told whether a name comes to it.
+
+    None if it changed this very moment: it could change again within the resolution of its time stamp.
+    """
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return None
+    if not stat.S_ISDIR(status.st_mode) or time.time_ns() - status.st_ctime_ns < _RESOLUTION:
+        return None
+    return identity_of(status)
 
 
 def _look(host: Host, release: Release) -> Look:
@@ -211,18 +242,15 @@ class _Search:
         lasting = self._host.is_live or not dangling
         if tree is None:
             self._links |= self._elsewhere
-        refusals, links = tuple(self._refusals), tuple(self._links.items())
-        return Look(tree, refusals, links, tuple(files.items()), lasting)
+        refusals, links = tuple(self._refusals), _in_few_looks(self._links)
+        return Look(tree, refusals, tuple(links.items()), tuple(files.items()), lasting)
 
     def _note_links(self) -> None:
-        links = {str(self._directory / name): None for name in ("build", "source")}
-        self._links = {link: identity_at(link, follow=False) for link in links}
-        if not any(self._links.values()):
-            self._links = dict(_absence(self._directory)) or self._links
+        self._links = identities_at(self._directory / name for name in ("build", "source"))
         first, *others = self._host.modules_places(self._release)
         if first != self._directory or first.is_symlink():
             self._note_link(first)
-        self._elsewhere = {str(path): identity_at(str(path), follow=False) for path in others}
+        self._elsewhere = identities_at(others)
 
     def _note_link(self, path: Path) -> None:
         self._links.setdefault(str(path), identity_at(str(path), follow=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
@@ -258,15 +259,41 @@ async def test_several_directories_of_modules(host: Host) -> None:
     assert host.installed_releases() == {RELEASE}
 
 
-async def test_a_directory_of_modules_that_comes_later_is_noticed(host: Host) -> None:
+@pytest.mark.parametrize("settled", [True, False], ids=["long after", "at once"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"lib/modules/{RELEASE}/build",
+        f"usr/lib/modules/{RELEASE}/build",
+        f"run/booted-system/kernel-modules/lib/modules/{RELEASE}/build",
+        f"run/current-system/kernel/lib/modules/{RELEASE}/build",
+        f"usr/src/linux-headers-{RELEASE}",
+        f"usr/src/kernels/{RELEASE}",
+        f"usr/src/linux-{RELEASE}",
+    ],
+)
+async def test_a_tree_that_comes_later_is_noticed(host: Host, place: str, *, settled: bool) -> None:
+    host.path("usr/src").mkdir(parents=True, exist_ok=True)
+    if settled:
+        await asyncio.sleep(0.11)
     source = TreeSource(host)
     with pytest.raises(NotFound):
         await source.find(RELEASE, ignore)
     assert seen(source, RELEASE) == (True, None)
-    later = host.path("run/booted-system/kernel-modules/lib/modules", RELEASE)
-    tree = put_tree(later / "build")
+    tree = put_tree(host.path(place))
     assert seen(source, RELEASE) == (False, None)
     assert await source.find(RELEASE, ignore) == Tree(tree, tree)
+
+
+async def test_a_look_at_nothing_is_short(host: Host) -> None:
+    """Each call for a release takes it: /run, /usr and the directory of modules stand for ten places."""
+    await asyncio.sleep(0.11)
+    source = TreeSource(host)
+    with pytest.raises(NotFound):
+        await source.find(RELEASE, ignore)
+    look = source.last_look(RELEASE)
+    assert look is not None
+    assert len(look.links) + len(look.files) <= 4, look
 
 
 def test_one_directory_under_two_names_is_one(host: Host) -> None:
