@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Answers that many callers get: found once, encoded once.
 
-Measured by ``tests.bench cached``: a call takes 29 µs of the daemon's CPU with ten callers, and 46 µs without
-looking once for all calls that have come in together.
+Measured by ``tests.bench cached``: with ten callers, of whose calls five or six come in together, a call takes
+26 µs of the daemon's CPU; one that comes alone takes 75.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..dbus.objects import Reply
+    from ..dbus.objects import Call, Reply
 
-R = TypeVar("R")
 T = TypeVar("T")
 
 _MAX_ENCODED = 256
@@ -27,16 +25,18 @@ class Answers:
     def __init__(self) -> None:
         self._encoded: dict[object, Reply] = {}
         self._found: dict[object, Any] = {}
+        self._portion = 0
 
-    def found(self, request: R, find: Callable[[R], T | None]) -> T | None:
-        """What ``find`` finds for a request, or says of it, once for all calls that have come in together."""
-        served: T | None = self._found.get(request)
-        if served is None and (served := find(request)) is not None:
-            if not self._found:
-                # Before anything else is read from the bus, or done at all.
-                asyncio.get_running_loop().call_soon(self._found.clear)
-            self._found[request] = served
-        return served
+    def found(self, call: Call, find: Callable[[Call], T | None]) -> T | None:
+        """What ``find`` finds for a call, once for all that ask the same and have come in together."""
+        portion = call.connection.portion
+        if portion != self._portion:
+            self._found.clear()
+            self._portion = portion
+        found: T | None = self._found.get(call.question)
+        if found is None and (found := find(call)) is not None and portion:
+            self._found[call.question] = found
+        return found
 
     def encoded(self, served: T, encode: Callable[[T], Reply], depends_on: object = None) -> Reply:
         """The reply with what is served, encoded once until something changes.
@@ -55,3 +55,4 @@ class Answers:
     def forget(self) -> None:
         """Encode replies anew from now on: something that they describe has changed."""
         self._encoded.clear()
+        self._found.clear()

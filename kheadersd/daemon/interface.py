@@ -130,24 +130,30 @@ class Service:
 
     @_noted_at_once
     def _get_headers(self, call: Call) -> Result | Later:
+        if ready := self._answers.found(call, self._headers_asked_for):
+            return self._given(*ready)
+        return self._get_headers_later(call)
+
+    def _headers_asked_for(self, call: Call) -> tuple[Served, Reply] | None:
         request, _ = self._request(call, SOURCES, REFRESH)
-        if not request.refresh and (served := self._answers.found(request, self.parts.existing.ready)):
-            return self._headers(served)
-        return self._get_headers_later(call, request)
+        return None if request.refresh else self._ready_headers(request)
 
     @_noted
-    async def _get_headers_later(self, call: Call, request: Request) -> Reply:
+    async def _get_headers_later(self, call: Call) -> Reply:
+        request, _ = self._request(call, SOURCES, REFRESH)
         return self._headers(await self.parts.provider.get(request, self._caller(call)))
 
     @_noted_at_once
     def _lookup(self, call: Call) -> Result | Later:
-        request = Request(self._release(call.args[0]), self.parts.config.sources)
-        if served := self._answers.found(request, self.parts.existing.ready):
-            return self._headers(served)
-        return self._lookup_later(request)
+        if ready := self._answers.found(call, self._headers_looked_up):
+            return self._given(*ready)
+        return self._lookup_later(call)
 
-    async def _lookup_later(self, request: Request) -> Reply:
-        return self._headers(await self.parts.existing.lookup(request))
+    def _headers_looked_up(self, call: Call) -> tuple[Served, Reply] | None:
+        return self._ready_headers(self._lookup_request(call))
+
+    async def _lookup_later(self, call: Call) -> Reply:
+        return self._headers(await self.parts.existing.lookup(self._lookup_request(call)))
 
     @_noted
     async def _acquire(self, call: Call) -> Reply:
@@ -197,27 +203,47 @@ class Service:
             )
         return served, lease
 
+    def _ready_headers(self, request: Request) -> tuple[Served, Reply] | None:
+        served = self.parts.existing.ready(request)
+        return None if served is None else (served, self._encoded_headers(served))
+
     def _headers(self, served: Served) -> Reply:
+        return self._given(served, self._encoded_headers(served))
+
+    def _encoded_headers(self, served: Served) -> Reply:
+        return self._answers.encoded(served, _encode_headers, self._links(served.release))
+
+    def _given(self, served: Served, reply: Reply) -> Reply:
+        """The reply, once it is noted that its headers are given to a caller."""
         _in_use(served.entry)
         self.parts.metrics.on_headers(served.source, fresh=served.fresh)
-        return self._answers.encoded(served, _encode_headers, self._links(served.release))
+        return reply
 
     def _links(self, release: Release) -> tuple[object, ...]:
         """What the environment in a reply depends on, besides what is served."""
-        links = self._answers.found(release, self._links_now)
-        assert links is not None
-        return links
-
-    def _links_now(self, release: Release) -> tuple[object, ...]:
         return links_of_tools(release, self.parts.host)
+
+    def _lookup_request(self, call: Call) -> Request:
+        return Request(self._release(call.args[0]), self.parts.config.sources)
 
     # What is made from headers
 
     @_noted_at_once
     def _get_pch(self, call: Call) -> Result | Later:
+        if ready := self._answers.found(call, self._pch_asked_for):
+            return self._given_pch(*ready)
+        return self._get_pch_later(call)
+
+    def _pch_asked_for(self, call: Call) -> tuple[ServedPch, Reply] | None:
+        request = self._pch_request(call)
+        # A caller's own list of headers takes an authorisation, whether it has been made or not.
+        served = None if request.headers else self.parts.derived.pch.ready(request)
+        return None if served is None else (served, self._encoded_pch(served))
+
+    def _pch_request(self, call: Call) -> PchRequest:
         release, profile, given = call.args
         options = Options(given, COMPILER, HEADERS, DEFINES, KEEP_HEADERS, DROP_RESTORED, FORCE)
-        request = PchRequest(
+        return PchRequest(
             self._release(release),
             str(profile),
             options[HEADERS],
@@ -227,18 +253,18 @@ class Service:
             options[DEFINES],
             drop_restored=options[DROP_RESTORED],
         )
-        # A caller's own list of headers takes an authorisation, whether it has been made or not.
-        if not request.headers and (served := self._answers.found(request, self.parts.derived.pch.ready)):
-            return self._pch(served)
-        return self._get_pch_later(call, request)
 
     @_noted
-    async def _get_pch_later(self, call: Call, request: PchRequest) -> Reply:
-        return self._pch(await self.parts.derived.pch.get(request, self._caller(call)))
+    async def _get_pch_later(self, call: Call) -> Reply:
+        served = await self.parts.derived.pch.get(self._pch_request(call), self._caller(call))
+        return self._given_pch(served, self._encoded_pch(served))
 
-    def _pch(self, served: ServedPch) -> Reply:
-        self.parts.metrics.on_pch(fresh=served.fresh)
+    def _encoded_pch(self, served: ServedPch) -> Reply:
         return self._answers.encoded(served, self._encode_pch, self._links(served.entry.release))
+
+    def _given_pch(self, served: ServedPch, reply: Reply) -> Reply:
+        self.parts.metrics.on_pch(fresh=served.fresh)
+        return reply
 
     def _encode_pch(self, served: ServedPch) -> Reply:
         described = variants(pch_details(served, self.parts.existing.describe(served.entry)))

@@ -102,6 +102,8 @@ class Options:
             InvalidArgs: a key is unknown, or a value has another type or is out of its range.
         """
         self._given: dict[str, object] = {}
+        if not given:
+            return  # as in most calls, which this is to cost nothing
         known = {option.name: option for option in allowed}
         for name, variant in given.items():
             option = known.get(name)

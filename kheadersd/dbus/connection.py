@@ -118,6 +118,11 @@ class Connection:
         return self._unique_name
 
     @property
+    def portion(self) -> int:
+        """As `Stream.portion`."""
+        return self._stream.portion
+
+    @property
     def closed(self) -> asyncio.Future[str]:
         """Await it to learn of the end of the connection: its result is the reason, "" after `close`."""
         return asyncio.shield(self._closed)

@@ -132,6 +132,7 @@ class Dispatcher:
             args,
             allow_interactive=bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION),
             connection=self._connection,
+            question=(fields.member, message.body, message.big_endian),
         )
 
     def _start(self, message: Message, method: Method, work: Awaitable[Result]) -> None:

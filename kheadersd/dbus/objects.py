@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -32,6 +32,10 @@ class Peer(Protocol):
     def call(self) -> Callable[..., Awaitable[Answer]]:
         """`Connection.call`."""
 
+    @property
+    def portion(self) -> int:
+        """The number of the portion of messages that is being handled, 0 between; see `transport.Stream`."""
+
     async def credentials(self, sender: str) -> Credentials:
         """The credentials of a caller."""
 
@@ -48,9 +52,12 @@ class Call:
         args: the decoded arguments, which match the method's signature. Treat them as immutable.
         allow_interactive: the caller is prepared to wait while its user is asked for a password.
         connection: the connection it came in on.
+        question: the same for calls of a method with the same arguments, and only for them.
     """
 
-    __slots__ = ("allow_interactive", "args", "connection", "interface", "member", "path", "sender")
+    __slots__ = (
+        "allow_interactive", "args", "connection", "interface", "member", "path", "question", "sender",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - what a D-Bus call is made of
         self,
@@ -62,6 +69,7 @@ class Call:
         *,
         allow_interactive: bool,
         connection: Peer,
+        question: Hashable = None,
     ) -> None:
         self.sender = sender
         self.path = path
@@ -70,6 +78,7 @@ class Call:
         self.args = args
         self.allow_interactive = allow_interactive
         self.connection = connection
+        self.question = question
 
     async def credentials(self) -> Credentials:
         """Who calls, as the bus knows it. Remembered while the caller stays on the bus.

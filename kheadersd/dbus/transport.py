@@ -71,7 +71,12 @@ class Receiver(Protocol):
 
 
 class Stream:
-    """Reads and writes frames on an authenticated socket, which it owns from now on."""
+    """Reads and writes frames on an authenticated socket, which it owns from now on.
+
+    Attributes:
+        portion: the number of the portion of messages that is being handled, from 1 on; 0 between portions.
+            What is found out for one message of a portion holds for all of them: nothing else runs meanwhile.
+    """
 
     def __init__(
         self,
@@ -87,19 +92,21 @@ class Stream:
         self._receiver = receiver
         self._max_message = max_message
         self._open = True
+        self.portion = 0
         # Reading. The kernel never joins two batches of descriptors in one read, and ends the read with the
         # piece that one came with: a batch belongs to the message that has the last byte of its read. Each is
         # kept with the position in the stream behind that byte.
+        self._into = [memoryview(bytearray(_READ_SIZE))]
         self._data = bytearray()
         self._received = 0
         self._skip = 0
         self._batches: collections.deque[tuple[int, list[int]]] = collections.deque()
         self._continuation: asyncio.Handle | None = None
         self._paused = False
+        self._portions = 0
         # Writing
         self._queue: collections.deque[tuple[bytes | memoryview, Sequence[int]]] = collections.deque()
         self._queued_bytes = 0
-        self._holding = False
         self._writing = False
         self._drained: asyncio.Future[None] | None = None
         loop.add_reader(self._fd, self._on_readable)
@@ -116,7 +123,7 @@ class Stream:
             return
         self._queue.append((frame, descriptors))
         self._queued_bytes += len(frame)
-        if not self._holding:
+        if not self.portion:  # answers to one portion leave together
             self._flush()
         if self._queued_bytes > _HIGH_WATER:
             self._pause()
@@ -166,13 +173,14 @@ class Stream:
         """Handle a portion of what has come in; the rest waits until the loop has looked after others."""
         if self._paused or not self._open:
             return
-        self._holding = True  # answers to one portion leave together
+        self._portions += 1
+        self.portion = self._portions
         try:
             self._read_portion()
         except ValueError as error:
             self._lose(f"the bus sent what is not D-Bus: {error}")
         finally:
-            self._holding = False
+            self.portion = 0
         if self._open and self._queue:
             self._flush()
 
@@ -196,20 +204,20 @@ class Stream:
     def _receive(self) -> bool:
         """Read once; whether there may be more at once."""
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(_READ_SIZE, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
+            size, ancillary, _, _ = self._socket.recvmsg_into(self._into, _ANCILLARY_SIZE, _CLOSE_ON_EXEC)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
             self._lose(f"reading from the bus failed: {error.strerror}")
             return False
-        self._received += len(data)
+        self._received += size
         if ancillary:
             self._batches.append((self._received, _descriptors(ancillary)))
-        if not data:
+        if not size:
             self._lose("the bus closed the connection")
             return False
-        self._data += data
-        return len(data) == _READ_SIZE  # a shorter read has emptied the socket; else the loop calls again
+        self._data += self._into[0][:size]
+        return size == _READ_SIZE  # a shorter read has emptied the socket; else the loop calls again
 
     def _handle_frames(self, budget: int, deadline: float) -> int:
         """Handle the complete frames that are there, as far as the budget goes; return what is left of it."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
+
+import pytest
 
 from kheadersd.daemon import answers as module
 from kheadersd.daemon.answers import Answers
-from kheadersd.dbus.objects import Reply
-from kheadersd.headers.requests import Request
-from kheadersd.release import Release
+from kheadersd.dbus.objects import Call, Peer, Reply
 
-REQUEST = Request(Release("6.1.0"), ("tree",))
-OTHER = Request(Release("6.2.0"), ("tree",))
+
+class Portion:
+    """A connection that handles the portion of messages of this number."""
+
+    def __init__(self, portion: int) -> None:
+        self.portion = portion
+
+
+def call(question: str = "6.1.0", portion: int = 7) -> Call:
+    bus = cast("Peer", Portion(portion))
+    return Call(":1.1", "/", "", "Get", [], allow_interactive=False, connection=bus, question=question)
 
 
 class Counted:
@@ -22,7 +30,7 @@ class Counted:
         self.calls = 0
         self._found = found
 
-    def find(self, request: Request) -> Any:  # noqa: ARG002
+    def find(self, call: Call) -> Any:  # noqa: ARG002
         self.calls += 1
         return self._found
 
@@ -31,26 +39,34 @@ class Counted:
         return Reply(served.encode())
 
 
-async def test_calls_that_come_in_together_are_looked_up_once() -> None:
+def test_calls_that_come_in_together_are_looked_up_once() -> None:
     answers, counted = Answers(), Counted()
-    assert len({answers.found(REQUEST, counted.find) for _ in range(3)}) == 1
+    assert len({answers.found(call(), counted.find) for _ in range(3)}) == 1
     assert counted.calls == 1
-    answers.found(OTHER, counted.find)
-    assert counted.calls == 2, "another request is another look"
+    answers.found(call("6.2.0"), counted.find)
+    assert counted.calls == 2, "another question is another look"
 
 
-async def test_what_was_found_is_looked_at_again_in_the_next_turn_of_the_loop() -> None:
+@pytest.mark.parametrize(("first", "second"), [(7, 8), (7, 0), (0, 7), (0, 0)])
+def test_what_was_found_is_looked_at_again_for_what_comes_later(first: int, second: int) -> None:
     answers, counted = Answers(), Counted()
-    answers.found(REQUEST, counted.find)
-    await asyncio.sleep(0)
-    answers.found(REQUEST, counted.find)
+    answers.found(call(portion=first), counted.find)
+    answers.found(call(portion=second), counted.find)
     assert counted.calls == 2
 
 
-async def test_what_was_not_found_is_looked_for_again() -> None:
+def test_what_was_not_found_is_looked_for_again() -> None:
     answers, counted = Answers(), Counted(found=None)
-    assert answers.found(REQUEST, counted.find) is None
-    assert answers.found(REQUEST, counted.find) is None
+    assert answers.found(call(), counted.find) is None
+    assert answers.found(call(), counted.find) is None
+    assert counted.calls == 2
+
+
+def test_what_was_found_is_looked_at_again_once_something_changes() -> None:
+    answers, counted = Answers(), Counted()
+    answers.found(call(), counted.find)
+    answers.forget()
+    answers.found(call(), counted.find)
     assert counted.calls == 2
 
 

@@ -38,6 +38,8 @@ class OfRoot(Call):
     async def credentials(self) -> Credentials:
         return Credentials(0, os.getpid())
 
+    portion = 0
+
     def known_user(self, sender: str) -> int:  # noqa: ARG002
         return 0
 

@@ -63,6 +63,8 @@ class Polkit:
             result = await result
         return Answer([[*result, {}]], ())
 
+    portion = 0
+
     async def credentials(self, sender: str) -> Credentials:
         return Credentials(self.uid, 1)
 
