@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Answers that many callers get: found once, encoded once.
 
-Measured by ``tests.bench cached``: with ten callers, of whose calls five or six come in together, a call takes
+Measured by ``tests.bench cached``: with ten callers, of whose calls five or six come in together, each takes
 26 µs of the daemon's CPU; one that comes alone takes 75.
 """
 
