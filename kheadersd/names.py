@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
-SOURCE_NAMES = ("tree", "sysfs", "module-file", "module", "package", "registry")
+TREE = "tree"
+SYSFS = "sysfs"
+MODULE_FILE = "module-file"
+MODULE = "module"
+PACKAGE = "package"
+REGISTRY = "registry"
+SOURCE_NAMES = (TREE, SYSFS, MODULE_FILE, MODULE, PACKAGE, REGISTRY)
 """All sources of headers, in their default order."""
 
 ADVICE = "to have them"

@@ -14,6 +14,7 @@ from ..formats import oci
 from ..formats.decompress import whole
 from ..formats.oci import Descriptor, Manifest
 from ..formats.tar import TarReader
+from ..names import MODULE, MODULE_FILE, SYSFS
 from ..release import Release, parse_release
 from ..sources.kernel_archive import MAX_ARCHIVE
 from ..sources.module_file import MAX_MODULE, cut_out
@@ -53,7 +54,7 @@ class Headers:
     @property
     def annotations(self) -> dict[str, str]:
         """What the manifest says of them, but for their content."""
-        of_kernel = self.source in ("sysfs", "module", "module-file")
+        of_kernel = self.source in (SYSFS, MODULE, MODULE_FILE)
         found = {
             oci.RELEASE: self.release,
             oci.ARCHITECTURE: self.architecture,

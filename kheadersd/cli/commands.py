@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..dbus.codec import Variant
 from ..errors import Corrupt, InvalidArgs
 from ..formats.tar import TarReader
-from ..names import MAX_REASON, SERVICE
+from ..names import MAX_REASON, REGISTRY, SERVICE
 from ..system import units
 from ..system.printable import printable
 from ..system.tasks import in_thread
@@ -246,7 +246,7 @@ def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
 def _source(entry: Mapping[str, Any]) -> str:
     """The source of an entry; of a registry, with the repository and the digest."""
     source: str = entry.get("source", "-")
-    return f"{source} {entry.get('origin', '')}".strip() if source == "registry" else source
+    return f"{source} {entry.get('origin', '')}".strip() if source == REGISTRY else source
 
 
 def _contents(entry: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import config
 from ..errors import KheadersError, Timeout
 from ..formats import oci
+from ..names import REGISTRY
 from ..repository import Repository, parse_repository
 from ..sources.build_tree import Unusable, architecture
 from ..sources.source import NotFound, Reason
@@ -184,7 +185,7 @@ async def _made_here(client: Client, key: Path | None) -> dict[str, Release | Ma
     entries = await _entries(client)
     found: dict[str, Release | MadeFile] = {}
     for entry in entries:
-        if entry["source"] == "registry" or not entry["headers_kept"] or entry["kind"] != "headers":
+        if entry["source"] == REGISTRY or not entry["headers_kept"] or entry["kind"] != "headers":
             continue
         with contextlib.suppress(KheadersError):
             headers = _headers_in(entry)

@@ -18,6 +18,7 @@ from ..cache.entry import Record
 from ..cache.pch_files import load
 from ..errors import Corrupt, KheadersError
 from ..formats import oci
+from ..names import REGISTRY
 from ..sources.source import NotFound
 from ..system.disk import explained
 from ..system.files import read_file
@@ -159,7 +160,7 @@ def types_of(release: Release, entries: Iterable[Mapping[str, object]]) -> list[
         except (Corrupt, OSError, KeyError, records.OtherVersion):
             continue  # removed or damaged meanwhile
         said = {oci.RELEASE: release}
-        is_fetched = record.source == "registry"
+        is_fetched = record.source == REGISTRY
         path = directory / "tree" / NAME
         found.append(MadeFile(oci.TYPES, record.btf, path, item.content, said, is_fetched))
     return found

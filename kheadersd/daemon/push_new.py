@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..cache.entry import HEADERS
 from ..errors import KheadersError
 from ..host.systemd_loader import MANAGER
+from ..names import REGISTRY
 from ..system.tasks import Background
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class PushNew:
     def on_added(self, entry: Entry) -> None:
         """An entry is new; what came from a registry is in one already."""
         wanted = entry.record.kind == HEADERS or self._wants_pchs()
-        if wanted and entry.record.source != "registry":
+        if wanted and entry.record.source != REGISTRY:
             self.start()
 
     def on_pch_added(self, pch: Pch) -> None:

@@ -8,6 +8,7 @@ import enum
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import LimitsExceeded
+from ..names import PACKAGE
 from .limits import in_time
 
 if TYPE_CHECKING:
@@ -136,6 +137,6 @@ class Consent:
             raise LimitsExceeded("too many releases are being looked for in packages; try again in a minute")
         self._waiting += 1
         try:
-            await in_time(config, release, "package", self._package.offered(release))
+            await in_time(config, release, PACKAGE, self._package.offered(release))
         finally:
             self._waiting -= 1

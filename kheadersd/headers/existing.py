@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Corrupt, NotCached, Timeout
 from ..events import Event
+from ..names import TREE
 from ..progress import unreported
 from ..sources import tree_copy
 from ..sources.installed_tree import NOT_IDENTIFIED
@@ -55,7 +56,7 @@ class ExistingHeaders:
 
         None also when only a longer look can tell: `lookup` takes it.
         """
-        if request.sources[0] == "tree":
+        if request.sources[0] == TREE:
             look = self._sources.tree.last_look(request.release)
             if look is None:
                 return None
@@ -70,7 +71,7 @@ class ExistingHeaders:
             NotCached: nothing is.
         """
         served = self.ready(request)
-        if served is None and "tree" in request.sources:
+        if served is None and TREE in request.sources:
             with contextlib.suppress(NotFound, Timeout):
                 served = await self.find_tree(request.release)
         served = served or self.cached(request)
@@ -88,8 +89,8 @@ class ExistingHeaders:
             NotFound: there is none that is usable.
             Timeout: the disk does not answer.
         """
-        look = self._work.share(("tree", release), lambda: self._sources.tree.find(release, unreported))
-        return self._in_place(release, await in_time(self._config, release, "tree", look))
+        look = self._work.share((TREE, release), lambda: self._sources.tree.find(release, unreported))
+        return self._in_place(release, await in_time(self._config, release, TREE, look))
 
     def cached(self, request: Request) -> Served | None:
         """The headers of the preferred entry, if that is good and of one of the request's sources."""
@@ -124,9 +125,9 @@ class ExistingHeaders:
         place have not been looked at for 2 seconds.
         """
         sources = self._config.sources
-        if "tree" in sources:
+        if TREE in sources:
             await self._look_at_trees(release)
-        if sources[:1] == ("tree",):
+        if sources[:1] == (TREE,):
             look = self._sources.tree.last_look(release)
             if look is None:
                 return None
@@ -159,7 +160,7 @@ class ExistingHeaders:
         return entry
 
     def _in_place(self, release: Release, tree: Tree) -> Served:
-        served = Served(self._host, release, "tree", tree)
+        served = Served(self._host, release, TREE, tree)
         if tree.randomised and tree not in self._warned_of:
             self._warned_of.add(tree)
             self._journal.report(
@@ -174,17 +175,17 @@ class ExistingHeaders:
             with contextlib.suppress(NotFound, Timeout):
                 await self.find_tree(release)
         records = [entry.record for entry in self._cache.all_of(release)]
-        for origin in {record.origin for record in records if record.source == "tree"}:
+        for origin in {record.origin for record in records if record.source == TREE}:
             if tree_source.stamp(origin) == NOT_IDENTIFIED:
                 look = functools.partial(tree_source.identify, release, origin, limits_of(self._config))
                 # A caller who wants the tree copied is told why it cannot be.
                 with contextlib.suppress(Corrupt, Timeout):
-                    await in_time(self._config, release, "tree", self._work.share(("look", origin), look))
+                    await in_time(self._config, release, TREE, self._work.share(("look", origin), look))
 
     def _copy(self, tree: Tree, release: Release) -> Entry | None:
         origin = tree_copy.origin(tree)
         for entry in self._cache.all_of(release):
             record = entry.record
-            if (record.source, record.origin) == ("tree", origin) and self.is_current(entry):
+            if (record.source, record.origin) == (TREE, origin) and self.is_current(entry):
                 return entry if entry.is_intact() else None
         return None

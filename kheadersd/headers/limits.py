@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Timeout
+from ..names import PACKAGE, REGISTRY
 from ..sources.source import Limits
 from ..system.tasks import within
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..release import Release
 
-DOWNLOADING = ("package", "registry")
+DOWNLOADING = (PACKAGE, REGISTRY)
 """The sources that use the network, each of which takes a consent of its own."""
 
 T = TypeVar("T")

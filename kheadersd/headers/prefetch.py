@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..cache.entry import TYPES
 from ..errors import KheadersError, NotAvailable
 from ..events import Event
+from ..names import MODULE, MODULE_FILE, SYSFS, TREE
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Sources whose headers are of installed kernels: a kernel without modules in /lib/modules/<release> is gone.
-_INSTALLED = ("module", "module-file", "tree")
+_INSTALLED = (MODULE, MODULE_FILE, TREE)
 
 
 class Prefetch:
@@ -81,7 +82,7 @@ class Prefetch:
         """
         record = entry.record
         is_types = record.kind == TYPES
-        if record.source == "sysfs" or (
+        if record.source == SYSFS or (
             is_types and Path(record.origin).is_relative_to(self._host.path("sys"))
         ):
             return entry.release in self._removed
@@ -97,6 +98,6 @@ class Prefetch:
                 Event.AHEAD_FAILED,
                 f"The headers of {release} could not be extracted ahead: {error.message}",
                 release=release,
-                source="module-file",
+                source=MODULE_FILE,
                 error=error.bus_name,
             )

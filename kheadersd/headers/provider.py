@@ -20,7 +20,7 @@ from ..errors import (
     Timeout,
 )
 from ..events import Event
-from ..names import ADVICE
+from ..names import ADVICE, MODULE, MODULE_FILE, PACKAGE, REGISTRY, SYSFS, TREE
 from ..sources.source import NotFound
 from ..system.tasks import SharedWork
 from . import restore
@@ -73,8 +73,8 @@ class _Unserved(Exception):
 
 def sources_ahead(config: Config) -> tuple[str, ...]:
     """The sources that are asked before any caller asks, in this order; () for none."""
-    first = ("registry",) if config.registry_first and config.registries else ()
-    return tuple(name for name in (*first, "module-file") if name in config.sources)
+    first = (REGISTRY,) if config.registry_first and config.registries else ()
+    return tuple(name for name in (*first, MODULE_FILE) if name in config.sources)
 
 
 class Provider:
@@ -184,9 +184,9 @@ class Provider:
         """
         names = request.sources
         if len(names) > 1 and not self._sources.registry.is_configured:
-            names = tuple(name for name in names if name != "registry")
+            names = tuple(name for name in names if name != REGISTRY)
         for _, group in itertools.groupby(
-            names, lambda name: name if name == "tree" or name in DOWNLOADING else "local"
+            names, lambda name: name if name == TREE or name in DOWNLOADING else "local"
         ):
             yield dataclasses.replace(request, sources=tuple(group))
 
@@ -194,11 +194,11 @@ class Provider:
         """Get headers from the sources of a phase, which all take the same consent."""
         name, uid = phase.sources[0], None
         try:
-            if name == "tree":
+            if name == TREE:
                 return await self.existing.find_tree(phase.release)
-            if name == "package":
+            if name == PACKAGE:
                 uid = await self._consent.to_download(phase.release, caller, self._config)
-            elif name == "registry":
+            elif name == REGISTRY:
                 uid = await self._consent.to_fetch(caller)
             else:
                 uid = await self._consent.to_extract(phase, caller)
@@ -222,7 +222,7 @@ class Provider:
         for name in phase.sources:
             if name in DOWNLOADING:
                 self._report_download(phase.release, name, uid)
-            if name == "module" and any(failure.source == "sysfs" and failure.error for failure in failures):
+            if name == MODULE and any(failure.source == SYSFS and failure.error for failure in failures):
                 continue  # it would read the very same file
             try:
                 with self._progress.of(phase.release, name) as report:
@@ -235,7 +235,7 @@ class Provider:
         return failures
 
     def _report_download(self, release: Release, name: str, uid: int | None) -> None:
-        what = "Downloading the headers package" if name == "package" else "Asking registries for the headers"
+        what = "Downloading the headers package" if name == PACKAGE else "Asking registries for the headers"
         self._journal.report(
             Event.DOWNLOAD_STARTED, f"{what} of {release}", release=release, source=name, client_uid=uid
         )
@@ -268,9 +268,9 @@ class Provider:
         return await self._work.share(("copy", served.release), lambda: self._copy(served, uid))
 
     async def _copy(self, served: Served, uid: int) -> Entry:
-        with self._progress.of(served.release, "tree") as report:
+        with self._progress.of(served.release, TREE) as report:
             work = self._copy_now(served, uid, report)
-            return await in_time(self._config, served.release, "tree", work)
+            return await in_time(self._config, served.release, TREE, work)
 
     async def _copy_now(self, served: Served, uid: int, report: Report) -> Entry:
         tree, limits = self._sources.tree, limits_of(self._config)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import KheadersError
+from ..names import MODULE_FILE, PACKAGE, SYSFS, TREE
 from ..progress import unreported
 from ..sources import tree_copy
 from ..sources.source import NotFound
@@ -51,17 +52,17 @@ async def _why_not(name: str, entry: Entry, sources: Sources, config: Config) ->
     Raises:
         NotFound, KheadersError: it says so itself.
     """
-    if name == "package":
+    if name == PACKAGE:
         offered = await sources.package.offered(entry.release)
         return "" if offered else "whether there is a package is only known after a download"
-    if name == "tree":
+    if name == TREE:
         origin = tree_copy.origin(await sources.tree.find(entry.release, unreported))
         identity = await sources.tree.identify(entry.release, origin, limits_of(config))
         return "" if identity else "the tree vanished"
-    if name not in ("sysfs", "module-file"):
+    if name not in (SYSFS, MODULE_FILE):
         return "whether it has them is only known by trying"
     archive = await sources.archives[name].find(entry.release, unreported)
-    if name == "sysfs" and not sources.sysfs.is_lasting():
+    if name == SYSFS and not sources.sysfs.is_lasting():
         return "the archive that a loaded module shows goes with the module"
     if archive.digest != entry.record.digest:
         return f"{archive.origin} has another archive than the one that they were made from"

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..host.automount import leads_to_automount, real_directory
+from ..names import TREE
 from ..system.file_identity import FileIdentity, Identities, identities_at, identity_at, identity_of
 from ..system.files import read_start
 from ..system.printable import has_controls, printable, quoted
@@ -92,7 +93,7 @@ class Look:
 class TreeSource:
     """Serves whole trees, and trees that a distribution splits into a source and a build part, in place."""
 
-    name = "tree"
+    name = TREE
 
     def __init__(self, host: Host) -> None:
         self._host = host

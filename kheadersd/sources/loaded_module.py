@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..host.kernel_module import CannotLoad
+from ..names import MODULE
 from .source import NotFound, Reason
 from .sysfs import read_archive
 
@@ -23,7 +24,7 @@ _TRIES = 3
 class ModuleSource:
     """Loads kheaders, reads its archive whole, and unloads it at once unless it was loaded before."""
 
-    name = "module"
+    name = MODULE
 
     def __init__(self, host: Host, module: KernelModule) -> None:
         self._host = host

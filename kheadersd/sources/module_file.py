@@ -10,6 +10,7 @@ from ..formats import elf
 from ..formats.decompress import whole
 from ..formats.file_slice import MemorySlice
 from ..host.module_file import locate
+from ..names import MODULE_FILE
 from ..system.file_identity import stored_identity
 from ..system.files import opened
 from ..system.printable import has_controls, printable, quoted
@@ -36,7 +37,7 @@ _START, _END = b"kernel_headers_data", b"kernel_headers_data_end"
 class ModuleFileSource:
     """Finds kheaders.ko below /lib/modules/<release> and takes the archive out of it."""
 
-    name = "module-file"
+    name = MODULE_FILE
 
     def __init__(self, host: Host) -> None:
         self._host = host

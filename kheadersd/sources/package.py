@@ -7,6 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from ..host.distribution import distribution
+from ..names import PACKAGE
 from ..system.tasks import SharedWork, in_thread
 from .source import NotFound, Reason
 
@@ -52,7 +53,7 @@ class PackageSource:
         extra: addresses of further repositories; see `configure`.
     """
 
-    name = "package"
+    name = PACKAGE
 
     def __init__(self, host: Host, work: Path, extra: Sequence[str] = ()) -> None:
         self._host = host

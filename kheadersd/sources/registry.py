@@ -18,6 +18,7 @@ from ..formats import oci
 from ..formats.deb import HeldFile, open_part
 from ..formats.decompress import chunks
 from ..host.architecture import of_machine
+from ..names import REGISTRY
 from ..sandbox.runners import network_runner
 from ..system.files import read_file
 from ..system.tasks import in_thread
@@ -54,7 +55,7 @@ class RegistrySource:
         skopeo: how registries are spoken to; by default with this machine's configuration.
     """
 
-    name = "registry"
+    name = REGISTRY
 
     def __init__(self, host: Host, work: Path, skopeo: Skopeo | None = None) -> None:
         self.work = PackageWork(work)

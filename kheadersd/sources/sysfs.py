@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..errors import Corrupt
+from ..names import SYSFS
 from ..system.file_identity import stored_identity
 from ..system.files import opened, read_up_to
 from ..system.tasks import in_thread
@@ -30,7 +31,7 @@ _PAUSES = (0.02, 0.05, 0.1, 0.2)
 class SysfsSource:
     """Reads what is loaded or built in; never loads anything."""
 
-    name = "sysfs"
+    name = SYSFS
 
     def __init__(self, host: Host, module: KernelModule) -> None:
         self._host = host

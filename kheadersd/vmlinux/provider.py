@@ -17,6 +17,7 @@ from ..errors import KheadersError, NoSpace, NotAvailable, Timeout
 from ..formats import oci
 from ..formats.tar import FILE
 from ..headers.consent import Action
+from ..names import REGISTRY
 from ..sources.source import NotFound
 from ..system.disk import explained
 from ..system.files import opened, sha256
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from .btf_finder import Btf
 
 SOURCE = "btf"
-REGISTRY = "registry"
-"""Where entries with a vmlinux.h come from, as their records have it."""
+"""Where entries with a vmlinux.h come from that was made here, as their records have it."""
 
 log = logging.getLogger(__name__)
 
