@@ -26,7 +26,7 @@ from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
@@ -222,12 +222,22 @@ async def _list(client: Client, arguments: argparse.Namespace) -> int:
     elif entries:
         output.put_table(
             ("RELEASE", "WHAT", "SOURCE", "SIZE", "FILES", "MADE", "LAST USED", "PATH"),
-            (_entry_row(entry, units.size(entry.get("bytes", 0))) for entry in entries),
-            (_entry_row(entry, str(entry.get("bytes", 0))) for entry in entries),
+            _entry_rows(entries, units.size),
+            _entry_rows(entries, str),
         )
     elif output.is_terminal():
         output.put("The cache is empty; 'kheadersctl get' fills it.")
     return DONE
+
+
+def _entry_rows(
+    entries: Iterable[Mapping[str, Any]], size: Callable[[int], str]
+) -> Iterator[tuple[str, ...]]:
+    """A row for each entry, and one for each of its precompiled headers that came from a registry."""
+    for entry in entries:
+        yield _entry_row(entry, size(entry.get("bytes", 0)))
+        for origin in entry.get("pch_origins", ()):
+            yield (entry.get("release", "-"), "pch", f"{REGISTRY} {origin}", *["-"] * 5)
 
 
 def _entry_row(entry: Mapping[str, Any], size: str) -> tuple[str, ...]:
@@ -257,9 +267,10 @@ def _contents(entry: Mapping[str, Any]) -> str:
 
 
 async def _status(client: Client, arguments: argparse.Namespace) -> int:
-    (description,) = await client.call("Describe")
+    (text,) = await client.call("Describe")
+    description = json.loads(text)
     if arguments.json:
-        output.put_json(json.loads(description))
+        output.put_json(description)
         return DONE
     properties = await client.properties()
     (leases,) = await client.call("ListLeases")
@@ -267,14 +278,14 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
         {
             "Version": properties["Version"],
             "Running kernel": properties["RunningRelease"] or "unknown",
-            "Headers": await _whereabouts(client) if properties["RunningRelease"] else "unknown",
+            "Headers": _whereabouts(description) if properties["RunningRelease"] else "unknown",
             "Cache": f"{output.count(properties['EntryCount'], 'entry', 'entries')}, "
             f"{units.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
             "Activity": properties["Activity"],
             "Leases": str(properties["LeaseCount"]),
-            **_registry(json.loads(description).get("registry", {})),
-            **_ahead(json.loads(description).get("ahead", {})),
+            **_registry(description.get("registry", {})),
+            **_ahead(description.get("ahead", {})),
             **_last_error(*properties["LastError"]),
         }
     )
@@ -283,15 +294,11 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _whereabouts(client: Client) -> str:
+def _whereabouts(description: Mapping[str, Any]) -> str:
     """Where the running kernel's headers are now."""
-    try:
-        path, details = await client.call("Lookup", "s", "")
-    except CommandError as error:
-        if error.code != NOT_AVAILABLE:
-            raise
+    if not (headers := description.get("headers")):
         return "none now; 'kheadersctl get' looks for them"
-    return f"{path} (from {_source(details)})"
+    return f"{headers['path']} (from {_source(headers)})"
 
 
 def _registry(state: Mapping[str, Any]) -> dict[str, str]:

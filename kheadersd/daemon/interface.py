@@ -36,7 +36,7 @@ from .options import (
     Option,
     Options,
 )
-from .replies import details, pch_details, variants
+from .replies import details, listed, pch_details, variants
 from .status import describe, properties
 
 if TYPE_CHECKING:
@@ -318,14 +318,14 @@ class Service:
 
     def _list_entries(self, call: Call) -> Result:  # noqa: ARG002
         entries = self.parts.cache.entries()
-        return [[variants(details(self.parts.existing.describe(entry))) for entry in entries]]
+        return [[variants(listed(self.parts.existing.describe(entry))) for entry in entries]]
 
     def _list_leases(self, call: Call) -> Result:  # noqa: ARG002
         leases = self.parts.leases.all()
         return [[[lease.release, lease.sender, lease.uid, lease.pid, lease.reason] for lease in leases]]
 
-    def _describe(self, call: Call) -> Result:  # noqa: ARG002
-        return [json.dumps(escaped(describe(self.parts)))]
+    async def _describe(self, call: Call) -> Result:  # noqa: ARG002
+        return [json.dumps(escaped(await describe(self.parts)))]
 
     # What callers send
 

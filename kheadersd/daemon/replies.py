@@ -44,6 +44,13 @@ def details(served: Served) -> dict[str, object]:
     return values
 
 
+def listed(served: Served) -> dict[str, object]:
+    """A cached entry as ListEntries shows it: with the artifacts that its precompiled headers came from."""
+    pchs = served.entry.pchs.values() if served.entry is not None else ()
+    origins = sorted(pch.record.origin for pch in pchs if pch.record.origin)
+    return details(served) | ({"pch_origins": origins} if origins else {})
+
+
 def pch_details(served: ServedPch, headers: Served) -> dict[str, object]:
     """A precompiled header as the details of a reply.
 

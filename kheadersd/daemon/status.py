@@ -41,8 +41,18 @@ def summary(parts: Parts) -> str:
     )
 
 
-def describe(parts: Parts) -> dict[str, object]:
-    """All of the state, fit for JSON."""
+async def _running_headers(parts: Parts) -> dict[str, str] | None:
+    """Where the running kernel's headers are; None if there are none."""
+    running = parts.host.running
+    served = await parts.existing.seen(running) if running is not None else None
+    if served is None:
+        return None
+    origin = served.entry.record.origin if served.entry is not None else ""
+    return {"path": str(served.path), "source": served.source, "origin": origin}
+
+
+async def describe(parts: Parts) -> dict[str, object]:
+    """All of the state, fit for JSON. Takes 0.1 s where trees in place have changed."""
     host, config, cache, leases = parts.host, parts.config, parts.cache, parts.leases
     name, message = parts.failures.last
     return {
@@ -54,6 +64,7 @@ def describe(parts: Parts) -> dict[str, object]:
             "running_release": host.running or "",
             "build_id": host.build_id,
         },
+        "headers": await _running_headers(parts),
         "module": {"state": parts.module.state(), "owned": parts.module.is_owned},
         "activity": parts.progress.activity,
         "cache": {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from .limits import in_time, limits_of
 from .requests import Request, Served
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..cache.entry import Entry
     from ..cache.lifecycle import Lifecycle
     from ..config import Config
@@ -56,13 +59,7 @@ class ExistingHeaders:
 
         None also when only a longer look can tell: `lookup` takes it.
         """
-        if request.sources[0] == TREE:
-            look = self._sources.tree.last_look(request.release)
-            if look is None:
-                return None
-            if look.tree is not None:
-                return self._in_place(request.release, look.tree)
-        return self.cached(request)
+        return self._at_once(request, self.cached)
 
     async def lookup(self, request: Request) -> Served:
         """What is there for a release.
@@ -70,17 +67,17 @@ class ExistingHeaders:
         Raises:
             NotCached: nothing is.
         """
-        served = self.ready(request)
-        if served is None and TREE in request.sources:
-            with contextlib.suppress(NotFound, Timeout):
-                served = await self.find_tree(request.release)
-        served = served or self.cached(request)
+        served = await self._look(request, self.cached)
         if served is None:
             raise NotCached(
                 f"there are no headers for {request.release} now, or none that are still good; "
                 "GetHeaders makes them"
             )
         return served
+
+    async def seen(self, release: Release) -> Served | None:
+        """As `lookup`, for who only wants to know: it is no use of an entry. None if nothing is there."""
+        return await self._look(Request(release, self._config.sources), self._whole)
 
     async def find_tree(self, release: Release) -> Served:
         """The tree in place, after a thorough look, which all callers of the same time share.
@@ -94,11 +91,11 @@ class ExistingHeaders:
 
     def cached(self, request: Request) -> Served | None:
         """The headers of the preferred entry, if that is good and of one of the request's sources."""
-        entry = self._entry(request)
-        if entry is None or not entry.has_headers:
+        served = self._whole(request)
+        if served is None or served.entry is None:
             return None
-        entry.touch()
-        return self.describe(entry)
+        last_used = served.entry.touch()
+        return served if last_used == served.last_used else dataclasses.replace(served, last_used=last_used)
 
     def is_cached(self, release: Release) -> bool:
         """Whether the preferred entry is good, with its headers or without."""
@@ -144,6 +141,27 @@ class ExistingHeaders:
         """An entry as it is served, unchecked."""
         tree = Tree(entry.path, entry.path, entry.record.randomised)
         return Served(self._host, entry.release, entry.record.source, tree, fresh, entry, entry.last_used)
+
+    async def _look(self, request: Request, cached: Callable[[Request], Served | None]) -> Served | None:
+        served = self._at_once(request, cached)
+        if served is None and TREE in request.sources:
+            with contextlib.suppress(NotFound, Timeout):
+                served = await self.find_tree(request.release)
+        return served or cached(request)
+
+    def _at_once(self, request: Request, cached: Callable[[Request], Served | None]) -> Served | None:
+        if request.sources[0] == TREE:
+            look = self._sources.tree.last_look(request.release)
+            if look is None:
+                return None
+            if look.tree is not None:
+                return self._in_place(request.release, look.tree)
+        return cached(request)
+
+    def _whole(self, request: Request) -> Served | None:
+        """As `cached`, without a use of the entry."""
+        entry = self._entry(request)
+        return self.describe(entry) if entry is not None and entry.has_headers else None
 
     def _entry(self, request: Request) -> Entry | None:
         """The preferred entry, whose headers may have been dropped."""

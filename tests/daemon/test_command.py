@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,6 +111,19 @@ def test_prune_unload_and_status(ctl: Ctl, host: ServedHost) -> None:
     status = ctl("status")
     assert (status.returncode, __version__ in status.stdout) == (0, True)
     assert json.loads(ctl("status", "--json").stdout)["version"] == __version__
+
+
+def test_status_is_no_use_of_the_headers(ctl: Ctl, bus: Bus, daemon: Daemon) -> None:
+    path = ctl("get").stdout.strip()
+    (entry,) = daemon.cache.glob("6*/entry.json")
+    long_ago = time.time() - 3600
+    assert daemon.stop() == 0
+    os.utime(entry, (long_ago, long_ago))
+    daemon.start()
+    bus.call("ListEntries")
+    for _ in range(2):
+        assert f"{path} (from sysfs)" in ctl("status").stdout
+    assert entry.stat().st_mtime == pytest.approx(long_ago, abs=1)
 
 
 def test_monitor(ctl: Ctl, bus: Bus) -> None:

@@ -153,6 +153,7 @@ def test_it_is_taken(fleet: Fleet, tmp_path: Path) -> None:
     assert file["reference"] in line
     (described,) = json.loads(fleet.node.bus.call("Describe")[0])["cache"]["entries"]
     assert described["pchs"][0]["pch_origin"] == file["reference"]
+    assert f"registry {file['reference']}" in fleet.node.ctl("list").stdout
     assert fleet.node.daemon.leftovers() == []
     assert os.listdir(fleet.node.daemon.cache / ".registry") == []
     # It is there now, and still after a restart.

@@ -49,9 +49,11 @@ async def test_describe_and_details_agree(state: Parts, served: Served) -> None:
     common = described.keys() & told.keys()
     assert common >= {"release", "source", "origin", "digest", "bytes", "files", "kind", "last_used"}
     assert {key: described[key] for key in common} == {key: told[key] for key in common}
-    (entry,) = json.loads(json.dumps(describe(state)))["cache"]["entries"]
+    (entry,) = json.loads(json.dumps(await describe(state)))["cache"]["entries"]
     assert entry["leases"] == 0
     assert entry["digest"] == told["digest"]
+    shown = json.loads(json.dumps(await describe(state)))["headers"]
+    assert shown == {"path": told["source_tree"], "source": "sysfs", "origin": told["origin"]}
     assert summary(state).startswith("idle; 1 entries, ")
 
 
