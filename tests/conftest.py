@@ -7,7 +7,9 @@ import contextlib
 import inspect
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -31,10 +33,15 @@ settings.register_profile("quick", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=500, deadline=None)
 settings.load_profile("quick")
 
+_MADE = pytest.StashKey[str]()
 _PATIENCE = 5.0  # seconds; what was told to end may take a moment
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Pytest's own is one for all runs, and each new run takes it from other users, who a run's tests need.
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.option.basetemp = config.stash[_MADE] = tempfile.mkdtemp(prefix="kheadersd-tests-")
     # A script's background jobs ignore SIGINT, and all that they start does, also the commands under test.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,6 +50,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)
     # What tests make is for other users too, whatever the shell they are started from wants.
     os.umask(0o022)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What tests that failed have written stays."""
+    made = session.config.stash.get(_MADE, None)
+    if made is not None and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -765,7 +765,9 @@ def test_an_ordinary_user_pushes_none_out_that_is_used(bus: Bus, keeps_two: Daem
 
     def named(compiler: str) -> Path:
         asked = ("GetPch", "ssa{sv}", "", "bpf-core", "1", "compiler", "s", compiler)
-        return Path(bus.call(*asked, user="nobody")[0])
+        answer = bus.call(*asked, user="nobody")
+        assert not isinstance(answer, Refused), answer
+        return Path(answer[0])
 
     def not_used_for_hours(*pchs: Path) -> None:
         """As the next daemon finds them."""
