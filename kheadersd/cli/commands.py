@@ -278,7 +278,7 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
         {
             "Version": properties["Version"],
             "Running kernel": properties["RunningRelease"] or "unknown",
-            "Headers": _whereabouts(description) if properties["RunningRelease"] else "unknown",
+            "Headers": await _whereabouts(client, description) if properties["RunningRelease"] else "unknown",
             "Cache": f"{output.count(properties['EntryCount'], 'entry', 'entries')}, "
             f"{units.size(properties['CacheBytes'])} in {properties['CacheDirectory']}",
             "Module": properties["ModuleState"] + (" (by kheadersd)" if properties["ModuleOwned"] else ""),
@@ -294,11 +294,22 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _whereabouts(description: Mapping[str, Any]) -> str:
-    """Where the running kernel's headers are now."""
-    if not (headers := description.get("headers")):
-        return "none now; 'kheadersctl get' looks for them"
-    return f"{headers['path']} (from {_source(headers)})"
+async def _whereabouts(client: Client, description: Mapping[str, Any]) -> str:
+    """Where the running kernel's headers are now.
+
+    Where a look at trees in place must tell, which Describe does not take, Lookup does; that counts as a use.
+    """
+    none = "none now; 'kheadersctl get' looks for them"
+    headers: Mapping[str, Any] | None = description.get("headers")
+    if headers is None:
+        try:
+            path, headers = await client.call("Lookup", "s", "")
+        except CommandError as error:
+            if error.code != NOT_AVAILABLE:
+                raise
+            return none
+        headers = {"path": path, **headers}
+    return f"{headers['path']} (from {_source(headers)})" if headers else none
 
 
 def _registry(state: Mapping[str, Any]) -> dict[str, str]:

@@ -30,12 +30,14 @@ class Answers:
     def found(self, call: Call, find: Callable[[Call], T | None]) -> T | None:
         """What ``find`` finds for a call, once for all that ask the same and have come in together."""
         portion = call.connection.portion
+        if not portion or call.key is None:
+            return find(call)
         if portion != self._portion:
             self._found.clear()
             self._portion = portion
-        found: T | None = self._found.get(call.question)
-        if found is None and (found := find(call)) is not None and portion:
-            self._found[call.question] = found
+        found: T | None = self._found.get(call.key)
+        if found is None and (found := find(call)) is not None:
+            self._found[call.key] = found
         return found
 
     def encoded(self, served: T, encode: Callable[[T], Reply], depends_on: object = None) -> Reply:

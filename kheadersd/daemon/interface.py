@@ -36,7 +36,7 @@ from .options import (
     Option,
     Options,
 )
-from .replies import details, listed, pch_details, variants
+from .replies import details, entry_details, pch_details, variants
 from .status import describe, properties
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Service:
     @_noted_at_once
     def _get_headers(self, call: Call) -> Result | Later:
         if ready := self._answers.found(call, self._headers_asked_for):
-            return self._given(*ready)
+            return self._hand_out(*ready)
         return self._get_headers_later(call)
 
     def _headers_asked_for(self, call: Call) -> tuple[Served, Reply] | None:
@@ -146,7 +146,7 @@ class Service:
     @_noted_at_once
     def _lookup(self, call: Call) -> Result | Later:
         if ready := self._answers.found(call, self._headers_looked_up):
-            return self._given(*ready)
+            return self._hand_out(*ready)
         return self._lookup_later(call)
 
     def _headers_looked_up(self, call: Call) -> tuple[Served, Reply] | None:
@@ -208,12 +208,12 @@ class Service:
         return None if served is None else (served, self._encoded_headers(served))
 
     def _headers(self, served: Served) -> Reply:
-        return self._given(served, self._encoded_headers(served))
+        return self._hand_out(served, self._encoded_headers(served))
 
     def _encoded_headers(self, served: Served) -> Reply:
         return self._answers.encoded(served, _encode_headers, self._links(served.release))
 
-    def _given(self, served: Served, reply: Reply) -> Reply:
+    def _hand_out(self, served: Served, reply: Reply) -> Reply:
         """The reply, once it is noted that its headers are given to a caller."""
         _in_use(served.entry)
         self.parts.metrics.on_headers(served.source, fresh=served.fresh)
@@ -231,7 +231,7 @@ class Service:
     @_noted_at_once
     def _get_pch(self, call: Call) -> Result | Later:
         if ready := self._answers.found(call, self._pch_asked_for):
-            return self._given_pch(*ready)
+            return self._hand_out_pch(*ready)
         return self._get_pch_later(call)
 
     def _pch_asked_for(self, call: Call) -> tuple[ServedPch, Reply] | None:
@@ -257,12 +257,12 @@ class Service:
     @_noted
     async def _get_pch_later(self, call: Call) -> Reply:
         served = await self.parts.derived.pch.get(self._pch_request(call), self._caller(call))
-        return self._given_pch(served, self._encoded_pch(served))
+        return self._hand_out_pch(served, self._encoded_pch(served))
 
     def _encoded_pch(self, served: ServedPch) -> Reply:
         return self._answers.encoded(served, self._encode_pch, self._links(served.entry.release))
 
-    def _given_pch(self, served: ServedPch, reply: Reply) -> Reply:
+    def _hand_out_pch(self, served: ServedPch, reply: Reply) -> Reply:
         self.parts.metrics.on_pch(fresh=served.fresh)
         return reply
 
@@ -318,14 +318,14 @@ class Service:
 
     def _list_entries(self, call: Call) -> Result:  # noqa: ARG002
         entries = self.parts.cache.entries()
-        return [[variants(listed(self.parts.existing.describe(entry))) for entry in entries]]
+        return [[variants(entry_details(self.parts.existing.describe(entry))) for entry in entries]]
 
     def _list_leases(self, call: Call) -> Result:  # noqa: ARG002
         leases = self.parts.leases.all()
         return [[[lease.release, lease.sender, lease.uid, lease.pid, lease.reason] for lease in leases]]
 
-    async def _describe(self, call: Call) -> Result:  # noqa: ARG002
-        return [json.dumps(escaped(await describe(self.parts)))]
+    def _describe(self, call: Call) -> Result:  # noqa: ARG002
+        return [json.dumps(escaped(describe(self.parts)))]
 
     # What callers send
 

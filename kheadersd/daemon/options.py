@@ -103,7 +103,7 @@ class Options:
         """
         self._given: dict[str, object] = {}
         if not given:
-            return  # as in most calls, which this is to cost nothing
+            return  # most calls have none
         known = {option.name: option for option in allowed}
         for name, variant in given.items():
             option = known.get(name)

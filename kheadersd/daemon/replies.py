@@ -44,7 +44,7 @@ def details(served: Served) -> dict[str, object]:
     return values
 
 
-def listed(served: Served) -> dict[str, object]:
+def entry_details(served: Served) -> dict[str, object]:
     """A cached entry as ListEntries shows it: with the artifacts that its precompiled headers came from."""
     pchs = served.entry.pchs.values() if served.entry is not None else ()
     origins = sorted(pch.record.origin for pch in pchs if pch.record.origin)

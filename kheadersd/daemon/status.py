@@ -41,18 +41,20 @@ def summary(parts: Parts) -> str:
     )
 
 
-async def _running_headers(parts: Parts) -> dict[str, str] | None:
-    """Where the running kernel's headers are; None if there are none."""
+def _running_headers(parts: Parts) -> dict[str, str] | None:
+    """Where the running kernel's headers are; {} if there are none, None if only a longer look can tell."""
     running = parts.host.running
-    served = await parts.existing.seen(running) if running is not None else None
+    if running is None:
+        return {}
+    served = parts.existing.peek(running)
     if served is None:
-        return None
+        return {} if parts.existing.is_known(running) else None
     origin = served.entry.record.origin if served.entry is not None else ""
     return {"path": str(served.path), "source": served.source, "origin": origin}
 
 
-async def describe(parts: Parts) -> dict[str, object]:
-    """All of the state, fit for JSON. Takes 0.1 s where trees in place have changed."""
+def describe(parts: Parts) -> dict[str, object]:
+    """All of the state, fit for JSON."""
     host, config, cache, leases = parts.host, parts.config, parts.cache, parts.leases
     name, message = parts.failures.last
     return {
@@ -64,7 +66,7 @@ async def describe(parts: Parts) -> dict[str, object]:
             "running_release": host.running or "",
             "build_id": host.build_id,
         },
-        "headers": await _running_headers(parts),
+        "headers": _running_headers(parts),
         "module": {"state": parts.module.state(), "owned": parts.module.is_owned},
         "activity": parts.progress.activity,
         "cache": {

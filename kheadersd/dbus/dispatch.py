@@ -32,6 +32,7 @@ _MAX_BODY = 31 << 20  # a message of more than 32 MiB makes a default system bus
 _UNHEARD_SECONDS = 1.0
 _MAX_IDLE = 1024
 _MAX_BEGUN = 64
+_MAX_KEY = 512  # bytes of a body: hostile ones are not kept
 _NO_REPLY = FREEDESKTOP_ERRORS + "NoReply"
 _FAILED = FREEDESKTOP_ERRORS + "Failed"
 
@@ -132,7 +133,7 @@ class Dispatcher:
             args,
             allow_interactive=bool(message.flags & wire.ALLOW_INTERACTIVE_AUTHORIZATION),
             connection=self._connection,
-            question=(fields.member, message.body, message.big_endian),
+            key=_key(message),
         )
 
     def _start(self, message: Message, method: Method, work: Awaitable[Result]) -> None:
@@ -194,6 +195,13 @@ class Dispatcher:
         if not message.flags & wire.NO_REPLY_EXPECTED:
             frame = wire.error(self._next_serial(), message.serial, message.fields.sender, name, text)
             self._send(frame, ())
+
+
+def _key(message: Message) -> tuple[str, bytes, bool] | None:
+    """As `Call.key`."""
+    if len(message.body) > _MAX_KEY:
+        return None
+    return message.fields.member, message.body, message.big_endian
 
 
 async def _wait_for(work: Awaitable[Result]) -> Result:

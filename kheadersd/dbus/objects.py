@@ -52,11 +52,12 @@ class Call:
         args: the decoded arguments, which match the method's signature. Treat them as immutable.
         allow_interactive: the caller is prepared to wait while its user is asked for a password.
         connection: the connection it came in on.
-        question: the same for calls of a method with the same arguments, and only for them.
+        key: the same for calls of a method with the same arguments, and only for them; None where these are
+            large.
     """
 
     __slots__ = (
-        "allow_interactive", "args", "connection", "interface", "member", "path", "question", "sender",
+        "allow_interactive", "args", "connection", "interface", "key", "member", "path", "sender",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - what a D-Bus call is made of
@@ -69,7 +70,7 @@ class Call:
         *,
         allow_interactive: bool,
         connection: Peer,
-        question: Hashable = None,
+        key: Hashable = None,
     ) -> None:
         self.sender = sender
         self.path = path
@@ -78,7 +79,7 @@ class Call:
         self.args = args
         self.allow_interactive = allow_interactive
         self.connection = connection
-        self.question = question
+        self.key = key
 
     async def credentials(self) -> Credentials:
         """Who calls, as the bus knows it. Remembered while the caller stays on the bus.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import collections
 import contextlib
+import itertools
 import os
 import socket
 import time
@@ -36,6 +37,7 @@ _HIGH_WATER = 1 << 20
 _LOW_WATER = 256 << 10
 _HARD_CAP = 64 << 20
 _JOINED = 64 << 10
+_portions = itertools.count(1)
 
 
 class Message:
@@ -74,8 +76,9 @@ class Stream:
     """Reads and writes frames on an authenticated socket, which it owns from now on.
 
     Attributes:
-        portion: the number of the portion of messages that is being handled, from 1 on; 0 between portions.
-            What is found out for one message of a portion holds for all of them: nothing else runs meanwhile.
+        portion: the number of the messages that are being handled, which no other messages of this process
+            have; 0 between them. All had come in before the first of them was handled, and nothing else runs
+            in the loop meanwhile: what is found out for one of them holds for the others.
     """
 
     def __init__(
@@ -103,7 +106,6 @@ class Stream:
         self._batches: collections.deque[tuple[int, list[int]]] = collections.deque()
         self._continuation: asyncio.Handle | None = None
         self._paused = False
-        self._portions = 0
         # Writing
         self._queue: collections.deque[tuple[bytes | memoryview, Sequence[int]]] = collections.deque()
         self._queued_bytes = 0
@@ -173,8 +175,7 @@ class Stream:
         """Handle a portion of what has come in; the rest waits until the loop has looked after others."""
         if self._paused or not self._open:
             return
-        self._portions += 1
-        self.portion = self._portions
+        self.portion = next(_portions)
         try:
             self._read_portion()
         except ValueError as error:
@@ -210,6 +211,7 @@ class Stream:
         except OSError as error:
             self._lose(f"reading from the bus failed: {error.strerror}")
             return False
+        self.portion = next(_portions)
         self._received += size
         if ancillary:
             self._batches.append((self._received, _descriptors(ancillary)))

@@ -67,7 +67,11 @@ class ExistingHeaders:
         Raises:
             NotCached: nothing is.
         """
-        served = await self._look(request, self.cached)
+        served = self.ready(request)
+        if served is None and TREE in request.sources:
+            with contextlib.suppress(NotFound, Timeout):
+                served = await self.find_tree(request.release)
+        served = served or self.cached(request)
         if served is None:
             raise NotCached(
                 f"there are no headers for {request.release} now, or none that are still good; "
@@ -75,9 +79,13 @@ class ExistingHeaders:
             )
         return served
 
-    async def seen(self, release: Release) -> Served | None:
-        """As `lookup`, for who only wants to know: it is no use of an entry. None if nothing is there."""
-        return await self._look(Request(release, self._config.sources), self._whole)
+    def peek(self, release: Release) -> Served | None:
+        """As `ready`, for a caller who does not use the headers: the time of their last use stays."""
+        return self._at_once(Request(release, self._config.sources), self._peek_cached)
+
+    def is_known(self, release: Release) -> bool:
+        """Whether `peek` tells all: no tree in place has come or gone since the last look at them."""
+        return TREE not in self._config.sources or self._sources.tree.last_look(release) is not None
 
     async def find_tree(self, release: Release) -> Served:
         """The tree in place, after a thorough look, which all callers of the same time share.
@@ -91,7 +99,7 @@ class ExistingHeaders:
 
     def cached(self, request: Request) -> Served | None:
         """The headers of the preferred entry, if that is good and of one of the request's sources."""
-        served = self._whole(request)
+        served = self._peek_cached(request)
         if served is None or served.entry is None:
             return None
         last_used = served.entry.touch()
@@ -142,13 +150,6 @@ class ExistingHeaders:
         tree = Tree(entry.path, entry.path, entry.record.randomised)
         return Served(self._host, entry.release, entry.record.source, tree, fresh, entry, entry.last_used)
 
-    async def _look(self, request: Request, cached: Callable[[Request], Served | None]) -> Served | None:
-        served = self._at_once(request, cached)
-        if served is None and TREE in request.sources:
-            with contextlib.suppress(NotFound, Timeout):
-                served = await self.find_tree(request.release)
-        return served or cached(request)
-
     def _at_once(self, request: Request, cached: Callable[[Request], Served | None]) -> Served | None:
         if request.sources[0] == TREE:
             look = self._sources.tree.last_look(request.release)
@@ -158,8 +159,8 @@ class ExistingHeaders:
                 return self._in_place(request.release, look.tree)
         return cached(request)
 
-    def _whole(self, request: Request) -> Served | None:
-        """As `cached`, without a use of the entry."""
+    def _peek_cached(self, request: Request) -> Served | None:
+        """As `cached`; the time of the entry's last use stays."""
         entry = self._entry(request)
         return self.describe(entry) if entry is not None and entry.has_headers else None
 

@@ -24,7 +24,7 @@ from .source import NotFound, Reason, Tree
 from .usable import VERSION_H, change_indicators, check_inside, check_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from ..host.host import Host
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _MAX_REMEMBERED = 64
 # Nanoseconds; more than the 10 ms of a coarse kernel clock.
 _RESOLUTION = 100_000_000
+_SECOND = 1_000_000_000
+_FOR_A_DIRECTORY = 3
 # For so many seconds after a walk through a tree no change is noticed.
 _FRESH = 2.0
 # Headers of a kernel whose modules are elsewhere, or not there: in a container, in WSL, on Gentoo.
@@ -172,22 +174,37 @@ def _in_few_looks(links: Identities) -> Identities:
         first = _first_missing(path)
         missing.setdefault(os.path.dirname(first), set()).add(first)  # noqa: PTH120 - these are strings
     for directory, names in missing.items():
-        identity = _settled(directory) if len(names) > 1 else None
-        if identity is not None and not any(map(os.path.lexists, names)):
+        identity = _identity_if_settled(directory) if _is_worth_a_directory(names) else None
+        if identity is not None and all(map(_is_missing, names)):
             few.setdefault(directory, identity)
         else:
-            few |= dict.fromkeys(names)
+            few = dict.fromkeys(names) | few
     return few
+
+
+def _is_worth_a_directory(names: Collection[str]) -> bool:
+    """Whether to look at a directory for names in it: other names come to /run and /usr/src as well."""
+    return len(names) >= _FOR_A_DIRECTORY or all(path.endswith(("/build", "/source")) for path in names)
 
 
 def _first_missing(path: str) -> str:
     """The first of the directories on the way to ``path`` that is missing; ``path`` if none is."""
     names = path.split("/")
     ways = ("/".join(names[:end]) for end in range(2, len(names)))
-    return next((way for way in ways if not os.path.lexists(way)), path)
+    return next(filter(_is_missing, ways), path)
 
 
-def _settled(directory: str) -> FileIdentity | None:
+def _is_missing(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there
+        return False
+    return False
+
+
+def _identity_if_settled(directory: str) -> FileIdentity | None:
     """The identity of a directory, from which it can be told whether a name comes to it.
 
     None if it changed this very moment: it could change again within the resolution of its time stamp.
@@ -196,7 +213,9 @@ def _settled(directory: str) -> FileIdentity | None:
         status = os.lstat(directory)
     except OSError:
         return None
-    if not stat.S_ISDIR(status.st_mode) or time.time_ns() - status.st_ctime_ns < _RESOLUTION:
+    # Some file systems count whole seconds: ext4 with small inodes, NFS.
+    resolution = _RESOLUTION if status.st_ctime_ns % _SECOND else 2 * _SECOND
+    if not stat.S_ISDIR(status.st_mode) or time.time_ns() - status.st_ctime_ns < resolution:
         return None
     return identity_of(status)
 

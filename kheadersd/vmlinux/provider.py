@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .btf_finder import Btf
 
 SOURCE = "btf"
-"""Where entries with a vmlinux.h come from that was made here, as their records have it."""
+"""The source of a vmlinux.h that was made here, as records have it."""
 
 log = logging.getLogger(__name__)
 

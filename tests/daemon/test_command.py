@@ -16,7 +16,7 @@ import pytest
 from kheadersd import __version__
 from tests.support.archives import make_kheaders
 from tests.support.clients import Ctl, wait_until
-from tests.support.running import Bus, Daemon
+from tests.support.running import Bus, Daemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
 
@@ -113,14 +113,15 @@ def test_prune_unload_and_status(ctl: Ctl, host: ServedHost) -> None:
     assert json.loads(ctl("status", "--json").stdout)["version"] == __version__
 
 
-def test_status_is_no_use_of_the_headers(ctl: Ctl, bus: Bus, daemon: Daemon) -> None:
+def test_status_does_not_count_as_a_use(ctl: Ctl, bus: Bus, daemon: Daemon) -> None:
     path = ctl("get").stdout.strip()
     (entry,) = daemon.cache.glob("6*/entry.json")
     long_ago = time.time() - 3600
     assert daemon.stop() == 0
     os.utime(entry, (long_ago, long_ago))
     daemon.start()
-    bus.call("ListEntries")
+    # A look at the trees in place, which finds none, and no use of the entry.
+    assert isinstance(bus.call("GetHeaders", "sa{sv}", "", "1", "sources", "as", "1", "tree"), Refused)
     for _ in range(2):
         assert f"{path} (from sysfs)" in ctl("status").stdout
     assert entry.stat().st_mtime == pytest.approx(long_ago, abs=1)

@@ -18,9 +18,9 @@ class Portion:
         self.portion = portion
 
 
-def call(question: str = "6.1.0", portion: int = 7) -> Call:
+def call(key: str | None = "6.1.0", portion: int = 7) -> Call:
     bus = cast("Peer", Portion(portion))
-    return Call(":1.1", "/", "", "Get", [], allow_interactive=False, connection=bus, question=question)
+    return Call(":1.1", "/", "", "Get", [], allow_interactive=False, connection=bus, key=key)
 
 
 class Counted:
@@ -44,7 +44,14 @@ def test_calls_that_come_in_together_are_looked_up_once() -> None:
     assert len({answers.found(call(), counted.find) for _ in range(3)}) == 1
     assert counted.calls == 1
     answers.found(call("6.2.0"), counted.find)
-    assert counted.calls == 2, "another question is another look"
+    assert counted.calls == 2, "another key is another look"
+
+
+def test_large_calls_are_not_kept() -> None:
+    answers, counted = Answers(), Counted()
+    for _ in range(2):
+        answers.found(call(None), counted.find)
+    assert counted.calls == 2
 
 
 @pytest.mark.parametrize(("first", "second"), [(7, 8), (7, 0), (0, 7), (0, 0)])

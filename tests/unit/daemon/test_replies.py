@@ -13,8 +13,9 @@ from kheadersd.daemon.status import describe, summary
 from kheadersd.dbus.codec import encode
 from kheadersd.headers.requests import Request, Served
 from kheadersd.host.host import Host
+from kheadersd.names import SOURCE_NAMES
 from kheadersd.release import Release
-from kheadersd.sources.source import Tree
+from kheadersd.sources.source import NotFound, Tree
 from tests.support.archives import make_kheaders
 from tests.support.in_process import Root
 from tests.support.served_host import RELEASE, ServedHost
@@ -49,12 +50,27 @@ async def test_describe_and_details_agree(state: Parts, served: Served) -> None:
     common = described.keys() & told.keys()
     assert common >= {"release", "source", "origin", "digest", "bytes", "files", "kind", "last_used"}
     assert {key: described[key] for key in common} == {key: told[key] for key in common}
-    (entry,) = json.loads(json.dumps(await describe(state)))["cache"]["entries"]
+    (entry,) = json.loads(json.dumps(describe(state)))["cache"]["entries"]
     assert entry["leases"] == 0
     assert entry["digest"] == told["digest"]
-    shown = json.loads(json.dumps(await describe(state)))["headers"]
-    assert shown == {"path": told["source_tree"], "source": "sysfs", "origin": told["origin"]}
     assert summary(state).startswith("idle; 1 entries, ")
+
+
+async def test_where_the_running_kernels_headers_are(state: Parts, served: Served) -> None:
+    """Only a look at the trees in place tells that there are none; and what is told is no use of an entry."""
+    entry = served.entry
+    assert entry is not None
+    entry.last_used = 0
+    assert describe(state)["headers"] is None
+    with pytest.raises(NotFound):
+        await state.existing.find_tree(served.release)
+    expected = {"path": str(entry.path), "source": "sysfs", "origin": entry.record.origin}
+    assert describe(state)["headers"] == expected
+    assert entry.last_used == 0
+    assert (await state.existing.lookup(Request(served.release, SOURCE_NAMES))).entry is entry
+    assert entry.last_used > 0
+    state.cache.remove(entry)
+    assert describe(state)["headers"] == {}
 
 
 def test_details_of_a_tree_in_place_tell_of_no_entry(host: Host) -> None:

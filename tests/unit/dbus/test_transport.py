@@ -112,3 +112,41 @@ async def test_a_message_in_pieces_and_its_neighbours(bus: tuple[socket.socket, 
     assert list(before.descriptors) == []
     assert same_file(message.descriptors[0], writer)
     close_descriptors((reader, writer))
+
+
+class Portions(Receiver):
+    """Keeps the number of the portion of each message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream: Stream | None = None
+        self.numbers: list[int] = []
+
+    def message_received(self, message: Message) -> None:
+        assert self.stream is not None
+        self.numbers.append(self.stream.portion)
+        super().message_received(message)
+
+
+async def test_messages_that_came_in_together_are_a_portion_and_no_others_are() -> None:
+    """Also not those of another connection: what was found for the last one of the old holds no more."""
+    call = wire.method_call(7, FIELDS._replace(unix_fds=0), bytes(4))
+    last = wire.method_call(8, FIELDS._replace(unix_fds=0), bytes(4))
+    seen: list[int] = []
+    for _ in range(2):
+        theirs, ours = socket.socketpair()
+        ours.setblocking(False)
+        receiver = Portions()
+        receiver.stream = stream = Stream(asyncio.get_running_loop(), ours, receiver)
+        theirs.sendall(call + call + call[:20])
+        await asyncio.sleep(0.02)
+        theirs.sendall(call[20:] + last)
+        await asyncio.wait_for(receiver.arrived.wait(), 10)
+        assert stream.portion == 0
+        first, second, third, fourth = receiver.numbers
+        assert first == second != third == fourth
+        seen += [first, third]
+        stream.close()
+        theirs.close()
+    assert 0 not in seen
+    assert len(set(seen)) == 4
