@@ -20,6 +20,8 @@ from tests.support.raw import HERE
 from tests.support.running import REPOSITORY, Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 TREE = kheaders_files(RELEASE) | {
     "arch/x86/include/generated/asm/rwonce.h": b"#include <asm-generic/rwonce.h>\n"
 }

@@ -31,6 +31,8 @@ from tests.support.needs import needs_root
 from tests.support.running import Bus, Daemon, MakeDaemon, Refused
 from tests.support.served_host import RELEASE, ServedHost
 
+pytestmark = pytest.mark.slow
+
 IN_USE = "org.kheaders.Provide.Error.InUse"
 LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
 

@@ -14,6 +14,8 @@ from tests.support.hosts import put_tree
 from tests.support.running import Bus, MakeDaemon, Refused
 from tests.support.served_host import ServedHost
 
+pytestmark = pytest.mark.slow
+
 ODD = [
     "4.19.157-Perf_v2@host",
     "6.1.0-my:lab,x=y",

@@ -15,6 +15,8 @@ from tests.support.layouts import Headers
 from tests.support.running import REPOSITORY
 from tests.support.transcripts import DISTRIBUTIONS, Transcript, transcript
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Said:

@@ -20,6 +20,8 @@ from tests.support.extracting import LIMITS, put
 from tests.support.hosts import ignore
 from tests.support.layouts import LAYOUTS, Headers, make
 
+pytestmark = pytest.mark.slow
+
 COPIED = ("openSUSE, prepared", "Ubuntu")
 """Of these, a precompiled header is made from directories of more than one package."""
 

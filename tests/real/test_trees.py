@@ -21,6 +21,8 @@ from tests.support.debian_headers import unpacked
 from tests.support.extracting import LIMITS, put
 from tests.support.hosts import ignore, make_host
 
+pytestmark = pytest.mark.slow
+
 KERNELS = [
     *((suite, "amd64") for suite in ("bookworm", "trixie", "sid")),
     *((suite, "arm64") for suite in ("bookworm", "trixie", "sid")),

@@ -18,6 +18,8 @@ from tests.support.needs import needs_root
 from tests.support.other_user import as_user, python_path
 from tests.support.running import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 TREE = "/var/cache/kheaders/6.1.0-abc/tree"
 NASTY = """a'b"c\\d$e`f g\nh"""
 
