@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     command("status", "Show the state of the daemon, its cache and the leases", json)
-    command("get", "Make sure that headers are in the cache, and print their path", json, release, sources)
+    command("get", "Make sure that headers are there, and print their path", json, release, sources)
     command(
         "export",
         "Write headers to stdout as a tar archive, for containers without the cache",

@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import logging
 import time
 from typing import TYPE_CHECKING
 
 from ..cache.without_headers import drop_headers
 from ..errors import CompileFailed, Corrupt, KheadersError
-from ..events import Event
 from ..system.disk import Vanished, is_mounted
 from ..system.tasks import Background, in_thread
 from .canary import compile_canary
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .requests import Base
     from .store import PchStore
 
+
+log = logging.getLogger(__name__)
 
 # Seconds for which the program that was given headers is taken to use them, lease or not.
 _IN_USE = 600.0
@@ -147,13 +149,7 @@ class HeaderRemoval:
         return ""
 
     def _kept(self, entry: Entry, why: str) -> tuple[Entry, str]:
-        self._journal.report(
-            Event.HEADERS_DROPPED,
-            f"The headers of {entry.release} stay in {entry.path}: {why}",
-            level="debug",
-            release=entry.release,
-            path=str(entry.path),
-        )
+        log.debug("the headers of %s stay in %s: %s", entry.release, entry.path, why)
         return entry, why
 
     async def _replace(self, entry: Entry, needed: Iterable[str]) -> Entry:
