@@ -15,10 +15,8 @@ import pytest
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory for caches: on some file systems it takes long to make many files after removing some."""
-    path = Path(tempfile.mkdtemp(prefix="kh-pch-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-pch-", "/dev/shm" if os.path.isdir("/dev/shm") else None) as path:
+        yield path
 
 
 @pytest.fixture
@@ -31,7 +29,16 @@ def roots_own() -> Iterator[Path]:
 @contextlib.contextmanager
 def made_for_root() -> Iterator[Path]:
     """As `roots_own`, where that is made more rarely than for each test."""
-    path = Path(tempfile.mkdtemp(prefix="kheadersd-test-", dir="/srv"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kheadersd-test-", "/srv") as path:
+        yield path
+
+
+@contextlib.contextmanager
+def for_all_users(prefix: str, parent: str | None = None) -> Iterator[Path]:
+    """A directory that every user can reach, and whose name is short: that of a socket has 107 characters."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        path.chmod(0o755)
+        yield path
+    finally:
+        shutil.rmtree(path)

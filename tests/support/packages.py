@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -15,7 +17,15 @@ from kheadersd.release import Release
 from kheadersd.sources.build_tree import Unusable
 from kheadersd.sources.source import Archive
 from kheadersd.sources.usable import check_usable
+from tests.support.directories import for_all_users
 from tests.support.extracting import extract_archive
+
+
+class _Key(Protocol):
+    def close(self) -> None: ...
+
+
+K = TypeVar("K", bound=_Key)
 
 WHOLE = [
     "arch/x86/include/asm/ptrace.h",
@@ -75,6 +85,25 @@ def processes_of(directory: Path) -> list[str]:
             if str(directory) in line and path.parent.name != str(os.getpid()):
                 found.append(line)
     return found
+
+
+@contextlib.contextmanager
+def two_keys(make: Callable[..., K]) -> Iterator[tuple[K, K]]:
+    """Two keys of a kind, of which a host trusts the first."""
+    with for_all_users("kh-key-") as directory:
+        keys = (make(directory), make(directory, "other"))
+        yield keys
+        for key in keys:
+            key.close()
+
+
+async def check_cancelling(task: asyncio.Task[Any], work: Path) -> None:
+    """Check that a task that is cancelled ends so, and leaves no file and no process."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert left_in(work) == []
+    assert processes_of(work) == []
 
 
 async def wait_for(path: Path) -> None:

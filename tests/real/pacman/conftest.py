@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kheadersd.release import Release
+from tests.support.directories import for_all_users
+from tests.support.packages import two_keys
 from tests.support.pacman_repository import PacmanHost, PacmanKey, PacmanRepository, headers_of, pacman_served
 
 RELEASE = Release("6.9.1-arch1-1")
@@ -19,23 +19,15 @@ VERSION = "6.9.1.arch1-1"
 @pytest.fixture(scope="session")
 def pacman_keys() -> Iterator[tuple[PacmanKey, PacmanKey]]:
     """Two keys, of which a host trusts the first."""
-    # Not pytest's directory: a socket's name has at most 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="kh-key-"))
-    directory.chmod(0o755)
-    keys = (PacmanKey(directory), PacmanKey(directory, "other"))
-    yield keys
-    for key in keys:
-        key.close()
-    shutil.rmtree(directory)
+    with two_keys(PacmanKey) as keys:
+        yield keys
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that every user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kh-pacman-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-pacman-") as path:
+        yield path
 
 
 @pytest.fixture

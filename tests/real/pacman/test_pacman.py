@@ -18,9 +18,9 @@ from tests.support.needs import needs_root
 from tests.support.other_user import UNPRIVILEGED, as_nobody
 from tests.support.packages import (
     WHOLE,
+    check_cancelling,
     files_of,
     left_in,
-    processes_of,
     put_before,
     refusal,
     silent,
@@ -213,11 +213,7 @@ async def test_cancelling_a_download(
     published.server.stalls = True
     task = asyncio.create_task(find(pacman_host, work))
     assert await asyncio.to_thread(published.server.stalled.wait, 30)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left_in(work) == []
-    assert processes_of(work) == []
+    await check_cancelling(task, work)
 
 
 async def test_an_archive_of_old_packages(
@@ -299,11 +295,7 @@ async def test_a_manager_that_hangs(
     put_before(monkeypatch, directory, "pacman", script)
     task = asyncio.create_task(find(pacman_host, work))
     await wait_for(directory / "started")
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left_in(work) == []
-    assert processes_of(work) == []
+    await check_cancelling(task, work)
 
 
 @needs_root("all tests run unprivileged already")

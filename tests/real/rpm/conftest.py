@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kheadersd.release import Release
+from tests.support.directories import for_all_users
+from tests.support.packages import two_keys
 from tests.support.rpm_repository import RpmHost, RpmKey, RpmRepository, rpm_served
 
 RELEASE = Release("6.1.99-200.fc37.x86_64")
@@ -18,23 +19,15 @@ RELEASE = Release("6.1.99-200.fc37.x86_64")
 @pytest.fixture(scope="session")
 def rpm_keys() -> Iterator[tuple[RpmKey, RpmKey]]:
     """Two keys, of which a host trusts the first."""
-    # Not pytest's directory: a socket's name has at most 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="kh-key-"))
-    directory.chmod(0o755)
-    keys = (RpmKey(directory), RpmKey(directory, "other"))
-    yield keys
-    for key in keys:
-        key.close()
-    shutil.rmtree(directory)
+    with two_keys(RpmKey) as keys:
+        yield keys
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that every user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kh-rpm-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-rpm-") as path:
+        yield path
 
 
 @pytest.fixture

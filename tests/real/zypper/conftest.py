@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kheadersd.release import Release
+from tests.support.directories import for_all_users
 from tests.support.gnupg import end_agents
+from tests.support.packages import two_keys
 from tests.support.rpm_repository import RpmKey
 from tests.support.suse_repository import SuseHost, SuseRepository, programs, suse_served
 
@@ -42,23 +43,15 @@ def nothing_of_zypper() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def rpm_keys() -> Iterator[tuple[RpmKey, RpmKey]]:
     """Two keys, of which a host trusts the first."""
-    # Not pytest's directory: a socket's name has at most 107 characters.
-    directory = Path(tempfile.mkdtemp(prefix="kh-key-"))
-    directory.chmod(0o755)
-    keys = (RpmKey(directory), RpmKey(directory, "other"))
-    yield keys
-    for key in keys:
-        key.close()
-    shutil.rmtree(directory)
+    with two_keys(RpmKey) as keys:
+        yield keys
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that every user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kh-zy-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-zy-") as path:
+        yield path
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from kheadersd.sources.source import Archive, NotFound, Reason
 from tests.real.zypper.conftest import RELEASE, VERSION
 from tests.support.packages import (
     WHOLE,
+    check_cancelling,
     files_of,
     left_in,
-    processes_of,
     put_before,
     refusal,
     silent,
@@ -312,11 +312,7 @@ async def test_cancelling_a_download(published: SuseRepository, suse_host: SuseH
     task = asyncio.create_task(find(suse_host, work))
     assert await asyncio.to_thread(published.server.stalled.wait, 30)
     assert left_in(work)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left_in(work) == []
-    assert processes_of(work) == []
+    await check_cancelling(task, work)
 
 
 async def test_an_archive_of_old_packages(
@@ -414,11 +410,7 @@ async def test_a_manager_that_hangs(
     )
     task = asyncio.create_task(find(suse_host, work))
     await wait_for(directory / "started")
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left_in(work) == []
-    assert processes_of(work) == []
+    await check_cancelling(task, work)
 
 
 async def test_a_manager_that_writes_too_much(
