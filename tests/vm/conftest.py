@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.kheaders import make_real_headers
 from tests.vm.figures import Figures, figures_of, table
-from tests.vm.guest import Guest
+from tests.vm.guest import BREAKDOWNS, Guest
 from tests.vm.image import Image
 from tests.vm.image import image as make_image
 from tests.vm.snapshot import Snapshot, guest_from
@@ -20,6 +20,7 @@ from tests.vm.suites import MAIN
 _HERE = Path(__file__).parent
 _TIME_LIMIT = 1800
 """Seconds for a test, and the fixtures that it is the first to need."""
+_BREAKDOWN = "breakdown"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +50,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    while BREAKDOWNS:
+        report.user_properties.append((_BREAKDOWN, BREAKDOWNS.pop()))
     guest = getattr(item, "funcargs", {}).get("guest")
     if report.failed and isinstance(guest, Guest):
         for title, text in _last_words(guest):
@@ -73,6 +76,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured in the guest")
         for line in table(found):
             terminalreporter.line(line)
+    breakdowns = [text for report in ended for name, text in report.user_properties if name == _BREAKDOWN]
+    for text in breakdowns:
+        terminalreporter.section("a kernel broke down before anything of ours ran, and was started once more")
+        terminalreporter.line(str(text))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -122,6 +122,12 @@ class Machine:
                 said.append((self.directory / name).read_text(errors="replace"))
         return "".join(said)
 
+    @property
+    def came_to_its_disk(self) -> bool:
+        """Whether the last start got so far that something of the disk could run."""
+        said = self.console()
+        return said.rfind("initrd: has the disk") > said.rfind("initrd: begins")
+
     def save(self, state: Path) -> None:
         """Freeze it into a file, to go on from there any number of times, and end it.
 
