@@ -7,16 +7,14 @@ the output is closed; `exec` returns the exit code of its command, 126 or 127 wh
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from ..system.tasks import hanging
 from .arguments import parse
+from .failures import NOT_AVAILABLE, CommandError
 from .output import OutputError, by_source, complain, flush
 from .polkit_agent import polkit_agent
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .commands import Execution
+    from .environment import Execution
 
 _FAILED = 1
 _INTERRUPTED = 130
@@ -36,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters
-    # A thread that still reads after an interruption is not worth a warning.
-    logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
     try:
         code = _run(parse(sys.argv[1:] if arguments is None else arguments))
         flush()
     except KeyboardInterrupt:
+        from ..system.tasks import hanging
+
         if hanging():  # the interpreter would wait for the thread
             os._exit(_INTERRUPTED)
         return _INTERRUPTED
@@ -70,12 +68,11 @@ def _open_closed() -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Not at the top: they import the D-Bus library, and without it --help works, and `main` says what lacks.
-    from .client import NOT_AVAILABLE, CommandError
-
     try:
-        with contextlib.nullcontext() if options.session else polkit_agent():
-            outcome = asyncio.run(_call(options))
+        outcome = _if_present(options)
+        if outcome is None:
+            with contextlib.nullcontext() if options.session else polkit_agent():
+                outcome = _call(options)
         if isinstance(outcome, int):
             return outcome
         flush()
@@ -92,14 +89,30 @@ def _run(options: argparse.Namespace) -> int:
         return _FAILED
 
 
-async def _call(options: argparse.Namespace) -> int | Execution:
+def _if_present(options: argparse.Namespace) -> int | Execution | None:
+    if options.action not in ("exec", "env"):
+        return None
+    from .present import run_if_present
+
+    return run_if_present(options)
+
+
+def _call(options: argparse.Namespace) -> int | Execution:
+    import asyncio
+    import logging
+
+    # A thread that still reads after an interruption is not worth a warning.
+    logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
+    return asyncio.run(_connected(options))
+
+
+async def _connected(options: argparse.Namespace) -> int | Execution:
+    # Not at the top: without a D-Bus library --help works, and `main` says what lacks.
     from .client import Client
-    from .commands import COMMANDS, prepare_exec
+    from .commands import COMMANDS
 
     client = await Client.connect(session=options.session)
     try:
-        if options.action == "exec":
-            return await prepare_exec(client, options)
         if options.action == "cc":
             from .cc import cc  # 6 ms, which no other command needs
 

@@ -10,7 +10,6 @@ from .. import __version__
 from ..errors import InvalidArgs
 from ..names import SOURCE_NAMES
 from ..release import parse_release
-from ..repository import parse_repository
 from ..system.printable import quoted
 from .output import SHELLS
 
@@ -68,6 +67,8 @@ def _check_push(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if not options.repository:
         parser.error("push needs a release and a repository: kheadersctl push RELEASE REGISTRY/REPOSITORY")
     try:
+        from ..repository import parse_repository
+
         if parse_repository(options.repository).digest:
             parser.error("a push names no digest: it is that of what is pushed")
     except InvalidArgs as error:

@@ -19,8 +19,9 @@ from ..sandbox.child import run
 from ..sandbox.command import Command
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from .client import DONE, FAILED, MAX_SECONDS, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, Client, CommandError
-from .commands import options, request
+from .calls import options, request
+from .client import MAX_SECONDS, Client
+from .failures import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, CommandError
 from .output import complain, put_stderr
 from .output_file import put
 

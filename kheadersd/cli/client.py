@@ -1,89 +1,29 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A client of the service: its methods, signals and properties, and what its errors mean for a user."""
+"""A client of the service: its methods, signals and properties."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
 from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.codec import Variant
 from ..dbus.connection import Connection
 from ..dbus.credentials import BUS_NAME, BUS_PATH
 from ..dbus.errors import BusError, ConnectionLost
-from ..errors import FREEDESKTOP_ERRORS, KheadersError
-from ..names import ADVICE, PROPERTIES, SERVICE, SERVICE_PATH
+from ..errors import KheadersError
+from ..names import PROPERTIES, SERVICE, SERVICE_PATH
+from .failures import FAILED, NO_DAEMON, CommandError, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..dbus.connection import Signal
 
-DONE, FAILED, USAGE, NOT_AVAILABLE, NOT_AUTHORISED, NO_DAEMON = range(6)
-
 # Only for a daemon that hangs: extraction, download and compilation have shorter limits in the daemon.
 MAX_SECONDS = 3600.0
 
 _MAX_MESSAGE = 16 << 20
-_GETTING = ("GetHeaders", "Acquire")
-# For each error: the exit code, a hint, and the methods for which the hint holds (none: all).
-_MEANINGS: dict[str, tuple[int, str, tuple[str, ...]]] = {
-    errors.NotAvailable.bus_name: (
-        NOT_AVAILABLE,
-        "Install the kernel's headers package; root may also have it downloaded.",
-        _GETTING,
-    ),
-    errors.NotCached.bus_name: (
-        NOT_AVAILABLE,
-        "'kheadersctl list' shows what is in the cache.",
-        ("Verify", "Remove"),
-    ),
-    errors.Corrupt.bus_name: (
-        FAILED,
-        "Reinstall the kernel package, or try another source with --source.",
-        _GETTING,
-    ),
-    errors.NoSpace.bus_name: (FAILED, "Make room, for example with 'kheadersctl prune'.", ()),
-    errors.InUse.bus_name: (
-        FAILED,
-        "'kheadersctl status' shows who uses it; --force removes it all the same.",
-        ("Remove",),
-    ),
-    # When unloading fails, the message gives the reason, and the kernel may not have been asked.
-    errors.ModuleFailed.bus_name: (FAILED, "'journalctl -k' has the kernel's message.", _GETTING),
-    errors.UnknownProfile.bus_name: (USAGE, "", ()),
-    errors.InvalidArgs.bus_name: (USAGE, "", ()),
-    errors.AccessDenied.bus_name: (NOT_AUTHORISED, "Try again as root.", ()),
-    errors.InteractiveAuthorizationRequired.bus_name: (
-        NOT_AUTHORISED,
-        "Try again on a terminal, where polkit can ask for a password, or as root.",
-        (),
-    ),
-}
-# The bus's own errors when no program has the name, or the daemon ended during the call.
-_NO_OWNER = ("ServiceUnknown", "NameHasNoOwner", "NoServer", "Disconnected", "NoReply", "TimedOut")
-
-
-class CommandError(Exception):
-    """Why the command failed: the exit code, the message, and a hint on what to do next."""
-
-    def __init__(self, code: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.hint = hint
-
-
-def explain(error: BusError, member: str, how_to_start: str) -> CommandError:
-    """What an error reply to a call of the method ``member`` means."""
-    short = error.name.removeprefix(FREEDESKTOP_ERRORS)
-    if short in _NO_OWNER or short.startswith("Spawn.") or error.name.startswith("org.freedesktop.systemd1."):
-        return CommandError(NO_DAEMON, f"kheadersd does not answer: {error.message}", how_to_start)
-    code, hint, members = _MEANINGS.get(error.name, (FAILED, "", ()))
-    if (members and member not in members) or f"; {ADVICE}: " in error.message:
-        hint = ""
-    return CommandError(code, error.message or error.name, hint)
 
 
 class Client:
@@ -124,6 +64,9 @@ class Client:
     ) -> list[Any]:
         """Call a method of the service; the file descriptors that it returns, then its values.
 
+        Args:
+            values: in a dictionary of options, each is a pair of its signature and its value.
+
         Raises:
             CommandError: the call failed.
         """
@@ -134,7 +77,7 @@ class Client:
                 interface,
                 member,
                 signature,
-                values,
+                [_with_variants(value) for value in values],
                 timeout=MAX_SECONDS,
                 allow_interactive=self._interactive,
                 accept_fds=True,
@@ -196,6 +139,11 @@ class Client:
     async def lost(self) -> None:
         """Wait until the connection to the bus is lost."""
         await self._connection.closed
+
+
+def _with_variants(value: Any) -> Any:
+    """As the bus has it: pairs of a signature and a value are variants."""
+    return {name: Variant(*item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def plain(value: Any) -> Any:

@@ -1,169 +1,47 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The commands of kheadersctl: each calls the service, prints the answer, and returns the exit code."""
+"""The commands of kheadersctl: each calls the service, prints the answer, and returns the exit code,
+or what is to be run."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
-import os
 import shlex
-import signal
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from ..dbus.codec import Variant
-from ..errors import Corrupt, InvalidArgs
+from ..errors import Corrupt
 from ..formats.tar import TarReader
-from ..names import MAX_REASON, REGISTRY, SERVICE
+from ..names import REGISTRY, SERVICE
 from ..system import units
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from . import output, precompiled
-from .client import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, Client, CommandError
+from . import output
+from .calls import headers, options, request
+from .environment import Execution, env, prepare_exec
+from .failures import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, CommandError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
-    Command = Callable[[Client, argparse.Namespace], Awaitable[int]]
+    from .client import Client
+
+    Command = Callable[[Client, argparse.Namespace], Awaitable[int | Execution]]
 
 _READ_BYTES = 1 << 16
-# For each option of the command line, the option of the method and its signature.
-_OPTIONS = {
-    "source": ("sources", "as"),
-    "refresh": ("refresh", "b"),
-    "compiler": ("compiler", "s"),
-    "header": ("headers", "as"),
-    "force": ("force", "b"),
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Execution:
-    """A command that replaces kheadersctl: its words, variables to set, and the lease it inherits."""
-
-    command: list[str]
-    environment: Mapping[str, str]
-    lease: int | None = None
-
-    def run(self) -> NoReturn:
-        """Replace this process by the command.
-
-        Raises:
-            CommandError: there is no such program (127), or it cannot be run (126), as in a shell.
-        """
-        # The lease lasts until the command and all programs that it starts have ended.
-        if self.lease is not None:
-            os.set_inheritable(self.lease, True)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the command would inherit that
-            signal.signal(ignored, signal.SIG_DFL)
-        try:
-            os.execvpe(self.command[0], self.command, {**os.environ, **self.environment})
-        except OSError as error:
-            code = 127 if isinstance(error, FileNotFoundError) else 126
-            name = printable(self.command[0])
-            raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
-
-
-async def request(client: Client, member: str, signature: str, *values: Any) -> list[Any]:
-    """As `Client.call`, for a method that takes time: its progress is shown if stderr is a terminal.
-
-    Raises:
-        CommandError: the call failed.
-    """
-    line = output.ProgressLine()
-    try:
-        if line.wanted:
-            await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
-        return await client.call(member, signature, *values)
-    finally:
-        line.clear()
-
-
-def options(arguments: argparse.Namespace, *names: str) -> dict[str, Variant]:
-    """The options of a method, from those options of the command line that were given."""
-    given = {}
-    for name in names:
-        if value := getattr(arguments, name):
-            option, signature = _OPTIONS[name]
-            given[option] = Variant(signature, value)
-    return given
 
 
 def _show(arguments: argparse.Namespace, value: Any, *lines: str) -> int:
     """Print ``value`` with --json, else ``lines``."""
-    if arguments.json:
-        output.put_json(value)
-    else:
-        for line in lines:
-            output.put(line)
+    output.show(value, *lines, as_json=arguments.json)
     return DONE
 
 
-async def prepare_exec(client: Client, arguments: argparse.Namespace) -> Execution:
-    """Acquire headers for a command, unless they were dropped and it compiles with precompiled ones.
-
-    Raises:
-        CommandError: the call failed.
-    """
-    added: dict[str, str] = {}
-    if arguments.precompiled:
-        dropped = await _were_dropped(client, arguments.release)
-        added = _for_precompiled(arguments, dropped=dropped)
-        if added and dropped:
-            return Execution(arguments.command, added)
-    # Without the command's arguments, which may have passwords: all users can read the reasons of leases.
-    reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:MAX_REASON]
-    given = {**options(arguments, "source", "refresh"), "reason": Variant("s", reason)}
-    lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
-    return Execution(arguments.command, details.get("environment", {}) | added, lease)
-
-
-def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[str, str]:
-    """The variables that make a tool use precompiled headers; a line on stderr says why there are none."""
-    try:
-        if why := precompiled.why_ignored(arguments.command):
-            raise InvalidArgs(why)
-        return precompiled.environment(arguments.release, dropped=dropped, session=arguments.session)
-    except InvalidArgs as error:
-        name = printable(Path(arguments.command[0]).name)
-        output.complain(f"kheadersctl: {name} compiles without precompiled headers: {error.message}")
-        return {}
-
-
-async def _headers(client: Client, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    given = options(arguments, "source", "refresh")
-    path, details = await request(client, "GetHeaders", "sa{sv}", arguments.release, given)
-    return path, details
-
-
 async def _get(client: Client, arguments: argparse.Namespace) -> int:
-    path, details = await _headers(client, arguments)
+    path, details = await headers(client, arguments)
     return _show(arguments, {"path": path, **details}, path)
-
-
-async def _env(client: Client, arguments: argparse.Namespace) -> int:
-    environment: dict[str, str] = {}
-    if not (arguments.unless_dropped and await _were_dropped(client, arguments.release)):
-        _, details = await _headers(client, arguments)
-        environment = details.get("environment", {})
-    lines = (output.assignment(arguments.shell, name, value) for name, value in environment.items())
-    return _show(arguments, environment, *lines)
-
-
-async def _were_dropped(client: Client, release: str) -> bool:
-    """Whether the headers of a release were dropped, and only precompiled ones are cached."""
-    release = release or (await client.properties())["RunningRelease"]
-    (entries,) = await client.call("ListEntries")
-    kept = [
-        entry.get("headers_kept", True)
-        for entry in entries
-        if (entry.get("release"), entry.get("kind", "headers")) == (release, "headers")
-    ]
-    return bool(kept) and not any(kept)
 
 
 async def _export(client: Client, arguments: argparse.Namespace) -> int:
@@ -200,7 +78,7 @@ def _copied(descriptor: int) -> Iterator[bytes]:
 async def _pch(client: Client, arguments: argparse.Namespace) -> int:
     given = options(arguments, "compiler", "header", "force")
     if arguments.drop_headers:
-        given["keep_headers"] = Variant("b", False)
+        given["keep_headers"] = ("b", False)
     values = (arguments.release, arguments.profile, given)
     path, flags, details = await request(client, "GetPch", "ssa{sv}", *values)
     if arguments.drop_headers and details.get("headers_kept", False):
@@ -434,11 +312,12 @@ COMMANDS: dict[str, Command] = {
     "pch": _pch,
     "types": _types,
     "list": _list,
-    "env": _env,
+    "env": env,
+    "exec": prepare_exec,
     "verify": _verify,
     "remove": _remove,
     "prune": _prune,
     "unload": _unload,
     "monitor": _monitor,
 }
-"""The commands by name, but ``exec`` and ``cc``."""
+"""The commands by name, but ``cc`` and ``push``."""

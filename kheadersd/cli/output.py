@@ -73,6 +73,15 @@ def put_json(value: Any) -> None:
     put(json.dumps(value, indent=2 if is_terminal() else None))
 
 
+def show(value: Any, *lines: str, as_json: bool) -> None:
+    """Write ``value`` to stdout as JSON, or ``lines``."""
+    if as_json:
+        put_json(value)
+    else:
+        for line in lines:
+            put(line)
+
+
 def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Iterable[Sequence[str]]) -> None:
     """Write ``rows`` under ``titles`` to a terminal, or ``plain``, separated by tabs, to a pipe."""
     if not is_terminal():

@@ -14,7 +14,7 @@ from ..pch.compilers import Compiler
 from ..pch.recipe import LIBBPF, clang_recipe
 from ..sources.build_tree import Unusable
 from ..system.printable import printable
-from .client import FAILED, NOT_AVAILABLE, USAGE, CommandError
+from .failures import FAILED, NOT_AVAILABLE, USAGE, CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 _PROGRAM = "/usr/bin/pkttyagent"
@@ -32,6 +32,8 @@ def polkit_agent() -> Iterator[None]:
 
 
 def _start() -> subprocess.Popen[bytes] | None:
+    import subprocess  # 3 ms of all that need no agent
+
     reader, writer = os.pipe()
     try:
         # --fallback: an agent of the desktop takes precedence. The descriptor closes after registration.

@@ -27,8 +27,8 @@ from ..system.printable import printable
 from ..system.tasks import in_thread
 from . import output
 from .artifact import Headers, headers_of, save_headers, write_layout
-from .client import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, Client, CommandError
-from .commands import request
+from .calls import request
+from .failures import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, CommandError
 from .push_files import FilesPush, MadeFile, pchs_of, types_of
 from .signing import signing_options
 from .upload import Pushed, present, pushing_skopeo, send
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..release import Release
+    from .client import Client
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 

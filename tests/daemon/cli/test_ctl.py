@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.ctl_rig import Ctl, Service, canned_service, private_bus
+from tests.support.ctl_rig import Ctl, Service
 from tests.support.needs import needs_root
 from tests.support.other_user import as_user, python_path
 from tests.support.running import REPOSITORY
@@ -22,32 +20,6 @@ pytestmark = pytest.mark.slow
 
 TREE = "/var/cache/kheaders/6.1.0-abc/tree"
 NASTY = """a'b"c\\d$e`f g\nh"""
-
-
-@pytest.fixture(scope="module")
-def bus() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # other users are let in, too
-        with private_bus(directory) as address:
-            yield address
-
-
-@pytest.fixture
-def lonely(bus: str) -> Ctl:
-    """kheadersctl on a bus without the service."""
-    return Ctl(bus)
-
-
-@pytest.fixture
-def service(bus: str) -> Iterator[Service]:
-    with canned_service(bus) as running:
-        yield running
-
-
-@pytest.fixture
-def ctl(bus: str, service: Service) -> Ctl:
-    return Ctl(bus)
 
 
 def set_entries(ctl: Ctl, *releases: str) -> None:

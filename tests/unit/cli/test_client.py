@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kheadersd import errors
-from kheadersd.cli.client import (
+from kheadersd.cli.client import plain
+from kheadersd.cli.failures import (
     FAILED,
     NO_DAEMON,
     NOT_AUTHORISED,
     NOT_AVAILABLE,
     USAGE,
     explain,
-    plain,
 )
 from kheadersd.dbus.codec import Variant
 from kheadersd.dbus.errors import BusError

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""How commands call the service: with options of the command line, and with progress on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import output
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    Options = dict[str, tuple[str, Any]]
+
+# For each option of the command line, the option of the method and its signature.
+_OPTIONS = {
+    "source": ("sources", "as"),
+    "refresh": ("refresh", "b"),
+    "compiler": ("compiler", "s"),
+    "header": ("headers", "as"),
+    "force": ("force", "b"),
+}
+
+
+class Caller(Protocol):
+    """What commands need of `Client`, and what `PresentClient` has, too."""
+
+    async def call(self, member: str, signature: str = "", *values: Any) -> list[Any]:
+        """As `Client.call`."""
+
+    async def properties(self) -> dict[str, Any]:
+        """As `Client.properties`."""
+
+    async def watch(self, listener: Callable[[str, list[Any]], None], *members: str) -> None:
+        """As `Client.watch`."""
+
+
+async def request(client: Caller, member: str, signature: str, *values: Any) -> list[Any]:
+    """As `Client.call`, for a method that takes time: its progress is shown if stderr is a terminal.
+
+    Raises:
+        CommandError: the call failed.
+    """
+    line = output.ProgressLine()
+    try:
+        if line.wanted:
+            await client.watch(lambda _, values: line.show(*values[:3]), "Progress")
+        return await client.call(member, signature, *values)
+    finally:
+        line.clear()
+
+
+def options(arguments: argparse.Namespace, *names: str) -> Options:
+    """The options of a method, from those options of the command line that were given."""
+    given = {}
+    for name in names:
+        if value := getattr(arguments, name):
+            option, signature = _OPTIONS[name]
+            given[option] = (signature, value)
+    return given
+
+
+async def headers(client: Caller, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The path of the headers that a command names, and what the service says of them.
+
+    Raises:
+        CommandError: the call failed.
+    """
+    given = options(arguments, "source", "refresh")
+    path, details = await request(client, "GetHeaders", "sa{sv}", arguments.release, given)
+    return path, details
