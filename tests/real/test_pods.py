@@ -133,6 +133,10 @@ def test_pods_get_the_headers_of_their_node(
     assert BPF_OBJECT in client(podman, volumes["cache"], str(on_node))
     with pytest.raises(Failed, match="Read-only file system"):
         agent.run("agent", command=["touch", f"{path}/include/linux/sched.h"])
+    # What the daemon finds installed on the node has the same path in the pod.
+    for name, directory in (("modules", "/lib/modules"), ("sources", "/usr/src")):
+        (volumes[name] / "of-the-node").touch()
+        assert "of-the-node" in agent.run("agent", command=["ls", directory])
     # Root of that pod may do no more than read, and the administrator in the daemon's pod may do all.
     for user in ("0", "48484"):
         with pytest.raises(Failed, match="Access denied"):
