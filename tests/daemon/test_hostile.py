@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import struct
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +34,7 @@ from tests.support.callers import (
     headers_of,
     unharmed,
 )
+from tests.support.directories import for_all_users
 from tests.support.needs import needs_root
 from tests.support.raw import HERE, INTERFACE, PATH, RawClient
 from tests.support.running import Bus, Daemon
@@ -59,25 +58,23 @@ FEWER = 10_000
 def rig() -> Iterator[Daemon]:
     """A daemon that has the headers of the running kernel."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="kh-hostile-", dir=base))
-    directory.chmod(0o755)
-    for name in ("bus", "root"):
-        (directory / name).mkdir()
-    host = ServedHost(directory / "root")
-    host.show(make_kheaders(RELEASE))
-    bus = Bus(directory / "bus")
-    bus.start()
-    daemon = Daemon(bus, host.root, directory / "cache", directory / "log")
-    daemon.start()
-    with client(bus.socket) as caller:
-        assert caller.call("GetHeaders", HEADERS, ["", NO_OPTIONS]).name == ""
-        _warm_up(caller)
-    yield daemon
-    assert daemon.stop() == 0
-    bus.stop()
-    traceback = daemon.traceback()
-    shutil.rmtree(directory)
-    assert traceback == ""
+    with for_all_users("kh-hostile-", base) as directory:
+        for name in ("bus", "root"):
+            (directory / name).mkdir()
+        host = ServedHost(directory / "root")
+        host.show(make_kheaders(RELEASE))
+        bus = Bus(directory / "bus")
+        bus.start()
+        daemon = Daemon(bus, host.root, directory / "cache", directory / "log")
+        daemon.start()
+        with client(bus.socket) as caller:
+            assert caller.call("GetHeaders", HEADERS, ["", NO_OPTIONS]).name == ""
+            _warm_up(caller)
+        yield daemon
+        assert daemon.stop() == 0
+        bus.stop()
+        traceback = daemon.traceback()
+        assert traceback == ""
 
 
 def _warm_up(caller: RawClient) -> None:

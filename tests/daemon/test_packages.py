@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.directories import for_all_users
 from tests.support.kheaders import RealHeaders
 from tests.support.needs import needs_root
 from tests.support.packages import left_in
@@ -24,10 +24,8 @@ pytestmark = [pytest.mark.slow, needs_root("the bus's policy lets only root own 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """Not pytest's: a socket's name, gpg's, has at most 107 characters."""
-    path = Path(tempfile.mkdtemp(prefix="kh-packages-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-packages-") as path:
+        yield path
 
 
 def ask(bus: Bus, release: str) -> Any:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.support.directories import for_all_users
 from tests.support.layouts import Headers
 from tests.support.running import REPOSITORY
 from tests.support.transcripts import DISTRIBUTIONS, Transcript, transcript
@@ -74,10 +72,8 @@ SAID = {
 
 @pytest.fixture(scope="module")
 def headers() -> Iterator[Headers]:
-    directory = Path(tempfile.mkdtemp(prefix="kh-layouts-", dir="/dev/shm"))
-    directory.chmod(0o755)
-    yield Headers(directory)
-    shutil.rmtree(directory)
+    with for_all_users("kh-layouts-", "/dev/shm") as directory:
+        yield Headers(directory)
 
 
 def lacks(text: str, patterns: tuple[str, ...]) -> list[str]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +13,7 @@ from kheadersd.sources import tree_copy
 from kheadersd.sources.installed_tree import TreeSource
 from kheadersd.sources.source import NotFound, Tree
 from kheadersd.sources.usable import check_usable
+from tests.support.directories import for_all_users
 from tests.support.extracting import LIMITS, put
 from tests.support.hosts import ignore
 from tests.support.layouts import LAYOUTS, Headers, make
@@ -28,9 +26,8 @@ COPIED = ("openSUSE, prepared", "Ubuntu")
 
 @pytest.fixture(scope="module")
 def headers() -> Iterator[Headers]:
-    directory = Path(tempfile.mkdtemp(prefix="kh-layouts-", dir="/dev/shm"))
-    yield Headers(directory)
-    shutil.rmtree(directory)
+    with for_all_users("kh-layouts-", "/dev/shm") as directory:
+        yield Headers(directory)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

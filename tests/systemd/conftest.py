@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.support.apt_repository import Key, Repository, served
 from tests.support.container import Container, running
+from tests.support.directories import for_all_users
 from tests.support.kheaders import RealHeaders
 from tests.support.package import package
 
@@ -47,14 +46,12 @@ def serve_other_host(container: Container, headers: RealHeaders) -> None:
 @pytest.fixture(scope="module")
 def packages() -> Iterator[tuple[Path, Path]]:
     """The directories of a signed repository with the headers of `RELEASE`, and of the key."""
-    directory = Path(tempfile.mkdtemp(prefix="kh-units-"))
-    directory.chmod(0o755)
-    key = Key(directory / "key")
-    with served(directory / "repository", key) as repository:
-        _publish(repository)
-    key.close()
-    yield directory / "repository", directory / "key"
-    shutil.rmtree(directory)
+    with for_all_users("kh-units-") as directory:
+        key = Key(directory / "key")
+        with served(directory / "repository", key) as repository:
+            _publish(repository)
+        key.close()
+        yield directory / "repository", directory / "key"
 
 
 def _publish(repository: Repository) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.support import container
 from tests.support.container import Container, running
+from tests.support.directories import for_all_users
 from tests.support.package import package
 from tests.support.rpm_repository import RpmKey, RpmRepository, rpm_served
 from tests.support.running import INTERFACE, NAME, OBJECT
@@ -45,15 +44,13 @@ END
 @pytest.fixture(scope="module")
 def packages() -> Iterator[Path]:
     """The directory of a signed repository, and of the key."""
-    directory = Path(tempfile.mkdtemp(prefix="kh-units-"))
-    directory.chmod(0o755)
-    keys = RpmKey(directory / "key"), RpmKey(directory / "key", "other")
-    with rpm_served(directory / "repository", keys[0]) as repository:
-        _publish(repository, keys[1])
-    for key in keys:
-        key.close()
-    yield directory
-    shutil.rmtree(directory)
+    with for_all_users("kh-units-") as directory:
+        keys = RpmKey(directory / "key"), RpmKey(directory / "key", "other")
+        with rpm_served(directory / "repository", keys[0]) as repository:
+            _publish(repository, keys[1])
+        for key in keys:
+            key.close()
+        yield directory
 
 
 def _publish(repository: RpmRepository, other: RpmKey) -> None:

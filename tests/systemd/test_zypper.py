@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support import container
 from tests.support.container import Container, running
+from tests.support.directories import for_all_users
 from tests.support.package import package
 from tests.support.rpm_repository import RpmKey
 from tests.support.running import INTERFACE, NAME, OBJECT
@@ -47,16 +47,14 @@ systemd-run --quiet --unit=web python3 -m http.server --bind 127.0.0.1 --directo
 @pytest.fixture(scope="module")
 def packages() -> Iterator[Path]:
     """The directory of a repository, of two whose signed lists name files elsewhere, and of the key."""
-    directory = Path(tempfile.mkdtemp(prefix="kh-units-"))
-    directory.chmod(0o755)
-    key = RpmKey(directory / "key")
-    with suse_served(directory / "web/repository", key) as repository:
-        _publish(repository)
-        for number in (3, 4):
-            _lie(repository, directory / f"web/up-{number}", "../" * number)
-    key.close()
-    yield directory
-    shutil.rmtree(directory)
+    with for_all_users("kh-units-") as directory:
+        key = RpmKey(directory / "key")
+        with suse_served(directory / "web/repository", key) as repository:
+            _publish(repository)
+            for number in (3, 4):
+                _lie(repository, directory / f"web/up-{number}", "../" * number)
+        key.close()
+        yield directory
 
 
 def _publish(repository: SuseRepository) -> None:

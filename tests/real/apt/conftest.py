@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.apt_repository import AptHost, Key, Repository, served
+from tests.support.directories import for_all_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,21 +17,17 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def key() -> Iterator[Key]:
     # Not pytest's directory: a socket's name has at most 107 characters, and apt's own user reads the key.
-    directory = Path(tempfile.mkdtemp(prefix="kh-key-"))
-    directory.chmod(0o755)
-    key = Key(directory)
-    yield key
-    key.close()
-    shutil.rmtree(directory)
+    with for_all_users("kh-key-") as directory:
+        key = Key(directory)
+        yield key
+        key.close()
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that every user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kh-package-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with for_all_users("kh-package-") as path:
+        yield path
 
 
 @pytest.fixture
