@@ -21,6 +21,10 @@ SERVICE = "org.kheaders.Provide"
 SERVICE_PATH = "/org/kheaders/Provide"
 """The path of the service's object."""
 
+BUS_NAME = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
+"""The bus's own name, which is that of its interface, too, and the path of its object."""
+
 PROPERTIES = "org.freedesktop.DBus.Properties"
 """The interface of D-Bus by which properties are read."""
 

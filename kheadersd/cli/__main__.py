@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from .blocking_client import BlockingClient
     from .environment import Execution
 
+_PACKAGE = __name__.partition(".")[0]
 _FAILED = 1
 _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
@@ -38,9 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(parse(sys.argv[1:] if arguments is None else arguments))
         flush()
     except KeyboardInterrupt:
-        from ..system.tasks import hanging
-
-        if hanging():  # the interpreter would wait for the thread
+        tasks = sys.modules.get(f"{_PACKAGE}.system.tasks")
+        if tasks is not None and tasks.hanging():  # the interpreter would wait for the thread
             os._exit(_INTERRUPTED)
         return _INTERRUPTED
     except BrokenPipeError:
@@ -69,10 +70,8 @@ def _open_closed() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        outcome = _if_present(options)
-        if outcome is None:
-            with contextlib.nullcontext() if options.session else polkit_agent():
-                outcome = _call(options)
+        with contextlib.nullcontext() if options.session else polkit_agent():
+            outcome = _called(options)
         if isinstance(outcome, int):
             return outcome
         flush()
@@ -89,28 +88,44 @@ def _run(options: argparse.Namespace) -> int:
         return _FAILED
 
 
-def _if_present(options: argparse.Namespace) -> int | Execution | None:
-    if options.action not in ("exec", "env"):
-        return None
-    from .present import run_if_present
+def _called(options: argparse.Namespace) -> int | Execution:
+    """What comes of a command: without asyncio where it does nothing but call."""
+    # Not imported at the top: --help needs none of them.
+    from .commands import COMMANDS
 
-    return run_if_present(options)
+    if options.action in COMMANDS and (client := _blocking_client(options)) is not None:
+        from .blocking_client import completed
 
+        with contextlib.closing(client):
+            return completed(COMMANDS[options.action](client, options))
 
-def _call(options: argparse.Namespace) -> int | Execution:
     import asyncio
+
+    return asyncio.run(_call(options))
+
+
+def _blocking_client(options: argparse.Namespace) -> BlockingClient | None:
+    """None where `Client` has to be used, or to say why there is no bus."""
+    try:
+        from ..precompiled.sd_bus import CannotAsk
+        from .blocking_client import BlockingClient
+    except (ImportError, MemoryError):  # ctypes is an optional part of Python, and SELinux may forbid it
+        return None
+    try:
+        return BlockingClient(session=options.session)
+    except CannotAsk:
+        return None
+
+
+async def _call(options: argparse.Namespace) -> int | Execution:
     import logging
 
-    # A thread that still reads after an interruption is not worth a warning.
-    logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
-    return asyncio.run(_connected(options))
-
-
-async def _connected(options: argparse.Namespace) -> int | Execution:
-    # Not at the top: without a D-Bus library --help works, and `main` says what lacks.
+    # Without a D-Bus library, `main` says what lacks.
     from .client import Client
     from .commands import COMMANDS
 
+    # A thread that still reads after an interruption is not worth a warning.
+    logging.getLogger("kheadersd.system.tasks").setLevel(logging.ERROR)
     client = await Client.connect(session=options.session)
     try:
         if options.action == "cc":
@@ -121,6 +136,10 @@ async def _connected(options: argparse.Namespace) -> int | Execution:
             from .push import push  # 15 ms, which no other command needs
 
             return await push(client, options)
+        if options.action in ("export", "monitor"):
+            from .streams import export, monitor
+
+            return await {"export": export, "monitor": monitor}[options.action](client, options)
         return await COMMANDS[options.action](client, options)
     finally:
         await client.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import output
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Options = dict[str, tuple[str, Any]]
+
+MAX_SECONDS = 3600.0
+"""Only for a daemon that hangs: extraction, download and compilation have shorter limits in the daemon."""
 
 # For each option of the command line, the option of the method and its signature.
 _OPTIONS = {
@@ -23,8 +27,8 @@ _OPTIONS = {
 }
 
 
-class Caller(Protocol):
-    """What commands need of `Client`, and what `PresentClient` has, too."""
+class ServiceClient(Protocol):
+    """What `Client` and `BlockingClient` have in common."""
 
     async def call(self, member: str, signature: str = "", *values: Any) -> list[Any]:
         """As `Client.call`."""
@@ -36,7 +40,12 @@ class Caller(Protocol):
         """As `Client.watch`."""
 
 
-async def request(client: Caller, member: str, signature: str, *values: Any) -> list[Any]:
+def is_interactive() -> bool:
+    """Whether polkit may ask the user: on a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+async def request(client: ServiceClient, member: str, signature: str, *values: Any) -> list[Any]:
     """As `Client.call`, for a method that takes time: its progress is shown if stderr is a terminal.
 
     Raises:
@@ -61,7 +70,7 @@ def options(arguments: argparse.Namespace, *names: str) -> Options:
     return given
 
 
-async def headers(client: Caller, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+async def headers(client: ServiceClient, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The path of the headers that a command names, and what the service says of them.
 
     Raises:

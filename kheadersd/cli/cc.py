@@ -19,8 +19,7 @@ from ..sandbox.child import run
 from ..sandbox.command import Command
 from ..system.printable import printable
 from ..system.tasks import in_thread
-from .calls import options, request
-from .client import MAX_SECONDS, Client
+from .calls import MAX_SECONDS, options, request
 from .failures import DONE, FAILED, NOT_AUTHORISED, NOT_AVAILABLE, USAGE, CommandError
 from .output import complain, put_stderr
 from .output_file import put
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..sandbox.command import Finished
+    from .client import Client
 
 _HEADERS_PROFILE, _TYPES_PROFILE = "bpf-tracing", "types"
 _VMLINUX = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*["<]vmlinux\.h[">]', re.MULTILINE)

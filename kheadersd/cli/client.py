@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ..dbus.address import session_bus_address, system_bus_address
 from ..dbus.codec import Variant
 from ..dbus.connection import Connection
-from ..dbus.credentials import BUS_NAME, BUS_PATH
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import KheadersError
-from ..names import PROPERTIES, SERVICE, SERVICE_PATH
-from .failures import FAILED, NO_DAEMON, CommandError, explain
+from ..names import BUS_NAME, BUS_PATH, PROPERTIES, SERVICE, SERVICE_PATH
+from .calls import MAX_SECONDS, is_interactive
+from .failures import FAILED, NO_DAEMON, CommandError, explain, how_to_start, no_bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..dbus.connection import Signal
-
-# Only for a daemon that hangs: extraction, download and compilation have shorter limits in the daemon.
-MAX_SECONDS = 3600.0
 
 _MAX_MESSAGE = 16 << 20
 
@@ -32,7 +28,6 @@ class Client:
     def __init__(self, connection: Connection, how_to_start: str) -> None:
         self._connection = connection
         self._how_to_start = how_to_start
-        self._interactive = sys.stdin is not None and sys.stdin.isatty()
         self._service = ""  # the service's unique name: other clients can send signals, too
 
     @classmethod
@@ -42,18 +37,12 @@ class Client:
         Raises:
             CommandError: there is no bus, or the bus refuses the connection.
         """
-        kind = "session" if session else "system"
-        how_to_start = (
-            "'systemctl start kheadersd', or 'kheadersd' as root, starts it, where the distribution's "
-            "package has installed the units and the bus policy. Without these, 'kheadersd --session' serves."
-        )
         try:
             address = session_bus_address() if session else system_bus_address()
             connection = await Connection.open(address, max_message=_MAX_MESSAGE)
         except (ValueError, KheadersError) as error:
-            hint = f"Start dbus, or set DBUS_{kind.upper()}_BUS_ADDRESS."
-            raise CommandError(NO_DAEMON, f"no {kind} bus: {error}", hint) from None
-        return cls(connection, "'kheadersd --session' starts it." if session else how_to_start)
+            raise no_bus(str(error), session=session) from None
+        return cls(connection, how_to_start(session=session))
 
     async def close(self) -> None:
         """Leave the bus."""
@@ -79,7 +68,7 @@ class Client:
                 signature,
                 [_with_variants(value) for value in values],
                 timeout=MAX_SECONDS,
-                allow_interactive=self._interactive,
+                allow_interactive=is_interactive(),
                 accept_fds=True,
             )
         except BusError as error:

@@ -4,78 +4,33 @@ or what is to be run."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Corrupt
-from ..formats.tar import TarReader
-from ..names import REGISTRY, SERVICE
+from ..names import REGISTRY
 from ..system import units
 from ..system.printable import printable
-from ..system.tasks import in_thread
 from . import output
 from .calls import headers, options, request
 from .environment import Execution, env, prepare_exec
-from .failures import DONE, FAILED, NO_DAEMON, NOT_AVAILABLE, CommandError
+from .failures import DONE, FAILED, NOT_AVAILABLE, CommandError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 
-    from .client import Client
+    from .calls import ServiceClient
 
-    Command = Callable[[Client, argparse.Namespace], Awaitable[int | Execution]]
-
-_READ_BYTES = 1 << 16
+    Command = Callable[[ServiceClient, argparse.Namespace], Coroutine[Any, Any, int | Execution]]
 
 
-def _show(arguments: argparse.Namespace, value: Any, *lines: str) -> int:
-    """Print ``value`` with --json, else ``lines``."""
-    output.show(value, *lines, as_json=arguments.json)
-    return DONE
-
-
-async def _get(client: Client, arguments: argparse.Namespace) -> int:
+async def _get(client: ServiceClient, arguments: argparse.Namespace) -> int:
     path, details = await headers(client, arguments)
-    return _show(arguments, {"path": path, **details}, path)
+    return output.show(arguments, {"path": path, **details}, path)
 
 
-async def _export(client: Client, arguments: argparse.Namespace) -> int:
-    given = options(arguments, "source", "refresh")
-    descriptor, *_ = await request(client, "Export", "sa{sv}", arguments.release, given)
-    await in_thread(_copy_to_stdout, descriptor)
-    return DONE
-
-
-def _copy_to_stdout(descriptor: int) -> None:
-    """Write an archive to stdout while it comes, and check that it is complete.
-
-    Raises:
-        CommandError: the archive is incomplete: the service could not read all of the headers.
-    """
-    try:
-        for _ in TarReader(_copied(descriptor), "the archive"):
-            pass
-    except Corrupt as error:
-        hint = "What was written is incomplete. The journal of kheadersd says why; try again."
-        raise CommandError(FAILED, f"the archive was cut short: {error.message}", hint) from None
-    with output.writing():
-        sys.stdout.buffer.flush()
-
-
-def _copied(descriptor: int) -> Iterator[bytes]:
-    with open(descriptor, "rb", buffering=0) as archive:
-        while piece := archive.read(_READ_BYTES):
-            with output.writing():
-                sys.stdout.buffer.write(piece)
-            yield piece
-
-
-async def _pch(client: Client, arguments: argparse.Namespace) -> int:
+async def _pch(client: ServiceClient, arguments: argparse.Namespace) -> int:
     given = options(arguments, "compiler", "header", "force")
     if arguments.drop_headers:
         given["keep_headers"] = ("b", False)
@@ -85,15 +40,15 @@ async def _pch(client: Client, arguments: argparse.Namespace) -> int:
         why = details.get("why_kept", "")
         output.complain(f"kheadersctl: the headers stay in the cache{why and f': {why}'}")
     value = {"path": path, "arguments": flags, **details}
-    return _show(arguments, value, shlex.join(flags) if arguments.arguments else path)
+    return output.show(arguments, value, shlex.join(flags) if arguments.arguments else path)
 
 
-async def _types(client: Client, arguments: argparse.Namespace) -> int:
+async def _types(client: ServiceClient, arguments: argparse.Namespace) -> int:
     path, details = await request(client, "GetTypes", "sa{sv}", arguments.release, {})
-    return _show(arguments, {"path": path, **details}, path)
+    return output.show(arguments, {"path": path, **details}, path)
 
 
-async def _list(client: Client, arguments: argparse.Namespace) -> int:
+async def _list(client: ServiceClient, arguments: argparse.Namespace) -> int:
     (entries,) = await client.call("ListEntries")
     if arguments.json:
         output.put_json(entries)
@@ -144,7 +99,7 @@ def _contents(entry: Mapping[str, Any]) -> str:
     return "+".join(filter(None, (kept, f"{count}pch" if count else "")))
 
 
-async def _status(client: Client, arguments: argparse.Namespace) -> int:
+async def _status(client: ServiceClient, arguments: argparse.Namespace) -> int:
     (text,) = await client.call("Describe")
     description = json.loads(text)
     if arguments.json:
@@ -172,7 +127,7 @@ async def _status(client: Client, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-async def _whereabouts(client: Client, description: Mapping[str, Any]) -> str:
+async def _whereabouts(client: ServiceClient, description: Mapping[str, Any]) -> str:
     """Where the running kernel's headers are now.
 
     Where a look at trees in place must tell, which Describe does not take, Lookup does; that counts as a use.
@@ -222,7 +177,7 @@ def _last_error(name: str, message: str) -> dict[str, str]:
     return {"Last error": f"{message} ({name.rpartition('.')[2]})"} if name else {}
 
 
-async def _verify(client: Client, arguments: argparse.Namespace) -> int:
+async def _verify(client: ServiceClient, arguments: argparse.Namespace) -> int:
     releases = [arguments.release]
     if arguments.release is None:
         (entries,) = await client.call("ListEntries")
@@ -240,75 +195,30 @@ async def _verify(client: Client, arguments: argparse.Namespace) -> int:
         lines += ["  " + printable(problem) for problem in problems]
     if not results and output.is_terminal():
         lines.append("The cache is empty.")
-    _show(arguments, results, *lines)
+    output.show(arguments, results, *lines)
     return DONE if all(result["intact"] for result in results) else FAILED
 
 
-async def _remove(client: Client, arguments: argparse.Namespace) -> int:
+async def _remove(client: ServiceClient, arguments: argparse.Namespace) -> int:
     (freed,) = await client.call("Remove", "sa{sv}", arguments.release, options(arguments, "force"))
-    return _show(arguments, {"bytes_freed": freed}, f"{units.size(freed)} freed")
+    return output.show(arguments, {"bytes_freed": freed}, f"{units.size(freed)} freed")
 
 
-async def _prune(client: Client, arguments: argparse.Namespace) -> int:
+async def _prune(client: ServiceClient, arguments: argparse.Namespace) -> int:
     releases, freed = await client.call("Prune", "a{sv}", {})
     lines = (f"removed {printable(release)}" for release in releases)
     value = {"releases": releases, "bytes_freed": freed}
-    return _show(arguments, value, *lines, f"{units.size(freed)} freed")
+    return output.show(arguments, value, *lines, f"{units.size(freed)} freed")
 
 
-async def _unload(client: Client, arguments: argparse.Namespace) -> int:
+async def _unload(client: ServiceClient, arguments: argparse.Namespace) -> int:
     (state,) = await client.call("UnloadModule", "a{sv}", {})
-    return _show(arguments, {"module_state": state}, printable(state))
-
-
-async def _monitor(client: Client, arguments: argparse.Namespace) -> int:
-    """Print every signal of the service until the bus is lost or the output is closed."""
-    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def show(member: str, values: list[Any]) -> None:
-        try:
-            _show_signal(member, values, arguments)
-            output.flush()
-        except (OSError, output.OutputError) as error:
-            if not broken.done():
-                broken.set_exception(error)
-
-    await client.watch(show, *_SIGNALS)
-    await client.properties()  # starts the daemon, or fails
-    lost = asyncio.ensure_future(client.lost())
-    try:
-        await asyncio.wait((lost, broken), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        lost.cancel()
-    if broken.done():
-        broken.result()
-    raise CommandError(NO_DAEMON, "the connection to the bus was lost", f"Try again when {SERVICE} is back.")
-
-
-# For each signal, the names of its values and the line that is printed.
-_SIGNALS = {
-    "EntryAdded": (("release", "path", "details"), "added {release} {path}"),
-    "EntryRemoved": (("release", "path", "reason"), "removed {release} {path}: {reason}"),
-    "Progress": (("release", "stage", "fraction"), "{release}: {stage} {fraction:.0%}"),
-    "PropertiesChanged": (("interface", "changed", "invalidated"), "{changed}"),
-}
-
-
-def _show_signal(member: str, values: list[Any], arguments: argparse.Namespace) -> None:
-    names, line = _SIGNALS[member]
-    fields = dict(zip(names, values, strict=False))
-    if arguments.json:  # on one line, on a terminal too
-        output.put(json.dumps({"time": int(time.time() * 1e6), "signal": member, **fields}))
-        return
-    if member == "PropertiesChanged":
-        fields["changed"] = ", ".join(f"{name} = {value}" for name, value in fields["changed"].items())
-    output.put(time.strftime("%H:%M:%S ") + printable(line.format(**fields)))
+    return output.show(arguments, {"module_state": state}, printable(state))
 
 
 COMMANDS: dict[str, Command] = {
     "status": _status,
     "get": _get,
-    "export": _export,
     "pch": _pch,
     "types": _types,
     "list": _list,
@@ -318,6 +228,5 @@ COMMANDS: dict[str, Command] = {
     "remove": _remove,
     "prune": _prune,
     "unload": _unload,
-    "monitor": _monitor,
 }
-"""The commands by name, but ``cc`` and ``push``."""
+"""The commands by name that do nothing but call."""

@@ -13,13 +13,13 @@ from ..names import MAX_REASON
 from ..system.printable import printable
 from . import output, precompiled
 from .calls import headers, options, request
-from .failures import DONE, CommandError
+from .failures import CommandError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from .calls import Caller
+    from .calls import ServiceClient
 
 
 class Execution(NamedTuple):
@@ -48,7 +48,7 @@ class Execution(NamedTuple):
             raise CommandError(code, f"cannot run {name}: {error.strerror}") from None
 
 
-async def prepare_exec(client: Caller, arguments: argparse.Namespace) -> Execution:
+async def prepare_exec(client: ServiceClient, arguments: argparse.Namespace) -> Execution:
     """Acquire headers for a command, unless they were dropped and it compiles with precompiled ones.
 
     Raises:
@@ -85,7 +85,7 @@ def _for_precompiled(arguments: argparse.Namespace, *, dropped: bool) -> dict[st
     return precompiled.environment(arguments.release, dropped=dropped, session=arguments.session)
 
 
-async def env(client: Caller, arguments: argparse.Namespace) -> int:
+async def env(client: ServiceClient, arguments: argparse.Namespace) -> int:
     """Print the variables.
 
     Raises:
@@ -96,11 +96,10 @@ async def env(client: Caller, arguments: argparse.Namespace) -> int:
         _, details = await headers(client, arguments)
         environment = details.get("environment", {})
     lines = (output.assignment(arguments.shell, name, value) for name, value in environment.items())
-    output.show(environment, *lines, as_json=arguments.json)
-    return DONE
+    return output.show(arguments, environment, *lines)
 
 
-async def _were_dropped(client: Caller, release: str) -> bool:
+async def _were_dropped(client: ServiceClient, release: str) -> bool:
     """Whether the headers of a release were dropped, and only precompiled ones are cached."""
     release = release or (await client.properties())["RunningRelease"]
     (entries,) = await client.call("ListEntries")

@@ -72,3 +72,20 @@ def explain(error: BusError, member: str, how_to_start: str) -> CommandError:
     if (members and member not in members) or f"; {ADVICE}: " in error.message:
         hint = ""
     return CommandError(code, error.message or error.name, hint)
+
+
+def how_to_start(*, session: bool) -> str:
+    """How the service of a bus is started."""
+    if session:
+        return "'kheadersd --session' starts it."
+    return (
+        "'systemctl start kheadersd', or 'kheadersd' as root, starts it, where the distribution's "
+        "package has installed the units and the bus policy. Without these, 'kheadersd --session' serves."
+    )
+
+
+def no_bus(why: str, *, session: bool) -> CommandError:
+    """There is no bus, or it does not let this program in."""
+    kind = "session" if session else "system"
+    hint = f"Start dbus, or set DBUS_{kind.upper()}_BUS_ADDRESS."
+    return CommandError(NO_DAEMON, f"no {kind} bus: {why}", hint)

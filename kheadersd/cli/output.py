@@ -15,6 +15,7 @@ from ..names import ADVICE, SOURCE_NAMES
 from ..system.printable import printable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SHELLS = ("sh", "fish", "systemd")
@@ -73,13 +74,14 @@ def put_json(value: Any) -> None:
     put(json.dumps(value, indent=2 if is_terminal() else None))
 
 
-def show(value: Any, *lines: str, as_json: bool) -> None:
-    """Write ``value`` to stdout as JSON, or ``lines``."""
-    if as_json:
+def show(arguments: argparse.Namespace, value: Any, *lines: str) -> int:
+    """Write ``value`` to stdout as JSON if the user wants that, else ``lines``; the exit code, 0."""
+    if arguments.json:
         put_json(value)
     else:
         for line in lines:
             put(line)
+    return 0
 
 
 def put_table(titles: Sequence[str], rows: Iterable[Sequence[str]], plain: Iterable[Sequence[str]]) -> None:

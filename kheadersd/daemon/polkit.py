@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..dbus.codec import Variant
-from ..dbus.credentials import BUS_NAME
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import (
     FREEDESKTOP_ERRORS,
@@ -21,6 +20,7 @@ from ..errors import (
     Timeout,
 )
 from ..headers.consent import Action
+from ..names import BUS_NAME
 from ..system.tasks import Background, SharedWork
 
 if TYPE_CHECKING:

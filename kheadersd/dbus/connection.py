@@ -8,12 +8,12 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import LimitsExceeded, Timeout
-from ..names import PROPERTIES
+from ..names import BUS_NAME, BUS_PATH, PROPERTIES
 from ..system.tasks import within
 from . import frames as wire
 from .authentication import connect
 from .codec import decode, encode, encode_exactly
-from .credentials import BUS_NAME, BUS_PATH, Callers
+from .credentials import Callers
 from .dispatch import Dispatcher
 from .errors import BusError, ConnectionLost, NameTaken
 from .objects import Answer

@@ -8,15 +8,13 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..errors import AccessDenied
+from ..names import BUS_NAME, BUS_PATH
 from .errors import BusError, ConnectionLost
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
 T = TypeVar("T")
-
-BUS_NAME = "org.freedesktop.DBus"
-BUS_PATH = "/org/freedesktop/DBus"
 
 _VANISHED_RULE = (
     f"type='signal',sender='{BUS_NAME}',path='{BUS_PATH}',interface='{BUS_NAME}',"

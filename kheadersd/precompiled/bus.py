@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .sd_bus import Bus, CannotAsk, ErrorReply
+from .sd_bus import Bus, CannotAsk, ErrorReply, Method
 
 TYPE_CHECKING = False  # typing takes longer to import than all of this
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def get_headers(release: str, *, session: bool = False) -> str:
 def _call(member: str, signature: str, values: tuple[Any, ...], *, session: bool) -> list[Any]:
     """Call a method of the daemon, once, and close the connection."""
     try:
-        bus = Bus(_NAME, _PATH, session=session, seconds=_SECONDS)
+        bus = Bus(session=session)
         try:
-            return bus.call(_NAME, member, signature, values)
+            return bus.call(Method(_NAME, _PATH, _NAME, member), signature, values, seconds=_SECONDS)
         finally:
             bus.close()
     except (CannotAsk, ErrorReply) as error:

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Blocking calls on a bus by libsystemd, see sd-bus(3).
 
-Every host with systemd has it, and ctypes is imported in 2 ms; asyncio and a D-Bus library of Python take 50.
+Every host with systemd has it, and it takes 2 ms to load; asyncio and a D-Bus library of Python take 50.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import time
 
 TYPE_CHECKING = False  # typing takes longer to import than all of this
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
+    Listener = Callable[["Signal"], None]
+
 _LIBRARY = "libsystemd.so.0"
+_CONNECTING = 10.0  # seconds
+_EINTR = 4  # no import of errno, which a small tool has not loaded
+_FIRST_DESCRIPTOR = 3  # the others are a program's standard input and output, also where it has none
 _TEXTS = "sog"
 _FLAG, _DESCRIPTOR = "b", "h"
 _PLAIN: dict[str, Any] = {
@@ -38,15 +44,43 @@ class Descriptor(int):
 
 
 class CannotAsk(Exception):
-    """There is no libsystemd, no bus, or no way to say this; the text says which."""
+    """There is no libsystemd, no bus or no answer, or a value cannot be sent; the text says which."""
+
+
+class NoAnswer(CannotAsk):
+    """The bus, or the called program, does not answer in time."""
 
 
 class ErrorReply(Exception):
-    """The called program, or the bus for it, answered with an error; the text is its message."""
+    """The answer is an error, of the called program or of the bus; the text is its message."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
         self.name = name
+
+
+class Method:
+    """A method of a program's object."""
+
+    __slots__ = ("interface", "member", "path", "service")
+
+    def __init__(self, service: str, path: str, interface: str, member: str) -> None:
+        self.service = service
+        self.path = path
+        self.interface = interface
+        self.member = member
+
+
+class Signal:
+    """A signal that came while an answer was waited for."""
+
+    __slots__ = ("member", "path", "sender", "values")
+
+    def __init__(self, sender: str, path: str, member: str, values: list[Any]) -> None:
+        self.sender = sender
+        self.path = path
+        self.member = member
+        self.values = values
 
 
 class _Error(ctypes.Structure):
@@ -56,66 +90,122 @@ class _Error(ctypes.Structure):
 
 
 class Bus:
-    """A connection, for calls of one object, and for one thread.
+    """A connection, for one thread.
 
-    Args:
-        service, path: the object.
-        session: whether it is on the session bus instead of the system bus.
-        seconds: how long to wait for each answer.
-
-    Raises:
-        CannotAsk: there is no bus.
+    Attributes:
+        on_signal: is called with each signal that comes while an answer is waited for.
     """
 
-    def __init__(self, service: str, path: str, *, session: bool, seconds: float) -> None:
-        try:
-            self._library = ctypes.CDLL(_LIBRARY)
-        except OSError as error:
-            raise CannotAsk(f"{_LIBRARY} cannot be loaded: {error}") from None
-        self._object = (service, path)
-        self._limit = ctypes.c_uint64(int(seconds * 1e6))
+    def __init__(self, *, session: bool) -> None:
+        """
+        Args:
+            session: connect to the session bus instead of the system bus.
+
+        Raises:
+            NoAnswer: the bus does not let this program in within `_CONNECTING` seconds.
+            CannotAsk: there is no bus, or none with a socket of this host.
+        """
+        self.on_signal: Listener | None = None
+        self._library = _load()
         self._bus = ctypes.c_void_p()
+        # libsystemd would also run a program that an address names.
+        address = os.environ.get("DBUS_SESSION_BUS_ADDRESS" if session else "DBUS_SYSTEM_BUS_ADDRESS", "")
+        if not all(part.startswith("unix:") for part in filter(None, address.split(";"))):
+            raise CannotAsk(f"an address of the bus is not one of a unix socket: {address}")
         opener = "sd_bus_open_user" if session else "sd_bus_open_system"
         self._do(opener, ctypes.byref(self._bus))
+        try:
+            deadline = time.monotonic() + _CONNECTING
+            while not self._do("sd_bus_is_ready", self._bus):
+                self._process(deadline)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Leave the bus."""
-        self._library.sd_bus_flush_close_unref(self._bus)
+        self._library.sd_bus_close_unref(self._bus)
 
-    def call(self, interface: str, member: str, signature: str, values: Sequence[Any]) -> list[Any]:
-        """Call a method.
+    def call(
+        self,
+        method: Method,
+        signature: str,
+        values: Sequence[Any],
+        *,
+        seconds: float,
+        interactive: bool = False,
+    ) -> list[Any]:
+        """Call a method. A handler of a signal of the operating system runs meanwhile, and may raise.
 
         Args:
             values: in Python's types; a variant is a pair of its signature and its value.
+            seconds: how long to wait for the answer.
+            interactive: whether polkit may ask the user.
 
         Returns:
             The values of the answer, without variants around them.
 
         Raises:
+            NoAnswer: there is no answer in time.
             CannotAsk: the bus is gone, or a value is not of its type.
             ErrorReply: the answer is an error.
         """
-        call, reply, error = ctypes.c_void_p(), ctypes.c_void_p(), _Error()
-        names = (text.encode() for text in (*self._object, interface, member))
+        call, cookie = ctypes.c_void_p(), ctypes.c_uint64()
+        names = (method.service, method.path, method.interface, method.member)
         try:
-            self._do("sd_bus_message_new_method_call", self._bus, ctypes.byref(call), *names)
+            new = (self._bus, ctypes.byref(call), *(name.encode() for name in names))
+            self._do("sd_bus_message_new_method_call", *new)
             for kind, value in zip(_split(signature), values, strict=True):
                 self._put(call, kind, value)
-            result = self._library.sd_bus_call(
-                self._bus, call, self._limit, ctypes.byref(error), ctypes.byref(reply)
-            )
-            if result < 0:
-                message = error.message or os.strerror(-result).encode()
-                raise ErrorReply((error.name or b"").decode(), message.decode(errors="replace"))
+            self._do("sd_bus_message_set_allow_interactive_authorization", call, int(interactive))
+            self._do("sd_bus_send", self._bus, call, ctypes.byref(cookie))
+        finally:
+            self._library.sd_bus_message_unref(call)
+        deadline = time.monotonic() + seconds
+        while (reply := self._process(deadline, cookie.value)) is None:
+            pass
+        try:
+            if error := self._library.sd_bus_message_get_error(reply):
+                name, message = error.contents.name or b"", error.contents.message or b""
+                raise ErrorReply(name.decode(), message.decode(errors="replace"))
             return list(self._rest(reply))
         finally:
-            self._library.sd_bus_error_free(ctypes.byref(error))
-            for message in (call, reply):
-                self._library.sd_bus_message_unref(message)
+            self._library.sd_bus_message_unref(reply)
 
-    def _do(self, function: str, *arguments: object) -> int:
+    def _process(self, deadline: float, awaited: int = 0) -> ctypes.c_void_p | None:
+        """Do what there is to do, or wait for it; the answer to the call with this number, if it came.
+
+        Not by sd_bus_call, which since systemd 254 goes on to wait after a signal, before Python sees that.
+        """
+        message, number = ctypes.c_void_p(), ctypes.c_uint64()
+        if self._do("sd_bus_process", self._bus, ctypes.byref(message)) == 0:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NoAnswer("the bus cannot be asked: no answer in time")
+            self._do("sd_bus_wait", self._bus, ctypes.c_uint64(int(left * 1e6)), allowed=_EINTR)
+        if not message:
+            return None
+        is_answer = self._library.sd_bus_message_get_reply_cookie(message, ctypes.byref(number)) >= 0
+        if is_answer and number.value == awaited:
+            return message
+        try:
+            if self.on_signal and self._do("sd_bus_message_is_signal", message, None, None):
+                self.on_signal(self._signal(message))
+        finally:
+            self._library.sd_bus_message_unref(message)
+        return None
+
+    def _signal(self, message: ctypes.c_void_p) -> Signal:
+        def text(of: str) -> str:
+            found: bytes | None = getattr(self._library, f"sd_bus_message_get_{of}")(message)
+            return (found or b"").decode()
+
+        return Signal(text("sender"), text("path"), text("member"), list(self._rest(message)))
+
+    def _do(self, function: str, *arguments: object, allowed: int = 0) -> int:
+        """Call a function, which returns a negative errno where it fails."""
         result = int(getattr(self._library, function)(*arguments))
-        if result < 0:
+        if result < 0 and -result != allowed:
             raise CannotAsk(f"the bus cannot be asked: {function}: {os.strerror(-result)}")
         return result
 
@@ -165,12 +255,34 @@ class Bus:
         return dict(items) if inside.startswith(b"{") else items
 
 
+def _load() -> ctypes.CDLL:
+    """The library, with what its functions return that is no int.
+
+    Raises:
+        CannotAsk: there is none, or one that lacks functions.
+    """
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+        library.sd_bus_message_get_error.restype = ctypes.POINTER(_Error)
+        for part in ("sender", "path", "member"):
+            getattr(library, f"sd_bus_message_get_{part}").restype = ctypes.c_char_p
+        for function in ("sd_bus_close_unref", "sd_bus_is_ready"):  # the youngest, of systemd 241 and 237
+            getattr(library, function)
+    except (OSError, AttributeError) as error:
+        raise CannotAsk(f"{_LIBRARY} cannot be used: {error}") from None
+    return library
+
+
 def _plain(letter: str, value: Any) -> Any:
     if letter in _TEXTS:
         return value.decode()
     if letter == _FLAG:
         return bool(value)
-    return Descriptor(os.dup(value)) if letter == _DESCRIPTOR else value  # the message closes its own
+    if letter == _DESCRIPTOR:  # the message closes its own
+        import fcntl  # a tool is given no descriptors
+
+        return Descriptor(fcntl.fcntl(value, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
+    return value
 
 
 def _letter(kind: str) -> ctypes.c_char:
@@ -178,7 +290,7 @@ def _letter(kind: str) -> ctypes.c_char:
 
 
 def _split(signature: str) -> Iterator[str]:
-    """The complete types of a signature: "sa{sv}" is "s" and "a{sv}"; structures are not understood."""
+    """The complete types of a signature without structures: "sa{sv}" is "s" and "a{sv}"."""
     start = depth = 0
     for end, letter in enumerate(signature, 1):
         depth += (letter == "{") - (letter == "}")

@@ -34,10 +34,11 @@ LAYERS = (
 
 LATE = {
     "__main__: daemon.main": "a missing library is told in words",
-    "cli.__main__: cli.client": "60 ms of --help and of what is there: asyncio and D-Bus",
-    "cli.__main__: cli.commands": "as cli.client, for which it is",
-    "cli.__main__: cli.present": "10 ms of --help and of the other commands",
-    "cli.__main__: system.tasks": "as cli.client: it imports asyncio",
+    "cli.__main__: cli.client": "50 ms of all that only calls: asyncio and D-Bus",
+    "cli.__main__: cli.commands": "10 ms of --help",
+    "cli.__main__: cli.blocking_client": "as cli.commands",
+    "cli.__main__: precompiled.sd_bus": "as cli.commands",
+    "cli.__main__: cli.streams": "as cli.client: it imports asyncio",
     "cli.arguments: repository": "8 ms of all other commands: dataclasses",
     "cli.__main__: cli.cc": "6 ms of all other commands",
     "cli.__main__: cli.push": "15 ms of all other commands",

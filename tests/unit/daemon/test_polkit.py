@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kheadersd.daemon.polkit import Authority
-from kheadersd.dbus.credentials import BUS_NAME, Credentials
+from kheadersd.dbus.credentials import Credentials
 from kheadersd.dbus.errors import BusError
 from kheadersd.dbus.objects import Answer, Call
 from kheadersd.errors import (
@@ -23,6 +23,7 @@ from kheadersd.errors import (
     Timeout,
 )
 from kheadersd.headers.consent import Action
+from kheadersd.names import BUS_NAME
 
 ALLOWED, NOT_NOW, NEVER = (True, False), (False, True), (False, False)
 USER = 1000

@@ -40,7 +40,7 @@ ALLOWED = {
     "cli/output_file.py: open(descriptor)": OPENED,
     "cli/output_file.py: output.open('wb')": OF_THE_USER,
     "cli/client.py: Connection.open(address)": NO_FILE,
-    "cli/commands.py: open(descriptor)": OPENED,
+    "cli/streams.py: open(descriptor)": OPENED,
     "daemon/main.py: Connection.open(self._bus_address())": NO_FILE,
     "cache/manifest.py: os.open(directory or '.')": DIRECTORY,
     "cache/manifest.py: os.open(tree)": DIRECTORY,
