@@ -26,7 +26,7 @@ TIMED_OUT = 124
 """Exit status of a command that was killed because it took too long."""
 
 BREAKDOWNS: list[str] = []
-"""What machines said that ended (or hung when switched on) before their disk was mounted, and ours ran.
+"""What machines said that ended, or hung when switched on, before their disk was mounted and ours could run.
 
 Once in some hundred starts the emulated kernel breaks down in its own code (seen: an oops in 6.12's
 blk_mq_get_tag). Such a start is made once more, and the report names it.
