@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .blocking_client import BlockingClient
     from .environment import Execution
 
-_PACKAGE = __name__.partition(".")[0]
+_PACKAGE = (__package__ or "").partition(".")[0]
 _FAILED = 1
 _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(parse(sys.argv[1:] if arguments is None else arguments))
         flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # people press Ctrl-C twice
         tasks = sys.modules.get(f"{_PACKAGE}.system.tasks")
         if tasks is not None and tasks.hanging():  # the interpreter would wait for the thread
             os._exit(_INTERRUPTED)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..dbus.errors import BusError
 from ..names import BUS_NAME, BUS_PATH, PROPERTIES, SERVICE, SERVICE_PATH
-from ..precompiled.sd_bus import Bus, CannotAsk, Descriptor, ErrorReply, Method, NoAnswer
+from ..precompiled.sd_bus import Bus, BusLost, CannotAsk, Descriptor, ErrorReply, Method, NoAnswer
 from .calls import MAX_SECONDS, is_interactive
-from .failures import NO_DAEMON, CommandError, explain, how_to_start, no_bus
+from .failures import FAILED, NO_DAEMON, CommandError, explain, how_to_start, no_bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -57,16 +57,23 @@ class BlockingClient:
         (is_there,) = self._ask_bus("NameHasOwner", "s", SERVICE)
         if not is_there:
             self._ask_bus("StartServiceByName", "su", SERVICE, 0)
-        (service,) = self._ask_bus("GetNameOwner", "s", SERVICE)
 
         def receive(signal: Signal) -> None:
-            if signal.sender == service and signal.path == SERVICE_PATH and signal.member in members:
+            if signal.path == SERVICE_PATH and signal.member in members:
                 listener(signal.member, signal.values)
 
-        self._bus.on_signal = receive
+        self._bus.listen(self._owner(), receive)
         for member in members:
             rule = f"type='signal',sender='{SERVICE}',path='{SERVICE_PATH}',member='{member}'"
             self._ask_bus("AddMatch", "s", rule)
+
+    def _owner(self) -> str:
+        """The unique name of the service; "" if it has left just now: the call will start it again."""
+        method = Method(BUS_NAME, BUS_PATH, BUS_NAME, "GetNameOwner")
+        try:
+            return str(self._bus.call(method, "s", [SERVICE], seconds=MAX_SECONDS)[0])
+        except ErrorReply:
+            return ""
 
     def _ask_bus(self, member: str, signature: str, *values: Any) -> list[Any]:
         return self._ask(Method(BUS_NAME, BUS_PATH, BUS_NAME, member), signature, *values)
@@ -77,8 +84,10 @@ class BlockingClient:
             return self._bus.call(method, signature, values, seconds=MAX_SECONDS, interactive=interactive)
         except ErrorReply as error:
             raise explain(BusError(error.name, str(error)), method.member, self._how_to_start) from None
-        except CannotAsk as error:
+        except BusLost as error:
             raise CommandError(NO_DAEMON, str(error), "Try again when the bus is back.") from None
+        except CannotAsk as error:
+            raise CommandError(FAILED, str(error)) from None
 
 
 def completed(command: Coroutine[Any, Any, T]) -> T:

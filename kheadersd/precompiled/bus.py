@@ -92,5 +92,7 @@ def _call(member: str, signature: str, values: tuple[Any, ...], *, session: bool
             return bus.call(Method(_NAME, _PATH, _NAME, member), signature, values, seconds=_SECONDS)
         finally:
             bus.close()
-    except (CannotAsk, ErrorReply) as error:
+    except CannotAsk as error:
+        raise Refused(f"the bus cannot be asked: {error}") from None
+    except ErrorReply as error:
         raise Refused(str(error)) from None

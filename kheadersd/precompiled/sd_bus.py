@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LIBRARY = "libsystemd.so.0"
 _CONNECTING = 10.0  # seconds
+_TURN = 1.0  # seconds to wait at a time: a signal of the system may come just before
 _EINTR = 4  # no import of errno, which a small tool has not loaded
 _FIRST_DESCRIPTOR = 3  # the others are a program's standard input and output, also where it has none
 _TEXTS = "sog"
@@ -51,6 +52,10 @@ class NoAnswer(CannotAsk):
     """The bus, or the called program, does not answer in time."""
 
 
+class BusLost(CannotAsk):
+    """The connection is gone."""
+
+
 class ErrorReply(Exception):
     """The answer is an error, of the called program or of the bus; the text is its message."""
 
@@ -74,10 +79,9 @@ class Method:
 class Signal:
     """A signal that came while an answer was waited for."""
 
-    __slots__ = ("member", "path", "sender", "values")
+    __slots__ = ("member", "path", "values")
 
-    def __init__(self, sender: str, path: str, member: str, values: list[Any]) -> None:
-        self.sender = sender
+    def __init__(self, path: str, member: str, values: list[Any]) -> None:
         self.path = path
         self.member = member
         self.values = values
@@ -90,11 +94,7 @@ class _Error(ctypes.Structure):
 
 
 class Bus:
-    """A connection, for one thread.
-
-    Attributes:
-        on_signal: is called with each signal that comes while an answer is waited for.
-    """
+    """A connection, for one thread."""
 
     def __init__(self, *, session: bool) -> None:
         """
@@ -105,7 +105,8 @@ class Bus:
             NoAnswer: the bus does not let this program in within `_CONNECTING` seconds.
             CannotAsk: there is no bus, or none with a socket of this host.
         """
-        self.on_signal: Listener | None = None
+        self._listener: Listener | None = None
+        self._sender = ""
         self._library = _load()
         self._bus = ctypes.c_void_p()
         # libsystemd would also run a program that an address names.
@@ -125,6 +126,16 @@ class Bus:
     def close(self) -> None:
         """Leave the bus."""
         self._library.sd_bus_close_unref(self._bus)
+
+    def listen(self, sender: str, listener: Listener) -> None:
+        """Call ``listener`` with each signal of a sender that comes while an answer is waited for.
+
+        Those of others are not read: anybody can send some, with file descriptors.
+
+        Args:
+            sender: a unique name.
+        """
+        self._sender, self._listener = sender, listener
 
     def call(
         self,
@@ -147,7 +158,8 @@ class Bus:
 
         Raises:
             NoAnswer: there is no answer in time.
-            CannotAsk: the bus is gone, or a value is not of its type.
+            BusLost: the bus is gone.
+            CannotAsk: a value is not of its type.
             ErrorReply: the answer is an error.
         """
         call, cookie = ctypes.c_void_p(), ctypes.c_uint64()
@@ -173,44 +185,56 @@ class Bus:
             self._library.sd_bus_message_unref(reply)
 
     def _process(self, deadline: float, awaited: int = 0) -> ctypes.c_void_p | None:
-        """Do what there is to do, or wait for it; the answer to the call with this number, if it came.
+        """Send or receive a message, or wait until that can be done; the answer to a call, if it came.
 
-        Not by sd_bus_call, which since systemd 254 goes on to wait after a signal, before Python sees that.
+        Not by sd_bus_call: since systemd 254 it waits on after a signal of the system, and Python is late.
+
+        Args:
+            awaited: the number of the call.
         """
         message, number = ctypes.c_void_p(), ctypes.c_uint64()
-        if self._do("sd_bus_process", self._bus, ctypes.byref(message)) == 0:
+        try:
+            is_idle = self._do("sd_bus_process", self._bus, ctypes.byref(message)) == 0
             left = deadline - time.monotonic()
-            if left <= 0:
-                raise NoAnswer("the bus cannot be asked: no answer in time")
-            self._do("sd_bus_wait", self._bus, ctypes.c_uint64(int(left * 1e6)), allowed=_EINTR)
+            if is_idle and left > 0:
+                limit = ctypes.c_uint64(int(min(left, _TURN) * 1e6))
+                self._do("sd_bus_wait", self._bus, limit, allowed=_EINTR)
+        except CannotAsk as error:
+            raise BusLost(f"the connection to the bus is gone: {error}") from None
+        if is_idle and left <= 0:
+            raise NoAnswer("there is no answer in time")
         if not message:
             return None
         is_answer = self._library.sd_bus_message_get_reply_cookie(message, ctypes.byref(number)) >= 0
         if is_answer and number.value == awaited:
             return message
         try:
-            if self.on_signal and self._do("sd_bus_message_is_signal", message, None, None):
-                self.on_signal(self._signal(message))
+            self._hear(message)
         finally:
             self._library.sd_bus_message_unref(message)
         return None
 
-    def _signal(self, message: ctypes.c_void_p) -> Signal:
+    def _hear(self, message: ctypes.c_void_p) -> None:
         def text(of: str) -> str:
             found: bytes | None = getattr(self._library, f"sd_bus_message_get_{of}")(message)
             return (found or b"").decode()
 
-        return Signal(text("sender"), text("path"), text("member"), list(self._rest(message)))
+        if self._listener is None or text("sender") != self._sender:
+            return
+        if self._do("sd_bus_message_is_signal", message, None, None):
+            self._listener(Signal(text("path"), text("member"), list(self._rest(message))))
 
     def _do(self, function: str, *arguments: object, allowed: int = 0) -> int:
         """Call a function, which returns a negative errno where it fails."""
         result = int(getattr(self._library, function)(*arguments))
         if result < 0 and -result != allowed:
-            raise CannotAsk(f"the bus cannot be asked: {function}: {os.strerror(-result)}")
+            raise CannotAsk(f"{function}: {os.strerror(-result)}")
         return result
 
     def _put(self, message: ctypes.c_void_p, kind: str, value: Any) -> None:
         if kind in _TEXTS:
+            if "\0" in value:
+                raise CannotAsk("a text has a NUL")
             text = ctypes.c_char_p(value.encode(errors="surrogateescape"))
             self._do("sd_bus_message_append_basic", message, _letter(kind), text)
         elif kind in _PLAIN:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import functools
 import json
 import os
 import re
@@ -20,13 +22,14 @@ from kheadersd.cli.blocking_client import BlockingClient, completed
 from kheadersd.cli.calls import ServiceClient
 from kheadersd.cli.client import Client
 from kheadersd.cli.failures import CommandError
-from kheadersd.names import SERVICE, SERVICE_PATH
-from kheadersd.precompiled.sd_bus import Bus, CannotAsk, ErrorReply, Method
+from kheadersd.names import BUS_NAME, BUS_PATH, SERVICE, SERVICE_PATH
+from kheadersd.precompiled.sd_bus import Bus, CannotAsk, ErrorReply, Method, Signal
 from tests.support.ctl_rig import Ctl, Service
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = {"refresh": ("b", True), "sources": ("as", ["tree", "sysfs"]), "reason": ("s", "caf\u00e9")}
+OURS, STRANGERS = "org.kheaders.Test", "org.kheaders.Stranger"
 ENV = ["env"]
 EXEC = ["exec", "--", "true"]
 
@@ -91,6 +94,38 @@ def test_errors_have_their_names() -> None:
         assert _call(bus, "Lookup", "s", "6.1.0")  # the connection goes on
 
 
+@pytest.mark.usefixtures("service")
+def test_signals_of_strangers_are_not_read(address: str) -> None:
+    """They may have file descriptors; the bus hands on whatever somebody sends to a unique name."""
+    heard: list[Signal] = []
+    ask_bus = functools.partial(Method, BUS_NAME, BUS_PATH, BUS_NAME)
+    with contextlib.closing(Bus(session=False)) as bus, contextlib.closing(Bus(session=False)) as stranger:
+        bus.call(ask_bus("RequestName"), "su", [OURS, 0], seconds=10)
+        stranger.call(ask_bus("RequestName"), "su", [STRANGERS, 0], seconds=10)
+        owner, strange = (
+            bus.call(ask_bus("GetNameOwner"), "s", [name], seconds=10)[0] for name in (SERVICE, STRANGERS)
+        )
+        for sender, count in ((owner, 0), (strange, 1)):
+            bus.listen(sender, heard.append)
+            _send_progress(stranger)
+            _call(bus, "Lookup", "s", "6.1.0")
+            assert len(heard) == count
+    (descriptor,) = heard[0].values
+    os.close(descriptor)
+
+
+def _send_progress(bus: Bus) -> None:
+    """Send the signal with a descriptor, to `OURS` alone."""
+    message = ctypes.c_void_p()
+    names = (text.encode() for text in (SERVICE_PATH, SERVICE, "Progress"))
+    bus._do("sd_bus_message_new_signal", bus._bus, ctypes.byref(message), *names)
+    bus._put(message, "h", 0)
+    bus._do("sd_bus_message_set_destination", message, OURS.encode())
+    bus._do("sd_bus_send", bus._bus, message, None)
+    bus._library.sd_bus_message_unref(message)
+    bus.call(Method(BUS_NAME, BUS_PATH, BUS_NAME, "GetId"), "", [], seconds=10)  # it has arrived before this
+
+
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 def test_the_lease_is_no_standard_stream(ctl: Ctl, service: Service, tmp_path: Path, closed: str) -> None:
     """Where the command had none; it lasts while the command closes or replaces what is one."""
@@ -114,8 +149,8 @@ def test_interrupted_while_the_daemon_works(ctl: Ctl, service: Service) -> None:
     with ctl.start("env", "forever") as child:
         assert service.next_line() == "asked"
         child.send_signal(signal.SIGINT)
-        with contextlib.suppress(ProcessLookupError):
-            child.send_signal(signal.SIGINT)  # people press it twice
+        time.sleep(0.02)
+        child.send_signal(signal.SIGINT)  # people press it twice
         assert child.communicate(timeout=10) == ("", "")
     assert child.returncode == 130
 
