@@ -78,4 +78,11 @@ async def headers(client: ServiceClient, arguments: argparse.Namespace) -> tuple
     """
     given = options(arguments, "source", "refresh")
     path, details = await request(client, "GetHeaders", "sa{sv}", arguments.release, given)
+    tell_warnings(details)
     return path, details
+
+
+def tell_warnings(details: dict[str, Any]) -> None:
+    """Show the user what the service warns of; on stderr, as the output is for programs."""
+    for warning in details.get("warnings", ()):
+        output.complain(f"kheadersctl: warning: {warning}")

@@ -12,7 +12,7 @@ from ..errors import InvalidArgs
 from ..names import MAX_REASON
 from ..system.printable import printable
 from . import output, precompiled
-from .calls import headers, options, request
+from .calls import headers, options, request, tell_warnings
 from .failures import CommandError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ async def prepare_exec(client: ServiceClient, arguments: argparse.Namespace) -> 
         reason = printable("kheadersctl exec " + Path(arguments.command[0]).name)[:MAX_REASON]
         given = {**options(arguments, "source", "refresh"), "reason": ("s", reason)}
         lease, *_, details = await request(client, "Acquire", "sa{sv}", arguments.release, given)
+        tell_warnings(details)
         added = details.get("environment", {}) | added
     if complaint:
         output.complain(complaint)

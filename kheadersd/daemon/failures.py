@@ -13,6 +13,7 @@ from ..errors import (
     InvalidArgs,
     LimitsExceeded,
     NotCached,
+    UnknownProfile,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     from ..journal import Journal
 
 # Refusals that say nothing about the state of the daemon.
-_ORDINARY = (AccessDenied, InteractiveAuthorizationRequired, InUse, InvalidArgs, LimitsExceeded, NotCached)
+_ORDINARY = (
+    AccessDenied,
+    InteractiveAuthorizationRequired,
+    InUse,
+    InvalidArgs,
+    LimitsExceeded,
+    NotCached,
+    UnknownProfile,
+)
 # Seconds within which identical failures are logged once; the others are counted.
 _REPEAT = 1.0
 
@@ -48,7 +57,7 @@ class Failures:
         """Note that a request failed or was refused.
 
         Args:
-            release: as the caller wrote it, None if the request was about none.
+            release: as the caller wrote it, or the running one; None if the request was about none.
             uid: the caller's, None if it has left the bus.
         """
         if not isinstance(error, _ORDINARY):

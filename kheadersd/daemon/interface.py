@@ -93,6 +93,8 @@ def _noted_at_once(
 
 def _note(service: Service, call: Call, error: KheadersError) -> None:
     release = call.args[0] if call.args and isinstance(call.args[0], str) else None
+    if release == "":
+        release = service.parts.host.running
     service.parts.failures.note(error, release, call.connection.known_user(call.sender))
     service.parts.metrics.on_failure(error.bus_name)
 

@@ -12,6 +12,8 @@ from ..cache.entry import TYPES
 from ..errors import KheadersError, NotAvailable
 from ..events import Event
 from ..names import MODULE, MODULE_FILE, SYSFS, TREE
+from ..sources.tree_copy import is_gone
+from ..system.tasks import in_thread
 
 if TYPE_CHECKING:
     from ..cache.entry import Entry
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Sources whose headers are of installed kernels: a kernel without modules in /lib/modules/<release> is gone.
-_INSTALLED = (MODULE, MODULE_FILE, TREE)
+_INSTALLED = (MODULE, MODULE_FILE)
 
 
 class Prefetch:
@@ -66,19 +68,17 @@ class Prefetch:
             # The modules are elsewhere, or hidden from the daemon: not all kernels were removed.
             return
         keep = {*change.installed, self._host.running}
-        gone = [
-            entry
-            for entry in self._lifecycle.cache.entries()
-            if entry.release not in keep and self._had_its_kernel(entry)
-        ]
+        entries = [entry for entry in self._lifecycle.cache.entries() if entry.release not in keep]
+        gone = await in_thread(lambda: [entry for entry in entries if self._is_gone(entry)])
         await self._lifecycle.removal.remove_unleased(gone, "its kernel was removed")
 
-    def _had_its_kernel(self, entry: Entry) -> bool:
-        """Whether the entry's kernel was installed on this host, as far as the daemon knows.
+    def _is_gone(self, entry: Entry) -> bool:
+        """Whether the kernel of an entry was installed on this host and is not any more.
 
-        A package can be downloaded for a kernel that is not installed, and a user authorised that: only its
-        age removes it. A kernel that showed its headers or types in /sys need not have modules: it counts as
-        installed if the daemon has seen its modules go.
+        Its modules are gone. A tree in place says that its kernel is installed (in WSL, without). A package
+        can be downloaded for a kernel that is not installed, and a user authorised that: only its age removes
+        it. A kernel that showed its headers or types in /sys need not have modules: it counts as installed if
+        the daemon has seen its modules go. Blocking.
         """
         record = entry.record
         is_types = record.kind == TYPES
@@ -86,6 +86,8 @@ class Prefetch:
             is_types and Path(record.origin).is_relative_to(self._host.path("sys"))
         ):
             return entry.release in self._removed
+        if record.source == TREE and not is_types:
+            return is_gone(record.origin)
         return is_types or record.source in _INSTALLED
 
     async def _extract(self, release: Release) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME = "org.kheaders.Provide"
 PATH = "/org/kheaders/Provide"
 TREE = "/var/cache/kheaders/6.1.0-abc/tree"
+RANDOMISED = "the structures are in another order\x07"
 NASTY = """a'b"c\\d$e`f g\nh"""
 FAILURES: dict[str, errors.KheadersError] = {
     "missing": errors.NotAvailable("no source has headers for missing\ntree: nothing\x1b[31m there"),
@@ -61,6 +62,7 @@ def details(call: Call, release: str, environment: dict[str, str]) -> dict[str, 
         "last_used": Variant("t", 0),
         "x-options": Variant("s", json.dumps({key: value.value for key, value in options.items()})),
         "x-interactive": Variant("b", call.allow_interactive),
+        **({"warnings": Variant("as", [RANDOMISED])} if release == "randomised" else {}),
     }
 
 

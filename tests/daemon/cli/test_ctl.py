@@ -34,6 +34,15 @@ def test_get_prints_the_path_alone(ctl: Ctl) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, TREE + "\n", "")
 
 
+@pytest.mark.parametrize("command", [["get"], ["env"], ["exec", "true", "--release"]])
+def test_warnings_are_shown_beside_the_output(ctl: Ctl, command: list[str]) -> None:
+    words = ["exec", "--release=randomised", "true"] if command[0] == "exec" else [*command, "randomised"]
+    done, without = ctl(*words), ctl(*command[:2])
+    assert (done.returncode, done.stdout) == (0, without.stdout)
+    assert done.stderr == "kheadersctl: warning: the structures are in another order\\x07\n"
+    assert without.stderr == ""
+
+
 def test_get_options_arrive(ctl: Ctl) -> None:
     done = ctl("get", "5.10.0", "--source", "sysfs", "--source", "tree", "--refresh", "--json")
     answer = json.loads(done.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kheadersd.daemon.failures import Failures
-from kheadersd.errors import AccessDenied, Corrupt, KheadersError, NotAvailable, NotCached
+from kheadersd.errors import AccessDenied, Corrupt, KheadersError, NotAvailable, NotCached, UnknownProfile
 from kheadersd.events import Event
 from tests.support.in_process import Kept
 
@@ -28,7 +28,7 @@ def failures(journal: Kept, changes: Changes) -> Failures:
     return Failures(journal, changes)
 
 
-@pytest.mark.parametrize("error", [NotCached("nothing"), AccessDenied("not you")])
+@pytest.mark.parametrize("error", [NotCached("nothing"), AccessDenied("not you"), UnknownProfile("none")])
 async def test_an_ordinary_refusal_is_not_the_last_error(
     failures: Failures, changes: Changes, error: KheadersError
 ) -> None:

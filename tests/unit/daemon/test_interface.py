@@ -116,3 +116,16 @@ def test_what_reads_does_nothing_for_those_who_wait_for_no_answer(service: Servi
     }
     assert reading == service.interface.methods.keys() - changing
     assert log_control(Journal(target="null"), Authority()).methods == {}
+
+
+async def test_a_failure_for_the_running_kernel_is_noted_with_its_release(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str | None] = []
+    monkeypatch.setattr(service.parts.failures, "note", lambda error, release, uid: noted.append(release))  # noqa: ARG005
+    method = service.interface.methods["GetHeaders"]
+    for release in ("", "6.9-other"):
+        call = OfRoot("GetHeaders", [release, {"sources": Variant("as", ["tree"])}])
+        with pytest.raises(NotAvailable):
+            await cast("Any", method.handler(call))
+    assert noted == [RELEASE, "6.9-other"]

@@ -246,6 +246,24 @@ async def test_what_was_made_of_what_was_installed_with_it(
     assert cached(state) == []
 
 
+async def test_a_tree_in_place_says_that_its_kernel_is_installed(
+    host: Host, state: Parts, ahead: Prefetch
+) -> None:
+    """As on WSL, where a kernel has headers and no modules; another kernel has some."""
+    put_kernel(host, OTHER)
+    await get(state, OTHER, "module-file")
+    (entry,) = state.cache.entries()
+    tree = host.path("usr/src/linux-headers-x")
+    shutil.copytree(entry.path, tree)
+    entry.record = dataclasses.replace(entry.record, source="tree", origin=str(tree))
+    without_it = Change(frozenset({RELEASE}), NONE, NONE, NONE)
+    await ahead.follow(without_it)
+    assert cached(state) == [(OTHER, "tree")]
+    shutil.rmtree(tree)
+    await ahead.follow(without_it)
+    assert cached(state) == []
+
+
 async def test_at_a_low_priority() -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, 0)
