@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..host.host import Host
     from ..release import Release
     from .cache import Cache
+    from .entry import Entry
     from .leases import Leases
     from .removal import Removal
     from .reports import Reports
@@ -77,6 +78,7 @@ class Pruning:
         protected = await in_thread(self._host.installed_releases)
         if self._host.running is not None:
             protected.add(self._host.running)
+        await self._find_vanished()
         chosen = to_remove(
             self._cache.entries(),
             protected=protected,
@@ -92,6 +94,16 @@ class Pruning:
         if problems:
             raise DiskError("; ".join(dict.fromkeys(problems)))
         return [entry.release for entry, _ in chosen], freed
+
+    async def _find_vanished(self) -> None:
+        """Note as damaged, so that they are pruned, the entries whose directory somebody else has removed."""
+        entries = self._cache.entries()
+        vanished = await in_thread(lambda: [entry for entry in entries if _has_vanished(entry)])
+        for entry in vanished:
+            is_being_replaced = self._cache.locks.is_being_replaced(entry)
+            if entry in self._cache and not entry.is_damaged and not is_being_replaced:
+                self._reports.on_damaged(entry, "its directory was removed by another program")
+                entry.is_damaged = True
 
     async def _prune_leftovers(self, problems: list[str]) -> int:
         """Remove leftovers; the bytes that this frees."""
@@ -127,3 +139,14 @@ class Pruning:
                     break
                 freed += pch.record.bytes
         return freed
+
+
+def _has_vanished(entry: Entry) -> bool:
+    """Whether its directory is not there; that it cannot be looked at says nothing. Blocking."""
+    try:
+        entry.directory.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 
 import pytest
@@ -82,6 +83,20 @@ async def test_a_damaged_entry_goes_with_its_last_lease(made_up: MadeUp) -> None
     assert await prune(made_up, Config()) == ([], 0)
     os.close(lease)
     await eventually(lambda: made_up.cache.entries() == ())
+
+
+async def test_what_another_program_removed_is_not_listed_any_more(made_up: MadeUp) -> None:
+    gone, leased, there = (
+        make(made_up.cache, release).entry for release in (RELEASE, OTHER, Release("6.9.0"))
+    )
+    lease = made_up.lease(leased)
+    for entry in (gone, leased):
+        shutil.rmtree(entry.directory)
+    assert (await prune(made_up, Config(max_age=None)))[0] == []
+    assert set(made_up.cache.entries()) == {leased, there}, "the first run, in the background"
+    assert [name for name, _ in made_up.told.removed] == [gone.name]
+    os.close(lease)
+    await eventually(lambda: made_up.cache.entries() == (there,))
 
 
 async def test_leftovers(made_up: MadeUp) -> None:
