@@ -156,6 +156,13 @@ class Cache:
         self._entries[entry.name] = entry
         entry.integrity.watch(self._watch)
 
+    def note_damage(self, entry: Entry) -> bool:
+        """Note that an entry is not as it was made; False if that is known, or it is just being replaced."""
+        if entry.is_damaged or self.locks.is_being_replaced(entry):
+            return False
+        entry.is_damaged = True
+        return True
+
     def remove(self, entry: Entry) -> Path | None:
         """Make an entry vanish, from memory and from its name, in one step; 0.1 ms.
 

@@ -96,14 +96,12 @@ class Pruning:
         return [entry.release for entry, _ in chosen], freed
 
     async def _find_vanished(self) -> None:
-        """Note as damaged, so that they are pruned, the entries whose directory somebody else has removed."""
+        """Note entries whose directory another program has removed as damaged, so that they are pruned."""
         entries = self._cache.entries()
         vanished = await in_thread(lambda: [entry for entry in entries if _has_vanished(entry)])
         for entry in vanished:
-            is_being_replaced = self._cache.locks.is_being_replaced(entry)
-            if entry in self._cache and not entry.is_damaged and not is_being_replaced:
+            if entry in self._cache and self._cache.note_damage(entry):
                 self._reports.on_damaged(entry, "its directory was removed by another program")
-                entry.is_damaged = True
 
     async def _prune_leftovers(self, problems: list[str]) -> int:
         """Remove leftovers; the bytes that this frees."""
@@ -145,8 +143,6 @@ def _has_vanished(entry: Entry) -> bool:
     """Whether its directory is not there; that it cannot be looked at says nothing. Blocking."""
     try:
         entry.directory.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return False

@@ -73,11 +73,10 @@ class Verification:
 
     def on_damaged(self, entry: Entry, what: str) -> None:
         """An entry is not as it was made: it is not served any more, and made again when it is needed."""
-        if entry.is_damaged or self._cache.locks.is_being_replaced(entry):
+        if not self._cache.note_damage(entry):
             return
         self._reports.on_damaged(entry, what)
         # What is left of it stays until the new one takes its place: programs may be using it.
-        entry.is_damaged = True
         if not entry.directory.exists():
             self._removal.start_removing(entry, "damaged")
 

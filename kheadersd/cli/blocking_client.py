@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..dbus.errors import BusError
 from ..names import BUS_NAME, BUS_PATH, PROPERTIES, SERVICE, SERVICE_PATH
 from ..precompiled.sd_bus import Bus, BusLost, CannotAsk, Descriptor, ErrorReply, Method, NoAnswer
-from .calls import MAX_SECONDS, is_interactive
-from .failures import FAILED, NO_DAEMON, CommandError, explain, how_to_start, no_bus
+from .calls import MAX_SECONDS, is_interactive, signals_of_service
+from .failures import FAILED, CommandError, bus_lost, explain, how_to_start, no_bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -64,8 +64,7 @@ class BlockingClient:
 
         self._bus.listen(self._owner(), receive)
         for member in members:
-            rule = f"type='signal',sender='{SERVICE}',path='{SERVICE_PATH}',member='{member}'"
-            self._ask_bus("AddMatch", "s", rule)
+            self._ask_bus("AddMatch", "s", signals_of_service(member))
 
     def _owner(self) -> str:
         """The unique name of the service; "" if it has left just now: the call will start it again."""
@@ -85,7 +84,7 @@ class BlockingClient:
         except ErrorReply as error:
             raise explain(BusError(error.name, str(error)), method.member, self._how_to_start) from None
         except BusLost as error:
-            raise CommandError(NO_DAEMON, str(error), "Try again when the bus is back.") from None
+            raise bus_lost(str(error)) from None
         except CannotAsk as error:
             raise CommandError(FAILED, str(error)) from None
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..names import SERVICE, SERVICE_PATH
 from . import output
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class ServiceClient(Protocol):
 def is_interactive() -> bool:
     """Whether polkit may ask the user: on a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
+
+
+def signals_of_service(member: str) -> str:
+    """The bus's rule for one of the service's signals."""
+    return f"type='signal',sender='{SERVICE}',path='{SERVICE_PATH}',member='{member}'"
 
 
 async def request(client: ServiceClient, member: str, signature: str, *values: Any) -> list[Any]:

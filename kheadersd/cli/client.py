@@ -11,8 +11,8 @@ from ..dbus.connection import Connection
 from ..dbus.errors import BusError, ConnectionLost
 from ..errors import KheadersError
 from ..names import BUS_NAME, BUS_PATH, PROPERTIES, SERVICE, SERVICE_PATH
-from .calls import MAX_SECONDS, is_interactive
-from .failures import FAILED, NO_DAEMON, CommandError, explain, how_to_start, no_bus
+from .calls import MAX_SECONDS, is_interactive, signals_of_service
+from .failures import FAILED, NO_DAEMON, CommandError, bus_lost, explain, how_to_start, no_bus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Client:
         except BusError as error:
             raise explain(error, member, self._how_to_start) from None
         except ConnectionLost as error:
-            raise CommandError(NO_DAEMON, error.message, "Try again when the bus is back.") from None
+            raise bus_lost(error.message) from None
         except KheadersError as error:
             raise CommandError(FAILED, error.message) from None
         return [*answer.fds, *plain(answer.values)]
@@ -111,8 +111,7 @@ class Client:
                 f"type='signal',sender='{BUS_NAME}',member='NameOwnerChanged',arg0='{SERVICE}'"
             )
             for member in members:
-                rule = f"type='signal',sender='{SERVICE}',path='{SERVICE_PATH}',member='{member}'"
-                await self._connection.add_match(rule)
+                await self._connection.add_match(signals_of_service(member))
             self._service = await self._owner()
         except KheadersError as error:
             raise CommandError(NO_DAEMON, f"the bus refuses to send signals: {error}") from None

@@ -84,6 +84,11 @@ def how_to_start(*, session: bool) -> str:
     )
 
 
+def bus_lost(why: str) -> CommandError:
+    """The bus is gone, during a call."""
+    return CommandError(NO_DAEMON, why, "Try again when the bus is back.")
+
+
 def no_bus(why: str, *, session: bool) -> CommandError:
     """There is no bus, or it does not let this program in."""
     kind = "session" if session else "system"

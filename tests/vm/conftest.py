@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.kheaders import make_real_headers
 from tests.vm.figures import Figures, figures_of, table
-from tests.vm.guest import BREAKDOWNS, Guest
+from tests.vm.guest import BREAKDOWNS, BROKE_DOWN, Guest
 from tests.vm.image import Image
 from tests.vm.image import image as make_image
 from tests.vm.snapshot import Snapshot, guest_from
@@ -78,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(line)
     breakdowns = [text for report in ended for name, text in report.user_properties if name == _BREAKDOWN]
     for text in breakdowns:
-        terminalreporter.section("a kernel broke down before anything of ours ran, and was started once more")
+        terminalreporter.section(BROKE_DOWN)
         terminalreporter.line(str(text))
 
 

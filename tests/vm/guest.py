@@ -25,6 +25,7 @@ BOOT_LIMIT = 600.0
 TIMED_OUT = 124
 """Exit status of a command that was killed because it took too long."""
 
+BROKE_DOWN = "a kernel broke down before anything of ours ran, and was started once more"
 BREAKDOWNS: list[str] = []
 """What machines said that ended, or hung when switched on, before their disk was mounted and ours could run.
 

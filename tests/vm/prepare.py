@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.support.kheaders import make_real_headers
-from tests.vm.guest import BREAKDOWNS
+from tests.vm.guest import BREAKDOWNS, BROKE_DOWN
 from tests.vm.image import image
 from tests.vm.second_kernel import second_kernel
 from tests.vm.snapshot import booted
@@ -20,7 +20,7 @@ from tests.vm.suites import ALL, MAIN
 def _prepare_guest(suite: str) -> None:
     booted(image(make_real_headers(suite)))
     for text in BREAKDOWNS:
-        sys.stderr.write(f"A kernel broke down before anything of ours ran, and was started again: {text}\n")
+        sys.stderr.write(f"{BROKE_DOWN}: {text}\n")
 
 
 def _prepare_second_kernel(suite: str) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.ctl_rig import Ctl, Service, canned_service, private_bus
+from tests.support.directories import for_all_users
 
 
 @pytest.fixture(scope="module")
 def bus() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # other users are let in, too
-        with private_bus(directory) as address:
-            yield address
+    with for_all_users("kh-ctl-") as directory, private_bus(directory) as address:
+        yield address
 
 
 @pytest.fixture
